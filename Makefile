@@ -1,0 +1,72 @@
+# Everything runs in .venv, which the first target that needs it makes. Needs python3, pip, make and, for the native kernels, g++.
+#   make demo     train the paper's first network in a few minutes and show what the kernels gain
+#   make test     the tests, without those marked slow (make test-all: with them)
+#   make lint     what must be clean before a commit (make format: lets the formatters do their part)
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+NATIVE := $(sort $(shell find csrc build_backend -type f -not -name '*.pyc' 2>/dev/null)) setup.py pyproject.toml
+CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test test-all lint format wheel clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m experiments patterns --preset quick --compare-reference --overwrite
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:
+	rm -rf build dist *.egg-info plastikern/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# Each stamp stands for one finished step, so that a later make does only what has changed.
+# Debian ships python3 without ensurepip: there the pip of the system fills the environment.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "plastikern needs Python 3.10 or newer: name one by make PYTHON=..." >&2; exit 1; }
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	    $(PYTHON) -m venv --clear $(VENV); \
+	elif $(PYTHON) -c 'import pip, venv' 2>/dev/null; then \
+	    $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip install --quiet pip \
+	        --target "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+	else \
+	    echo "python3 has neither venv with ensurepip nor pip: install python3-venv (Debian, Ubuntu) or python3-pip" >&2; exit 1; \
+	fi
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.created
+	$(PIP) install --quiet "setuptools>=77" numpy $(TORCH)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch $(NATIVE)
+	@echo "installing plastikern; compiling its kernels takes some minutes the first time"
+	$(PIP) install --quiet --no-build-isolation --editable ".[experiments]"
+	@$(BIN)/python -m plastikern
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(NATIVE)
+	@echo "installing plastikern; compiling its kernels takes some minutes the first time"
+	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	@$(BIN)/python -m plastikern
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,100 @@
+"""The bound of a kernel by memory: the bytes that it must move over the bandwidth that this machine reaches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOAT_BYTES = 4
+# Long enough that the clock, the call and the waking of the threads do not count.
+PROBE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one kernel must move, in fp32 values.
+
+    ``reads`` and ``writes`` count for every one of ``synapse_steps`` (steps x batch x synapses), ``once`` for the whole
+    sequence. ``arrays`` of ``length`` values are the working set between which the kernel goes back and forth.
+    """
+
+    reads: int
+    writes: int
+    synapse_steps: int
+    once: int
+    arrays: int
+    length: int
+
+    @property
+    def bytes(self) -> int:
+        return FLOAT_BYTES * ((self.reads + self.writes) * self.synapse_steps + self.once)
+
+    @property
+    def write_share(self) -> float:
+        return self.writes / (self.reads + self.writes)
+
+    def floor_ms(self, gb_per_s: float) -> float:
+        return self.bytes / gb_per_s / 1e6
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A loop over ``arrays`` arrays that does next to nothing but ``reads`` and ``writes`` per position."""
+
+    name: str
+    reads: int
+    writes: int
+    arrays: int
+    run: Callable[[list[Tensor], int], object]
+
+    @property
+    def write_share(self) -> float:
+        return self.writes / (self.reads + self.writes)
+
+    def measure(self, length: int) -> float:
+        """Bandwidth in GB/s over arrays of ``length`` fp32 values, with torch's number of threads."""
+        arrays = [torch.full((length,), 0.01) for _ in range(self.arrays)]
+        repeats = 1
+        while True:
+            self.run(arrays, 1)
+            start = time.perf_counter()
+            self.run(arrays, repeats)
+            seconds = time.perf_counter() - start
+            if seconds >= PROBE_SECONDS:
+                return (self.reads + self.writes) * FLOAT_BYTES * length * repeats / seconds / 1e9
+            repeats = max(2 * repeats, int(1.2 * repeats * PROBE_SECONDS / seconds))
+
+
+def _addcmul(arrays: list[Tensor], repeats: int) -> None:
+    a, b, c = arrays
+    for _ in range(repeats):
+        c.addcmul_(a, b)
+
+
+def _native(name: str, reads: int, writes: int, arrays: int) -> Probe | None:
+    """An operator of the native library that passes ``repeats`` times over its arrays; None where it is not built."""
+    operator = getattr(torch.ops.plastikern, name, None)
+    if operator is None:
+        return None
+    return Probe(f"plastikern::{name}", reads, writes, arrays, lambda tensors, repeats: operator(*tensors, repeats))
+
+
+def probes() -> list[Probe]:
+    """The probes that can run here: those of the native library, else one by PyTorch's own operators."""
+    # c = 0.999 c + a b; and the same for two arrays c and d in one loop.
+    native = (_native("bandwidth", 3, 1, 3), _native("bandwidth_pair", 4, 2, 4))
+    return [probe for probe in native if probe is not None] or [Probe("torch addcmul_", 3, 1, 3, _addcmul)]
+
+
+def probe_for(traffic: Traffic) -> Probe:
+    """The probe whose mix of reads and writes is nearest to the kernel's."""
+    return min(probes(), key=lambda probe: abs(probe.write_share - traffic.write_share))
+
+
+def probe_length(traffic: Traffic, probe: Probe) -> int:
+    """Length of the probe's arrays that gives it the kernel's working set."""
+    return max(1, traffic.arrays * traffic.length // probe.arrays)

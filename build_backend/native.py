@@ -1,0 +1,225 @@
+"""Builds the native library of plastikern: plans the compilations, runs those that are out of date, links.
+
+The library is no Python module but a set of torch operators (`torch.ops.load_library`), so neither Python's headers nor
+torch's build helpers are needed: a C++ compiler and torch's folder do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from build_backend import cuda, toolchain
+from build_backend.toolchain import BuildError
+
+LIBRARY_NAME = "_C.abi3.so"
+SCALARS = ("float", "double")
+OPTIMISE = "-O3"
+WARN = ("-Wall", "-Wextra")
+HIDE = ("-fPIC", "-fvisibility=hidden")
+HIDE_CXX = ("-fvisibility-inlines-hidden",)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One compilation: `command` lacks the object's name, which `compile_unit` adds."""
+
+    object: Path
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Nvcc:
+    """The CUDA compiler and the architectures that it compiles for."""
+
+    path: Path
+    version: str
+    architectures: list[str]
+
+
+def build(root: Path, choice: str) -> Path | None:
+    """Builds what `choice` (a value of PLASTIKERN_BUILD) asks for: the library's path, or None for pure Python.
+
+    Every decision is one line on standard output. Only a failure of something asked for by name is an error.
+    """
+    if choice == "none":
+        say("PLASTIKERN_BUILD=none, so no native kernels are built: pure Python install")
+        return None
+    try:
+        return _build(root, choice)
+    except BuildError as error:
+        if choice != "auto":
+            raise SystemExit(f"plastikern: PLASTIKERN_BUILD={choice}, but {error}") from error
+        say(f"no native kernels are built: {error}; pure Python install")
+        return None
+
+
+def say(line: str) -> None:
+    """One line of the build's output that is for the user."""
+    print(f"plastikern: {line}", flush=True)
+
+
+def _build(root: Path, choice: str) -> Path:
+    if sys.platform not in ("linux", "darwin"):
+        raise BuildError(f"they are for Linux and macOS, and this is {sys.platform}")
+    compiler = toolchain.find_compiler()
+    torch = toolchain.find_torch()
+    if torch is None:
+        raise BuildError(f"the headers of {toolchain.TORCH_REQUIREMENT} are not installed")
+    nvcc = _choose_cuda(root, choice)
+    try:
+        return _make(root, compiler, torch, nvcc)
+    except BuildError as error:
+        if nvcc is None or choice != "auto":
+            raise
+        say(f"no CUDA kernels are built: {error}")
+        return _make(root, compiler, torch, None)
+
+
+def _choose_cuda(root: Path, choice: str) -> Nvcc | None:
+    """nvcc where CUDA kernels are to be built with it."""
+    if choice == "cpu":
+        return None
+    try:
+        if not _cuda_sources(root):
+            raise BuildError("this version has no CUDA kernels")
+        path = cuda.find_nvcc()
+        if path is None:
+            raise BuildError("nvcc is not there (looked at CUDACXX, CUDA_HOME, PATH and /usr/local/cuda)")
+        return Nvcc(path, cuda.nvcc_version(path), cuda.architectures(path))
+    except BuildError as error:
+        if choice == "cuda":
+            raise
+        say(f"no CUDA kernels are built: {error}")
+        return None
+
+
+def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> Path:
+    units = _plan(root, compiler, torch, nvcc)
+    headers = [path.stat().st_mtime for ending in ("h", "cuh") for path in root.glob(f"csrc/**/*.{ending}")]
+    # The sidecar of each object holds what made it, with the versions: a compiler or torch can change in place.
+    origin = f"{compiler.version}, torch {torch.version}" + (f", {nvcc.version}" if nvcc else "")
+    stale = [unit for unit in units if not _is_fresh(root, unit, origin, max(headers, default=0.0))]
+    say(
+        f"building native kernels with {compiler.version}, torch {torch.version}, "
+        f"OpenMP {'yes' if compiler.openmp else 'no'}, capabilities {' '.join(compiler.capabilities)}"
+        + (f", {nvcc.version} for {' '.join(nvcc.architectures)}" if nvcc else "")
+        + f": {len(stale)} of {len(units)} objects to compile"
+    )
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        list(pool.map(lambda unit: _compile(root, unit, origin), stale))
+
+    flags = ["-fopenmp"] if compiler.openmp else []
+    if sys.platform == "darwin":
+        torch_flags, linker = ["-undefined", "dynamic_lookup"], []
+    else:
+        torch_flags, linker = [f"-L{torch.folder / 'lib'}", "-ltorch_cpu"], ["--no-undefined"]
+    if nvcc is None:
+        command = [*compiler.command, "-shared", *flags, *(f"-Wl,{flag}" for flag in linker)]
+    else:
+        command = cuda.link_command(nvcc.path, compiler.command[-1], flags, linker)
+    library = _objects(root) / LIBRARY_NAME
+    _run_into(root, library, [*command, *(str(unit.object) for unit in units), *torch_flags])
+    return library
+
+
+def _plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> list[Unit]:
+    """Every compilation of the library. Kernels once per capability and scalar type, everything else once."""
+    sources = sorted([*root.glob("csrc/*.cpp"), *root.glob("csrc/cpu/*.cpp")])
+    if not sources:
+        raise BuildError("there is no csrc/*.cpp here")
+    # No path of this machine gets into the library through __FILE__.
+    include = str(torch.folder / "include")
+    host_flags = [*HIDE, *(["-fopenmp"] if compiler.openmp else []), f"-ffile-prefix-map={include}=torch"]
+    paths = ["-Icsrc", "-isystem", include, f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}"]
+    common = [*compiler.command, toolchain.LANGUAGE, OPTIMISE, *host_flags, *HIDE_CXX, *WARN, *paths]
+    built = [f"-DPLASTIKERN_HAS_{name.upper()}" for name in compiler.capabilities if name != "default"]
+    built += ["-DPLASTIKERN_HAS_CUDA"] if nvcc else []
+    info = f"-DPLASTIKERN_BUILD_INFO={json.dumps(json.dumps(_describe(compiler, torch, nvcc)))}"
+
+    units = []
+    for source in sources:
+        if source.match("csrc/cpu/*_kernels.cpp"):
+            for capability in compiler.capabilities:
+                for scalar in SCALARS:
+                    # Double precision serves proofs more than speed: the AVX2 kernels do on AVX-512 machines.
+                    if (capability, scalar) == ("avx512", "double"):
+                        continue
+                    names = [f"-DPLASTIKERN_CAPABILITY={capability}", f"-DPLASTIKERN_SCALAR={scalar}"]
+                    flags = [*common, *toolchain.CAPABILITY_FLAGS[capability], *names]
+                    units.append(_unit(root, source, flags, f".{capability}.{scalar}"))
+        else:
+            units.append(_unit(root, source, [*common, *built, *([info] if source.parent.name == "csrc" else [])]))
+    if nvcc is not None:
+        command = cuda.compile_command(nvcc.path, compiler.command[-1], nvcc.architectures, host_flags)
+        units += [_unit(root, source, [*command, *paths, *built]) for source in _cuda_sources(root)]
+    return units
+
+
+def _describe(compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> dict[str, object]:
+    """What the library tells about its own build."""
+    return {
+        "compiler": compiler.version,
+        "flags": f"{toolchain.LANGUAGE} {OPTIMISE}",
+        "openmp": compiler.openmp,
+        "torch": torch.version,
+        "capabilities": list(compiler.capabilities),
+        "cuda": nvcc.version if nvcc else None,
+        "cuda_architectures": nvcc.architectures if nvcc else [],
+    }
+
+
+def _cuda_sources(root: Path) -> list[Path]:
+    return sorted(root.glob("csrc/cuda/*.cu"))
+
+
+def _objects(root: Path) -> Path:
+    return root / "build" / "native"
+
+
+def _unit(root: Path, source: Path, flags: list[str], variant: str = "") -> Unit:
+    # The ending stays in the object's name: rnn.cpp and rnn.cu may stand in one folder.
+    relative = source.relative_to(root)
+    target = _objects(root) / relative.with_name(f"{relative.name}{variant}.o")
+    return Unit(target, (*flags, "-c", str(relative)))
+
+
+def _sidecar(unit: Unit) -> Path:
+    return unit.object.with_name(f"{unit.object.name}.txt")
+
+
+def _is_fresh(root: Path, unit: Unit, origin: str, headers: float) -> bool:
+    sidecar = _sidecar(unit)
+    if not (unit.object.is_file() and sidecar.is_file()) or sidecar.read_text() != _recipe(unit, origin):
+        return False
+    return unit.object.stat().st_mtime > max(headers, (root / unit.command[-1]).stat().st_mtime)
+
+
+def _recipe(unit: Unit, origin: str) -> str:
+    return f"{origin}\n{' '.join(unit.command)}\n"
+
+
+def _compile(root: Path, unit: Unit, origin: str) -> None:
+    unit.object.parent.mkdir(parents=True, exist_ok=True)
+    _sidecar(unit).unlink(missing_ok=True)
+    _run_into(root, unit.object, unit.command)
+    _sidecar(unit).write_text(_recipe(unit, origin))
+
+
+def _run_into(root: Path, target: Path, command: Sequence[str]) -> None:
+    """Runs a compiler so that `target` is replaced whole or not at all: a process may have the old library loaded."""
+    unfinished = target.with_name(f"{target.name}.part")
+    said = subprocess.run([*command, "-o", str(unfinished)], cwd=root, capture_output=True, text=True, check=False)
+    sys.stderr.write(said.stderr)
+    if said.returncode != 0:
+        unfinished.unlink(missing_ok=True)
+        errors = [line for line in said.stderr.splitlines() if "error" in line] or [f"{command[0]} failed"]
+        raise BuildError(f"{target.name} was not made: {errors[0].strip()}")
+    os.replace(unfinished, target)

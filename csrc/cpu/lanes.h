@@ -1,0 +1,97 @@
+// Vectors of one instruction set: PLASTIKERN_SCALAR lanes, as wide as the flags of this object file allow.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// Everything in a kernel object stays inside it, so that no other object can be linked to code for its instruction set.
+namespace {
+
+using S = PLASTIKERN_SCALAR;
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 64 / sizeof(S);
+#elif defined(__AVX2__)
+constexpr int64_t kLanes = 32 / sizeof(S);
+#else
+constexpr int64_t kLanes = 16 / sizeof(S);
+#endif
+typedef S V __attribute__((vector_size(kLanes * sizeof(S))));
+
+#define LANES_INLINE inline __attribute__((always_inline))
+
+LANES_INLINE V splat(S value) { return V{} + value; }
+
+// A whole vector, or its first `count` lanes with zeros behind them. Whole is a constant where it matters.
+struct Whole {
+    static LANES_INLINE V load(const S* from) {
+        V value;
+        std::memcpy(&value, from, sizeof value);
+        return value;
+    }
+    static LANES_INLINE void store(S* to, V value) { std::memcpy(to, &value, sizeof value); }
+};
+
+#if defined(__AVX512F__)
+struct Part {
+    unsigned mask;
+    explicit Part(int64_t count) : mask((1u << count) - 1) {}
+    LANES_INLINE V load(const float* from) const { return (V)_mm512_maskz_loadu_ps(mask, from); }
+    LANES_INLINE V load(const double* from) const { return (V)_mm512_maskz_loadu_pd(mask, from); }
+    LANES_INLINE void store(float* to, V value) const { _mm512_mask_storeu_ps(to, mask, (__m512)value); }
+    LANES_INLINE void store(double* to, V value) const { _mm512_mask_storeu_pd(to, mask, (__m512d)value); }
+};
+#elif defined(__AVX2__)
+struct Part {
+    __m256i mask;
+    int64_t count;
+    explicit Part(int64_t lanes) : count(lanes) {
+        alignas(32) const int32_t bits[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+        mask = _mm256_loadu_si256((const __m256i*)(bits + 8 - lanes * (sizeof(S) / 4)));
+    }
+    LANES_INLINE V load(const float* from) const { return (V)_mm256_maskload_ps(from, mask); }
+    LANES_INLINE V load(const double* from) const { return (V)_mm256_maskload_pd(from, mask); }
+    // A masked store costs a dozen scalar ones on some processors.
+    LANES_INLINE void store(S* to, V value) const {
+        for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+    }
+};
+#else
+struct Part {
+    int64_t count;
+    explicit Part(int64_t lanes) : count(lanes) {}
+    LANES_INLINE V load(const S* from) const {
+        V value{};
+        for (int64_t lane = 0; lane < count; ++lane) value[lane] = from[lane];
+        return value;
+    }
+    LANES_INLINE void store(S* to, V value) const {
+        for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+    }
+};
+#endif
+
+// Calls body(index, access, chain) over all columns: whole vectors, kChains at a time, then the rest of the row. Sums that are kept
+// apart by `chain` do not wait for each other.
+template <int kChains = 1, typename Body>
+LANES_INLINE void for_lanes(int64_t columns, Body body) {
+    int64_t i = 0;
+    for (; i + kChains * kLanes <= columns; i += kChains * kLanes) {
+#pragma GCC unroll 8
+        for (int chain = 0; chain < kChains; ++chain) body(i + chain * kLanes, Whole(), chain);
+    }
+    if constexpr (kChains > 1) {
+        for (; i + kLanes <= columns; i += kLanes) body(i, Whole(), 0);
+    }
+    if (i < columns) body(i, Part(columns - i), 0);
+}
+
+LANES_INLINE S sum_of(V value) {
+    S total = 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) total += value[lane];
+    return total;
+}
+
+}  // namespace

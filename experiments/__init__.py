@@ -1,0 +1,1 @@
+"""The papers' experiments, run with ``python -m experiments NAME``."""

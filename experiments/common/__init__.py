@@ -1,0 +1,1 @@
+"""What every experiment shares: settings, training loop, checkpoints, metrics, plots and command line."""

@@ -1,0 +1,129 @@
+"""The command line that all experiments share."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.common import report
+from experiments.common.config import Config, ExperimentError, override, parse_seeds, require, select
+from experiments.common.experiment import Experiment
+from experiments.common.metrics import METRICS, read, read_runs
+from experiments.common.run import MAY_CHANGE, backend_in_use
+from experiments.common.training import CHECKPOINT, Stopped, StopRequest, train
+
+SIGNALLED = 128
+FAILED = 2
+
+
+def main(experiments: Mapping[str, str], arguments: Sequence[str]) -> int:
+    """Run one experiment; the exit status.
+
+    Args:
+        experiments: names, and the modules whose ``EXPERIMENT`` they are.
+        arguments: of the command line, without the program's name.
+    """
+    options = _parser(experiments).parse_args(arguments)
+    try:
+        _run(importlib.import_module(experiments[options.name]).EXPERIMENT, options)
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except Stopped as stopped:
+        again = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+        print(f"{stopped}; to resume: python -m experiments {shlex.join([*again, '--resume'])}", file=sys.stderr)
+        return SIGNALLED + stopped.number
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return SIGNALLED + signal.SIGINT
+    return 0
+
+
+def _parser(experiments: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description="See docs/experiments.md.")
+    add = parser.add_argument
+    add("name", metavar="NAME", choices=list(experiments), help=f"one of: {', '.join(experiments)}")
+    add("--preset", default="quick", help="settings to start from (default: quick)")
+    add("--net", help="network of the preset (default: its first)")
+    add("--seeds", default="0", help="such as 0-9 or 0,3,5-7 (default: 0)")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings")
+    add("--episodes", type=int, help="the same as --set episodes=N")
+    add("--backend", help="of plastikern (default: the fastest that serves the device)")
+    add("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
+    add("--threads", type=int, help="CPU threads (default: PyTorch's)")
+    add("--data", type=Path, help="pictures: a folder or a zip of image files, for experiments that read some")
+    add("--out", type=Path, help="folder of the results (default: runs/NAME-PRESET-NET)")
+    add("--beside", type=Path, nargs="+", default=[], help="result folders of other runs, drawn in the same figure")
+    add("--compare-reference", action="store_true", help="time the pure PyTorch path too, and print the speed-up")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue runs from their checkpoints")
+    existing.add_argument("--overwrite", action="store_true", help="discard runs that are there")
+    return parser
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExperimentError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _run(kind: type[Experiment[Any]], options: argparse.Namespace) -> None:
+    if options.threads is not None:
+        require(options.threads >= 1, f"--threads: expected at least 1; got {options.threads}")
+        torch.set_num_threads(options.threads)
+    seeds, device = parse_seeds(options.seeds), _device(options.device)
+    backend = backend_in_use(options.backend, device)
+    config = select(kind.presets, options.preset, options.net)
+    assignments = options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"]
+    config = override(config, assignments)
+    out = options.out or Path("runs") / f"{kind.name}-{options.preset}-{config.net}"
+    beside = {str(folder): read_runs(folder) for folder in options.beside}
+    _claim(out, config, seeds, options.resume, options.overwrite)
+    experiment = kind(config, device, options.backend, options.data)
+    print(f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}")
+    print(f"backend {backend} on {device}, {torch.get_num_threads()} CPU threads; results in {out}")
+
+    results = []
+    with StopRequest() as stop:
+        for seed in seeds:
+            model, result = train(experiment, seed, out / f"seed-{seed}", options.resume, stop)
+            results.append(result)
+    report.show(experiment, model, results, out, beside, options.compare_reference)
+
+
+def _claim(out: Path, config: Config, seeds: Sequence[int], resume: bool, overwrite: bool) -> None:
+    """Refuse to write into runs that are there, unless told how, or beside runs with other settings."""
+    files = [out / f"seed-{seed}" / name for seed in seeds for name in (METRICS, CHECKPOINT)]
+    there = [file for file in files if file.exists()]
+    if there and not (resume or overwrite):
+        raise ExperimentError(f"{there[0].parent} holds a run: use --resume, --overwrite, or another --out")
+    if overwrite:
+        for file in there:
+            file.unlink()
+    for path in out.glob(f"seed-*/{METRICS}"):
+        _check_same_settings(path, config)
+
+
+def _check_same_settings(path: Path, config: Config) -> None:
+    header = next(iter(read(path)), None)
+    if header is None:  # killed before its first line
+        return
+    wanted = asdict(config)
+    changed = [
+        f"{key} {value}"
+        for key, value in header["config"].items()
+        if value != wanted.get(key) and key not in MAY_CHANGE
+    ]
+    require(not changed, f"{path.parent} holds a run with {', '.join(changed)}: use another --out, or --overwrite")

@@ -1,0 +1,64 @@
+"""Metrics of a run as JSON lines: one ``run`` line, ``train`` lines, one ``result`` line at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from experiments.common.config import ExperimentError
+
+Line = dict[str, Any]
+
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsFile:
+    """A file that is only added to, from a given position on; what lay behind that position is cut off.
+
+    Args:
+        path: the file, created where it does not exist.
+        position: bytes to keep: 0 for a new run, and what :meth:`sync` gave at the checkpoint for a resumed one.
+    """
+
+    def __init__(self, path: Path, position: int = 0):
+        if position > (path.stat().st_size if path.exists() else 0):
+            raise ExperimentError(f"{path} lacks lines that its checkpoint counts: start anew with --overwrite")
+        path.touch()
+        self._file = open(path, "r+b")  # noqa: SIM115, closed by close()
+        self._file.truncate(position)
+        self._file.seek(position)
+
+    def write(self, line: Line) -> None:
+        """Add one line; it can be read at once by whoever watches the file."""
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Force all lines to the disk; the position behind them."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> list[Line]:
+    """All whole lines of a metrics file; a last line that a kill left unfinished is dropped."""
+    lines = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise ExperimentError(f"{path}: line {number} is not JSON: {error}") from error
+    return lines
+
+
+def read_runs(folder: Path) -> list[list[Line]]:
+    """The lines of every run in a result folder, by seed."""
+    paths = sorted(folder.glob(f"seed-*/{METRICS}"), key=lambda path: int(path.parent.name.removeprefix("seed-")))
+    if not paths:
+        raise ExperimentError(f"{folder} holds no runs")
+    return [read(path) for path in paths]

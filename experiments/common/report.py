@@ -1,0 +1,59 @@
+"""What a finished experiment prints and draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from experiments.common import metrics
+from experiments.common.comparison import compare
+from experiments.common.experiment import Experiment
+from experiments.common.metrics import Line
+from experiments.common.plots import learning_curves
+
+NO_COMPARISON = "no speed-up to measure: this run was on the pure PyTorch path (python -m plastikern says why)"
+TIMES = ("seconds_per_episode", "update_share")
+
+
+def show(
+    experiment: Experiment[Any],
+    model: nn.Module,
+    results: Sequence[Line],
+    out: Path,
+    beside: Mapping[str, Sequence[Sequence[Line]]],
+    compared: bool,
+) -> None:
+    """Print medians over the seeds and the speed, and draw all runs of ``out``.
+
+    Args:
+        model: of the last seed, for figures and for the comparison.
+        results: the result line of each seed.
+        beside: other runs by label, drawn in the same figure.
+        compared: whether to time the pure PyTorch path as well.
+    """
+    print(f"result of {_counted(len(results), 'seed')}, {results[0]['episode']} episodes:")
+    for name in results[0]:
+        if name not in ("kind", "episode", *TIMES):
+            print(f"  {name.replace('_', ' ')}: {_spread([result[name] for result in results], 'error' in name)}")
+    seconds, share = (median(result[name] for result in results) for name in TIMES)
+    print(f"  {seconds:.4f} s an episode, {share:.0%} of the training loop in forward, backward and optimiser")
+    groups = {str(out): metrics.read_runs(out), **beside}
+    figures = [learning_curves(out / "learning_curves.png", groups, experiment.metrics, experiment.published())]
+    figures += experiment.figures(model, out)
+    if compared:  # last, for the reference path may take more memory than there is
+        print(f"  {compare(experiment, model) or NO_COMPARISON}")
+    print("  figures: " + ", ".join(str(figure) for figure in figures))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _spread(values: Sequence[float], percent: bool) -> str:
+    """One value, or the median and the range of several."""
+    texts = [f"{value:.3%}" if percent else f"{value:.4g}" for value in (median(values), min(values), max(values))]
+    return texts[0] if len(values) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"

@@ -1,0 +1,172 @@
+"""One seeded run of an experiment: all that a checkpoint must hold."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import plastikern
+from experiments.common.config import ExperimentError
+from experiments.common.experiment import Experiment, stream, stream_seed
+from experiments.common.metrics import Line
+
+MAY_CHANGE = ("episodes",)
+"""Settings that may differ from the checkpoint's on resuming: nothing before the checkpoint depended on them."""
+
+
+def backend_in_use(backend: str | None, device: torch.device) -> str:
+    """Name of the plastikern backend that serves; a clear error where the one asked for cannot."""
+    try:
+        return plastikern.backends.select(backend, torch.empty(0, device=device))
+    except (ValueError, RuntimeError) as error:
+        raise ExperimentError(str(error)) from error
+
+
+class Run:
+    """Model, optimiser, random numbers and counters of one seed.
+
+    Attributes:
+        identity: what must be equal for a run to be resumed.
+        surroundings: what its last digits depend on besides.
+        episode: episodes trained so far.
+        seconds: time of the training loop so far, evaluations apart.
+        update_seconds: the part of it in forward, backward and optimiser.
+    """
+
+    def __init__(self, experiment: Experiment[Any], seed: int):
+        torch.manual_seed(stream_seed(seed, "model"))
+        self.experiment = experiment
+        self.model = experiment.build(experiment.backend)
+        self.optimizer = experiment.optimizer(self.model)
+        self.generator = stream(seed, "episodes")
+        self.episode = 0
+        self.seconds = 0.0
+        self.update_seconds = 0.0
+        self._logged = 0
+        config = experiment.config
+        # The metrics of the last episodes stay on the device: an episode does not wait until its numbers are read.
+        self._recent = torch.zeros(
+            max(config.window, config.log_every), len(experiment.metrics), dtype=torch.float64, device=experiment.device
+        )
+        fixed = {key: value for key, value in asdict(config).items() if key not in MAY_CHANGE}
+        self.identity = {"experiment": experiment.name, "seed": seed, "data": experiment.describe_data(), **fixed}
+        self.surroundings = {
+            "plastikern": plastikern.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "backend": backend_in_use(experiment.backend, experiment.device),
+            "device": str(experiment.device),
+            "threads": torch.get_num_threads(),
+        }
+
+    def train_episode(self) -> None:
+        """One episode and its update."""
+        episode = self.experiment.episode(self.generator, held_out=False)
+        start = time.perf_counter()
+        values = self.experiment.update(self.model, self.optimizer, episode)
+        if self.experiment.device.type == "cuda":
+            torch.cuda.synchronize(self.experiment.device)
+        self.update_seconds += time.perf_counter() - start
+        row = torch.stack([values[name].detach() for name in self.experiment.metrics])
+        self._recent[self.episode % len(self._recent)] = row
+        self.episode += 1
+
+    def means(self, episodes: int) -> dict[str, float]:
+        """Means of the metrics over the last ``episodes`` episodes, as far as there are as many."""
+        first = max(self.episode - episodes, 0)
+        rows = [index % len(self._recent) for index in range(first, self.episode)]
+        return dict(zip(self.experiment.metrics, self._recent[rows].mean(0).tolist(), strict=True))
+
+    def window_means(self) -> dict[str, float]:
+        """Means over the window of the settings, under names that say so."""
+        window = self.experiment.config.window
+        return {f"{name}_last_{window}": value for name, value in self.means(window).items()}
+
+    def header(self) -> Line:
+        """The first line of the metrics."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        names = ("experiment", "seed", "data")
+        return {
+            "kind": "run",
+            **{name: self.identity[name] for name in names},
+            "config": asdict(self.experiment.config),
+            "trained_parameters": parameters,
+            **self.surroundings,
+        }
+
+    def line(self) -> Line:
+        """The metrics of the episodes since the last line."""
+        means = self.means(self.episode - self._logged)
+        if not math.isfinite(means["loss"]):
+            raise ExperimentError(f"the loss is {means['loss']} at episode {self.episode}: try a smaller learning_rate")
+        self._logged = self.episode
+        observed = self.experiment.observe(self.model)
+        return {
+            "kind": "train", "episode": self.episode, **means, **self.window_means(), **observed,
+            "seconds": round(self.seconds, 3),
+        }  # fmt: skip
+
+    def result(self) -> Line:
+        """The last line: test metrics, running means, time."""
+        return {
+            "kind": "result",
+            "episode": self.episode,
+            **self.experiment.evaluate(self.model),
+            **self.window_means(),
+            "seconds_per_episode": self.seconds / self.episode,
+            "update_share": self.update_seconds / self.seconds,
+        }
+
+    def state(self, position: int) -> dict[str, Any]:
+        """The checkpoint; ``position`` is the length of the metrics file that belongs to it."""
+        return {
+            "identity": self.identity,
+            "surroundings": self.surroundings,
+            "position": position,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "episode_rng": self.generator.get_state(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if self.experiment.device.type == "cuda" else [],
+            "episode": self.episode,
+            "logged": self._logged,
+            "recent": self._recent,
+            "seconds": self.seconds,
+            "update_seconds": self.update_seconds,
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> int:
+        """Continue from a checkpoint read from ``path``; the position in the metrics file that belongs to it."""
+        try:
+            changed = [f"{key} {state['identity'].get(key)} (now {value})"
+                       for key, value in self.identity.items() if state["identity"].get(key) != value]  # fmt: skip
+            if changed:
+                raise ExperimentError(
+                    f"{path} belongs to a run with {', '.join(changed)}: use the same settings or another --out"
+                )
+            for key, value in self.surroundings.items():
+                if state["surroundings"].get(key) != value:
+                    warnings.warn(
+                        f"{path}: {key} was {state['surroundings'].get(key)} and is {value}, last digits may differ",
+                        stacklevel=2,
+                    )
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["episode_rng"])
+            torch.set_rng_state(state["torch_rng"])
+            if state["cuda_rng"] and self.experiment.device.type == "cuda":
+                torch.cuda.set_rng_state_all(state["cuda_rng"])
+            self._recent.copy_(state["recent"])
+            self.episode, self._logged = state["episode"], state["logged"]
+            self.seconds, self.update_seconds = state["seconds"], state["update_seconds"]
+            return int(state["position"])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ExperimentError(f"{path} is not a checkpoint of this experiment: {error!r}") from error

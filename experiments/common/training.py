@@ -1,0 +1,121 @@
+"""The training loop: metrics, evaluations, checkpoints, exact resume, and stopping on request."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from experiments.common import checkpoint
+from experiments.common.experiment import Experiment
+from experiments.common.metrics import METRICS, Line, MetricsFile
+from experiments.common.run import Run
+
+CHECKPOINT = "checkpoint.pt"
+REFRESH_SECONDS = 0.5
+REFRESH_SECONDS_IN_A_FILE = 15.0
+
+
+class Stopped(Exception):
+    """Training stopped because of a signal, after a checkpoint."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number = number
+
+
+class StopRequest:
+    """Notes SIGINT and SIGTERM, so that training can stop between two episodes; a second one acts as it always does.
+
+    Attributes:
+        signal: number of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, self._former[number])
+
+
+class Progress:
+    """A progress bar with the running means of the metrics; seldom refreshed where the output goes to a file."""
+
+    def __init__(self, run: Run, seed: int):
+        self.run = run
+        self.interval = REFRESH_SECONDS if sys.stderr.isatty() else REFRESH_SECONDS_IN_A_FILE
+        self._shown = perf_counter()
+        self.bar = tqdm(
+            total=run.experiment.config.episodes, initial=run.episode, desc=f"seed {seed}", unit="episode",
+            mininterval=self.interval, dynamic_ncols=True,
+        )  # fmt: skip
+
+    def advance(self) -> None:
+        """One episode more."""
+        now = perf_counter()
+        if now - self._shown > self.interval or self.run.episode == self.run.experiment.config.episodes:
+            means = self.run.means(self.run.experiment.config.window)
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
+            self._shown = now
+        self.bar.update()
+
+
+def train(
+    experiment: Experiment[Any], seed: int, folder: Path, resume: bool, stop: StopRequest
+) -> tuple[nn.Module, Line]:
+    """Train one seed to its end, from its checkpoint where ``resume`` says so and there is one.
+
+    Returns:
+        The trained model and its result line: test metrics, means over the last window, seconds per episode.
+
+    Raises:
+        Stopped: after a checkpoint, when ``stop`` has noted a signal.
+        ExperimentError: damaged or foreign files, or a loss that is not finite.
+    """
+    config, run, path = experiment.config, Run(experiment, seed), folder / CHECKPOINT
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed = resume and path.exists()
+    metrics = MetricsFile(folder / METRICS, run.restore(checkpoint.load(path), path) if resumed else 0)
+    progress = Progress(run, seed)
+    try:
+        if not resumed:
+            metrics.write(run.header())
+        while run.episode < config.episodes:
+            start = perf_counter()
+            run.train_episode()
+            last = run.episode == config.episodes
+            if run.episode % config.log_every == 0 or last:
+                metrics.write(run.line())
+            if config.evaluate_every and run.episode % config.evaluate_every == 0:
+                pause = perf_counter()
+                metrics.write({"kind": "test", "episode": run.episode, **experiment.evaluate(run.model)})
+                start += perf_counter() - pause
+            if run.episode % config.checkpoint_every == 0 or last or stop.signal:
+                checkpoint.save(path, run.state(metrics.sync()))
+            progress.advance()
+            run.seconds += perf_counter() - start
+            if stop.signal:
+                raise Stopped(f"stopped at episode {run.episode} of {config.episodes} of seed {seed}", stop.signal)
+        result = run.result()
+        metrics.write(result)
+        metrics.sync()
+    finally:
+        progress.bar.close()
+        metrics.close()
+    return run.model, result

@@ -1,0 +1,26 @@
+"""``python -m plastikern``: what is built and which backend serves which device."""
+
+from __future__ import annotations
+
+import torch
+
+from . import build_info
+
+
+def main() -> None:
+    info = build_info()
+    print(f"plastikern {info['version']}, torch {info['torch']}, {torch.get_num_threads()} threads")
+    print(f"native library: {info['library'] or 'none'}")
+    for key, value in info["native"].items():
+        print(f"  {key}: {value}")
+    print("backends:")
+    for name, description in info["backends"].items():
+        print(f"  {name}: {description}")
+    devices = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    for device in devices:
+        fused = device == "cpu" and info["library"] is not None
+        print(f"device {device}: served by {'cpu' if fused else 'reference'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Which implementation serves a call: chosen from the tensors, overridden by the caller."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import library
+from .version import __version__
+
+BACKENDS = ("reference", "cpu")
+ENVIRONMENT_VARIABLE = "PLASTIKERN_BACKEND"
+
+_chosen: ContextVar[str | None] = ContextVar("plastikern_backend", default=None)
+
+
+def _known(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}; got {name!r}")
+    return name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Serve every call inside the ``with`` block by the named backend; an argument ``backend=`` still wins.
+
+    Raises:
+        ValueError: a backend that does not exist. A backend that exists but cannot serve a call raises RuntimeError there.
+    """
+    token = _chosen.set(_known(name, "use_backend: name"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _refusal(backend: str, tensor: Tensor) -> str | None:
+    """Why a backend cannot serve a call on such tensors; None where it can."""
+    if backend == "reference":
+        return None
+    if library.MISSING is not None:
+        return f"the native library is {library.MISSING}"
+    if tensor.device.type != "cpu":
+        return f"it serves tensors on the device cpu, and these are on {tensor.device}"
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
+    return None
+
+
+def select(requested: str | None, tensor: Tensor) -> str:
+    """Name of the backend for a call: ``requested``, else ``use_backend``, else the environment, else the fastest that can.
+
+    Raises:
+        RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
+    """
+    name = _known(requested, "backend") if requested is not None else _chosen.get()
+    if name is None and (from_environment := os.environ.get(ENVIRONMENT_VARIABLE)):
+        name = _known(from_environment, ENVIRONMENT_VARIABLE)
+    if name is None:
+        return "cpu" if _refusal("cpu", tensor) is None else "reference"
+    reason = _refusal(name, tensor)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} cannot serve this call: {reason}")
+    return name
+
+
+def build_info() -> dict[str, Any]:
+    """What is built and what serves what.
+
+    Returns:
+        ``version``, ``torch``, ``library`` (path of the native library, or None), ``native`` (how it was built, and the instruction
+        set chosen on this machine) and ``backends`` (for each name a sentence: what it serves, or why it cannot).
+    """
+    backends = {"reference": "any device and dtype, any order of derivative (plain PyTorch)"}
+    backends["cpu"] = f"not available: {library.MISSING}" if library.MISSING else "float32 and float64 tensors on cpu (fused C++)"
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "library": None if library.MISSING else str(library.PATH),
+        "native": library.info(),
+        "backends": backends,
+    }

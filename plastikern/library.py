@@ -1,0 +1,33 @@
+"""The native library: found, loaded once, never required."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PATH = Path(__file__).with_name("_C.abi3.so")
+
+
+def _load() -> str | None:
+    """Load the native library; the reason where that is not possible."""
+    if not PATH.exists():
+        return "not built (needs a C++ compiler at installation: see PLASTIKERN_BUILD in the README)"
+    try:
+        torch.ops.load_library(str(PATH))
+    except (OSError, RuntimeError) as error:
+        return f"{PATH.name} does not load: {error}"
+    return None
+
+
+MISSING: str | None = _load()
+"""Why there is no native library, or None where there is one."""
+
+
+def info() -> dict[str, Any]:
+    """How the native library was built and which instruction set it chose on this machine; empty without one."""
+    if MISSING is not None:
+        return {}
+    return {**json.loads(torch.ops.plastikern.build_info()), "capability": torch.ops.plastikern.cpu_capability()}

@@ -1,0 +1,1 @@
+"""Fused operators: thin autograd functions over the native library's ops."""
