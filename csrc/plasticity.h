@@ -136,10 +136,12 @@ struct Decay : ReadsAsIs {
     static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V /*change*/, V rate, V /*bound*/, V grad) {
         return {(1 - rate) * grad, grad, -(trace * grad)};
     }
-    // The trace before the step from the one after it; `inverse` is 1 / (1 - rate).
+    // The trace before the step from the one after it. `inverse` is 1 / (1 - rate) as far as V holds it and `rest` what is
+    // missing: without it every step would err in the same direction, and hundreds of steps would add up.
     template <typename V>
-    static PLASTIKERN_INLINE V reverse(V next, V change, V inverse) {
-        return (next - change) * inverse;
+    static PLASTIKERN_INLINE V reverse(V next, V change, V inverse, V rest) {
+        V before = next - change;
+        return before * rest + before * inverse;
     }
 };
 

@@ -26,6 +26,14 @@ struct Policy {
 // in as many chains as hide the latency of an addition.
 constexpr int kForwardChains = 4;
 
+// 1 / (1 - rate) in two parts, for running the rule `decay` backwards. Exact where the compiler fuses multiply and add.
+template <typename T>
+struct Inverse {
+    T value, rest;
+
+    explicit LANES_INLINE Inverse(T rate) : value(1 / (1 - rate)), rest((1 - (1 - rate) * value) * value) {}
+};
+
 // A parameter of row j: a vector from memory where it is per synapse, else one number.
 template <bool kPerSynapse>
 struct Coefficient {
@@ -85,7 +93,8 @@ void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t beg
         const Coefficient<P::alpha_per_synapse> alpha(c.alpha, c.alpha_stride, j);
         const Coefficient<P::rate_per_synapse> rate(c.rate, c.rate_stride, j);
         const V post = kUpdate ? splat(u.post_before[j]) : V{}, grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        const V row_inverse = P::rate_per_synapse ? V{} : 1 / (1 - rate.value);
+        const Inverse<S> row_inverse(*rate.row);
+        const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
         RowSums<V> sums;
         V direct{};
         for_lanes(c.pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
@@ -95,7 +104,12 @@ void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t beg
                 pre_before = access.load(pre_before_row + i);
                 change = Rule::change(last, pre_before, post, rate_here);
                 if constexpr (kReverse) {
-                    last = Constraint::reverse(trace, change, P::rate_per_synapse ? 1 / (1 - rate_here) : row_inverse);
+                    if constexpr (P::rate_per_synapse) {
+                        const Inverse<V> inverse(rate_here);
+                        last = Constraint::reverse(trace, change, inverse.value, inverse.rest);
+                    } else {
+                        last = Constraint::reverse(trace, change, inverse_value, inverse_rest);
+                    }
                     access.store(trace_out + i, last);
                 } else {
                     trace = Constraint::apply(last, change, rate_here, bound);

@@ -62,15 +62,19 @@ struct Packed {
     }
 };
 
+constexpr int64_t kSideBySideBytes = int64_t{8} << 20;
+
 template <typename S>
 bool whole_elements(const Rnn<S>& n) {
-    return n.batch >= n.threads && !n.connection.rate_per_synapse;
+    // Elements side by side, each with a trace and its gradient, must not crowd each other out of the cache.
+    const bool fits = 2 * n.threads * n.matrix() * static_cast<int64_t>(sizeof(S)) <= kSideBySideBytes;
+    return n.batch >= n.threads && fits && !n.connection.rate_per_synapse;
 }
 
 template <typename S>
 int64_t useful_threads(const Rnn<S>& n) {
-    const bool enough = n.batch >= n.threads ? n.batch * n.synapses() * n.steps >= 4 * kSplitSynapses
-                                             : n.synapses() >= kSplitSynapses;
+    const bool enough = whole_elements(n) ? n.batch * n.synapses() * n.steps >= 4 * kSplitSynapses
+                                          : n.synapses() >= kSplitSynapses;
     return enough ? n.threads : 1;
 }
 
