@@ -84,7 +84,10 @@ def measure(workload: Workload, plan: Plan, scratch: Path, say: Say) -> dict[str
             kernels = ("forward",) if which == FORWARD else ("forward", "backward")
             rates = _rounds(prepared, probe, kernels, which, plan)
             bandwidth.update(rates)
-            rows += [_row(workload, samples, which) for samples in prepared]
+            timed = [_row(workload, samples, which) for samples in prepared]
+            for row in timed:
+                say(f"  {row['variant']}: {row['median_ms']:.2f} ms by {row['program']}")
+            rows += timed
     if plan.memory:
         _add_memory(rows, workload, plan, scratch, failures, say)
     return {

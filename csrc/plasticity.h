@@ -6,8 +6,9 @@
 //   rule         the change c = r d of a trace; d is p x (hebb) or p (x - p H) (oja)
 //   constraint   the next trace H' from H and c, and what the forward pass reads of a trace
 //
-// Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to the one it is given. Kernels are templates over both types: one more
-// constraint is one more struct, one more number in the enum, and its line in plastikern/reference.py.
+// Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to the one it is given.
+// Kernels are templates over both types: one more constraint is one more struct, one more number in the enum, and its
+// line in plastikern/reference.py.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +26,9 @@ enum class RuleKind : int64_t { hebb, oja };
 enum class ConstraintKind : int64_t { decay, clip, soft_clip, clip_on_read, none };
 enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity };
 
-// Sums over the synapses of one post-synaptic neuron, from which a rule's `finish` makes the gradients of post and rate.
-// Where the rate belongs to the neuron it is multiplied once, there; where it belongs to the synapse, `accumulate` is given
-// gradients that are already multiplied by it and `finish` a rate of 1.
+// Sums over the synapses of one post-synaptic neuron, from which a rule's `finish` makes the gradients of post and
+// rate. Where the rate belongs to the neuron it is multiplied once, there; where it belongs to the synapse,
+// `accumulate` is given gradients that are already multiplied by it and `finish` a rate of 1.
 template <typename V>
 struct RowSums {
     V with_pre{}, with_trace{};
@@ -136,8 +137,8 @@ struct Decay : ReadsAsIs {
     static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V /*change*/, V rate, V /*bound*/, V grad) {
         return {(1 - rate) * grad, grad, -(trace * grad)};
     }
-    // The trace before the step from the one after it. `inverse` is 1 / (1 - rate) as far as V holds it and `rest` what is
-    // missing: without it every step would err in the same direction, and hundreds of steps would add up.
+    // The trace before the step from the one after it. `inverse` is 1 / (1 - rate) as far as V holds it and `rest` what
+    // is missing: without it every step would err in the same direction, and hundreds of steps would add up.
     template <typename V>
     static PLASTIKERN_INLINE V reverse(V next, V change, V inverse, V rest) {
         V before = next - change;

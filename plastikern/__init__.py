@@ -8,9 +8,9 @@ from .state import RNNState
 from .version import __version__
 
 __all__ = [
-    "Plasticity",
     "PlasticRNN",
     "PlasticRNNCell",
+    "Plasticity",
     "RNNState",
     "__version__",
     "build_info",

@@ -8,6 +8,7 @@ from . import build_info
 
 
 def main() -> None:
+    """Print what is built and what serves what."""
     info = build_info()
     print(f"plastikern {info['version']}, torch {info['torch']}, {torch.get_num_threads()} threads")
     print(f"native library: {info['library'] or 'none'}")

@@ -31,7 +31,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Serve every call inside the ``with`` block by the named backend; an argument ``backend=`` still wins.
 
     Raises:
-        ValueError: a backend that does not exist. A backend that exists but cannot serve a call raises RuntimeError there.
+        ValueError: a backend that does not exist. A backend that exists but cannot serve a call raises RuntimeError
+            there.
     """
     token = _chosen.set(_known(name, "use_backend: name"))
     try:
@@ -54,7 +55,8 @@ def _refusal(backend: str, tensor: Tensor) -> str | None:
 
 
 def select(requested: str | None, tensor: Tensor) -> str:
-    """Name of the backend for a call: ``requested``, else ``use_backend``, else the environment, else the fastest that can.
+    """Name of the backend for a call: ``requested``, else ``use_backend``, else the environment, else the fastest
+    that can.
 
     Raises:
         RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
@@ -74,11 +76,14 @@ def build_info() -> dict[str, Any]:
     """What is built and what serves what.
 
     Returns:
-        ``version``, ``torch``, ``library`` (path of the native library, or None), ``native`` (how it was built, and the instruction
-        set chosen on this machine) and ``backends`` (for each name a sentence: what it serves, or why it cannot).
+        ``version``, ``torch``, ``library`` (path of the native library, or None), ``native`` (how it was built, and
+        the instruction set chosen on this machine) and ``backends`` (for each name a sentence: what it serves, or
+        why it cannot).
     """
     backends = {"reference": "any device and dtype, any order of derivative (plain PyTorch)"}
-    backends["cpu"] = f"not available: {library.MISSING}" if library.MISSING else "float32 and float64 tensors on cpu (fused C++)"
+    backends["cpu"] = (
+        f"not available: {library.MISSING}" if library.MISSING else "float32 and float64 tensors on cpu (fused C++)"
+    )
     return {
         "version": __version__,
         "torch": torch.__version__,

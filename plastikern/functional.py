@@ -29,8 +29,9 @@ def plastic_rnn_step(
 ) -> tuple[Tensor, Tensor]:
     r"""One step of a plastic recurrent network: :math:`y_j = \phi(u_j + \sum_i (w_{ji} + \alpha_{ji} H_{ji}) x_i)`.
 
-    The trace that the step reads holds products up to the step before; it is changed after the read, from the activity before
-    (pre) and after (post) the step. See :class:`~plastikern.Plasticity` for the rules and their sources.
+    The trace that the step reads holds products up to the step before; it is changed after the read, from the
+    activity before (pre) and after (post) the step. See :class:`~plastikern.Plasticity` for the rules and their
+    sources.
 
     Args:
         drive: :math:`u` (B, N), float32 or float64 for the fused backends; any floating dtype for the reference.
@@ -81,13 +82,13 @@ def plastic_rnn_sequence(
         drive: (T, B, N), or (B, T, N) with ``batch_first``. T and B may be 0.
         hidden, trace, weight, alpha, eta, plasticity, nonlinearity, backend: as in :func:`plastic_rnn_step`.
         clamp: bool of the shape of ``drive``.
-        lengths: steps of each element (B,), integers from 0 to T. An element that has ended keeps its hidden state and its trace,
-            and its outputs are 0. Default: T for all.
+        lengths: steps of each element (B,), integers from 0 to T. An element that has ended keeps its hidden state
+            and its trace, and its outputs are 0. Default: T for all.
         batch_first: the layout of ``drive``, ``clamp`` and the output.
-        checkpoint_every: spacing of the trace checkpoints that the fused backward keeps. By default the library chooses: the rule
-            ``decay`` is run backwards from sparse checkpoints as long as that is accurate (amplification of rounding errors up to
-            10), everything else is recomputed from checkpoints about every sqrt(T) steps. A spacing given here always recomputes.
-            The reference backend keeps what autograd keeps.
+        checkpoint_every: spacing of the trace checkpoints that the fused backward keeps. By default the library
+            chooses: the rule ``decay`` is run backwards from sparse checkpoints as long as that is accurate
+            (amplification of rounding errors up to 10), everything else is recomputed from checkpoints about every
+            sqrt(T) steps. A spacing given here always recomputes. The reference backend keeps what autograd keeps.
 
     Returns:
         Activities in the layout of ``drive``, last activity (B, N) and last trace (B, N, N).
@@ -118,9 +119,7 @@ def plastic_rnn_sequence(
     return output.transpose(0, 1) if batch_first else output, hidden, trace
 
 
-def _zeros_where_none(
-    drive: Tensor, batch: int, hidden: Tensor | None, trace: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _zeros_where_none(drive: Tensor, batch: int, hidden: Tensor | None, trace: Tensor | None) -> tuple[Tensor, Tensor]:
     neurons = drive.shape[-1]
     hidden = drive.new_zeros(batch, neurons) if hidden is None else hidden
     return hidden, drive.new_zeros(batch, neurons, neurons) if trace is None else trace
@@ -189,7 +188,7 @@ def _checked_lengths(name: str, lengths: Tensor | Sequence[int] | None, steps: i
     if lengths.shape != (batch,):
         raise ValueError(f"{name}: lengths must have shape ({batch},); got {tuple(lengths.shape)}")
     lengths = lengths.to("cpu", torch.int64)
-    if batch and not (0 <= int(lengths.min()) and int(lengths.max()) <= steps):
+    if batch and not (int(lengths.min()) >= 0 and int(lengths.max()) <= steps):
         raise ValueError(
             f"{name}: lengths must lie from 0 to {steps}; got {int(lengths.min())} to {int(lengths.max())}"
         )

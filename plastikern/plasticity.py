@@ -15,9 +15,10 @@ NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
 class Plasticity:
     r"""The learning rule of a plastic connection.
 
-    A plastic connection from ``pre`` :math:`x` (B, I) to ``post`` neurons (B, O) has a baseline ``weight`` :math:`w` (O, I), a
-    plasticity coefficient ``alpha`` :math:`\alpha` and a Hebbian ``trace`` :math:`H` (B, O, I). It reads
-    :math:`z_j = u_j + \sum_i (w_{ji} + \alpha_{ji} H_{ji}) x_i` and then changes its trace at the rate :math:`\eta`.
+    A plastic connection from ``pre`` :math:`x` (B, I) to ``post`` neurons (B, O) has a baseline ``weight``
+    :math:`w` (O, I), a plasticity coefficient ``alpha`` :math:`\alpha` and a Hebbian ``trace`` :math:`H` (B, O, I).
+    It reads :math:`z_j = u_j + \sum_i (w_{ji} + \alpha_{ji} H_{ji}) x_i`, then changes its trace at the rate
+    :math:`\eta`.
 
     Args:
         rule: the increment :math:`d_{ji}`, from the activity :math:`y_j` after the step and :math:`x_i` before it.
@@ -44,9 +45,9 @@ class Plasticity:
         ValueError: an option that does not exist, a number that is not finite, or ``oja`` with ``decay``.
 
     Sources:
-        Miconi, Stanley, Clune, *Differentiable plasticity*, ICML 2018 (arXiv 1804.02464): eq. 1 (read), eq. 2 (``hebb`` with
-        ``decay``), eq. 3 (``oja`` with ``none``). Miconi, Rawal, Clune, Stanley, *Backpropamine*, ICLR 2019 (arXiv 2002.10585):
-        eq. 2 (``hebb`` with ``clip``).
+        Miconi, Stanley, Clune, *Differentiable plasticity*, ICML 2018 (arXiv 1804.02464): eq. 1 (read), eq. 2
+        (``hebb`` with ``decay``), eq. 3 (``oja`` with ``none``). Miconi, Rawal, Clune, Stanley, *Backpropamine*,
+        ICLR 2019 (arXiv 2002.10585): eq. 2 (``hebb`` with ``clip``).
     """
 
     rule: str = "hebb"
@@ -77,7 +78,9 @@ class Plasticity:
         if self.alpha_init < 0:
             raise ValueError(f"Plasticity: alpha_init is a standard deviation, not negative; got {self.alpha_init!r}")
         if self.rule == "oja" and self.constraint == "decay":
-            raise ValueError("Plasticity: rule 'oja' decays by itself; combine it with 'none' or one of the clips, not 'decay'")
+            raise ValueError(
+                "Plasticity: rule 'oja' decays by itself; combine it with 'none' or a clip, not with 'decay'"
+            )
 
 
 def granular_shape(granularity: str, rows: int, columns: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The definition of every network in plain PyTorch: any device, any dtype, any order of derivative.
 
-The fused backends are tested against these functions in double precision. Shapes are those of :mod:`plastikern.functional`, which
-checks the arguments before they come here.
+The fused backends are tested against these functions in double precision. Shapes are those of
+:mod:`plastikern.functional`, which checks the arguments before they come here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def plastic_rnn_sequence(
     plasticity: Plasticity,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All steps of a time-major drive (T, B, N): activities (T, B, N), last activities and last trace of each element."""
+    """All steps of a time-major drive (T, B, N): activities (T, B, N), then each element's last activities and
+    trace."""
     outputs = []
     for t in range(drive.shape[0]):
         step_clamp = None if clamp is None else clamp[t]

@@ -32,7 +32,9 @@ LANES_INLINE V exponential(V x) {
 }
 
 template <typename V>
-LANES_INLINE V sigmoid(V x) { return 1.0f / (1.0f + exponential(-x)); }
+LANES_INLINE V sigmoid(V x) {
+    return 1.0f / (1.0f + exponential(-x));
+}
 
 // Near zero an odd polynomial (fitted for the smallest relative error on |x| < 0.625), else 1 - 2 / (e^2|x| + 1).
 template <typename V>

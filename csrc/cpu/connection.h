@@ -1,12 +1,14 @@
 // The kernels of one plastic connection, and the contract by which networks call them.
 //
-// A network runs in units. Unit k changes the trace by step k - 1 and then reads it for step k, in one pass over the synapses:
+// A network runs in units. Unit k changes the trace by step k - 1 and then reads it for step k, in one pass over the
+// synapses:
 //
 //     H_k = constraint(H_{k-1}, r d(post_{k-1}, pre_{k-1}))      where k > 0
 //     sum_k = (w + alpha read(H_k)) pre_k                        where k < T
 //
-// so that a modulator computed from step k - 1 is known when it is needed. The backward unit k is the adjoint of the two lines,
-// last line first. All traces are row-major, one row per post-synaptic neuron; a row is read, used and written in one pass.
+// so that a modulator computed from step k - 1 is known when it is needed. The backward unit k is the adjoint of the
+// two lines, last line first. All traces are row-major, one row per post-synaptic neuron; a row is read, used and
+// written in one pass.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +17,8 @@
 
 namespace plastikern {
 
-// The parameters of a connection. Shapes: weight (O, I); alpha and rate (O, I) when per synapse, else (O,) or one number: those
-// of row j start at j * stride, with stride I or more, 1 or 0.
+// The parameters of a connection. Shapes: weight (O, I); alpha and rate (O, I) when per synapse, else (O,) or one
+// number: those of row j start at j * stride, with stride I or more, 1 or 0.
 template <typename S>
 struct Connection {
     int64_t posts, pres;
@@ -82,9 +84,10 @@ struct ConnectionKernels {
     void (*forward)(const Connection<S>&, const ForwardUnit<S>&, int64_t begin, int64_t end);
     void (*backward)(const Connection<S>&, const BackwardUnit<S>&, int64_t begin, int64_t end);
     // out: the trace after the first step; those after the others follow at a distance of out_step.
-    void (*recompute)(const Connection<S>&, const History<S>&, Rows<S> out, int64_t out_step, int64_t begin, int64_t end);
-    void (*gradients)(const Connection<S>&, const History<S>*, int64_t elements, const ParameterGradients<S>&, int64_t begin,
+    void (*recompute)(const Connection<S>&, const History<S>&, Rows<S> out, int64_t out_step, int64_t begin,
                       int64_t end);
+    void (*gradients)(const Connection<S>&, const History<S>*, int64_t elements, const ParameterGradients<S>&,
+                      int64_t begin, int64_t end);
 };
 
 template <typename S>

@@ -22,8 +22,8 @@ struct Policy {
     }
 };
 
-// A row after the other: its streams run straight on into the next row's, which is what hardware prefetchers follow. Sums are kept
-// in as many chains as hide the latency of an addition.
+// A row after the other: its streams run straight on into the next row's, which is what hardware prefetchers follow.
+// Sums are kept in as many chains as hide the latency of an addition.
 constexpr int kForwardChains = 4;
 
 // 1 / (1 - rate) in two parts, for running the rule `decay` backwards. Exact where the compiler fuses multiply and add.
@@ -189,8 +189,8 @@ void recompute(const Connection<S>& c, const History<S>& h, Rows<S> out, int64_t
     }
 }
 
-// Gradients of weight and alpha for kVectors vectors of one row's columns: the synapses, their traces and both gradients stay in
-// registers over all steps of all elements. `grads` and `posts` hold the row's history.
+// Gradients of weight and alpha for kVectors vectors of one row's columns: the synapses, their traces and both
+// gradients stay in registers over all steps of all elements. `grads` and `posts` hold the row's history.
 template <class P, int kVectors, class Access>
 LANES_INLINE void gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* grads,
                                 const S* posts, int64_t j, int64_t i, Access access, const ParameterGradients<S>& out,
@@ -254,7 +254,8 @@ void gradients(const Connection<S>& c, const History<S>* elements, int64_t count
     }
 }
 
-// A rate per synapse comes with alpha per synapse only: callers expand alpha, which costs less than a fourth set of kernels.
+// A rate per synapse comes with alpha per synapse only: callers expand alpha, which costs less than a fourth set of
+// kernels.
 template <class R, class C>
 const ConnectionKernels<S>* table(bool alpha_per_synapse, bool rate_per_synapse) {
     using PerNeuron = Policy<R, C, false, false>;
@@ -310,7 +311,7 @@ void bandwidth(const S* a, const S* b, S* c, int64_t count) {
 namespace plastikern {
 
 extern const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR);
-const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {TEXT(PLASTIKERN_CAPABILITY), connection, activate,
-                                                                            bandwidth};
+const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {TEXT(PLASTIKERN_CAPABILITY), connection,
+                                                                             activate, bandwidth};
 
 }  // namespace plastikern

@@ -73,8 +73,8 @@ struct Part {
 };
 #endif
 
-// Calls body(index, access, chain) over all columns: whole vectors, kChains at a time, then the rest of the row. Sums that are kept
-// apart by `chain` do not wait for each other.
+// Calls body(index, access, chain) over all columns: whole vectors, kChains at a time, then the rest of the row. Sums
+// that are kept apart by `chain` do not wait for each other.
 template <int kChains = 1, typename Body>
 LANES_INLINE void for_lanes(int64_t columns, Body body) {
     int64_t i = 0;

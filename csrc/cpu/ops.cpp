@@ -20,12 +20,14 @@ using MaybeTensor = std::optional<Tensor>;
 
 Tensor compact(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
 
-MaybeTensor compact(const MaybeTensor& tensor) { return tensor.has_value() ? MaybeTensor(compact(*tensor)) : std::nullopt; }
+MaybeTensor compact(const MaybeTensor& tensor) {
+    return tensor.has_value() ? MaybeTensor(compact(*tensor)) : std::nullopt;
+}
 
 void check(const char* name, const Tensor& tensor, std::vector<int64_t> shape, ScalarType dtype) {
     STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the cpu");
-    STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have dtype ", torch::headeronly::toString(dtype), "; got ",
-                    torch::headeronly::toString(tensor.scalar_type()));
+    STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have dtype ", torch::headeronly::toString(dtype),
+                    "; got ", torch::headeronly::toString(tensor.scalar_type()));
     bool same = tensor.dim() == static_cast<int64_t>(shape.size());
     for (size_t i = 0; same && i < shape.size(); ++i) same = tensor.size(i) == shape[i];
     STD_TORCH_CHECK(same, name, " has the wrong shape");
@@ -68,9 +70,9 @@ struct Call {
     double clip;
 
     // `sequence` has the shape of the drive: (T, B, N), (B, T, N), or (B, N) for a step.
-    Call(const Tensor& sequence, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& weight, const Tensor& alpha,
-         const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule, int64_t constraint, double clip,
-         int64_t nonlinearity, bool batch_first, int64_t checkpoint_every)
+    Call(const Tensor& sequence, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& weight,
+         const Tensor& alpha, const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule,
+         int64_t constraint, double clip, int64_t nonlinearity, bool batch_first, int64_t checkpoint_every)
         : batch_first(batch_first),
           dtype(sequence.scalar_type()),
           hidden(compact(hidden)),
@@ -98,7 +100,8 @@ struct Call {
         check("weight", weight, {neurons, neurons}, dtype);
         check("clamp", clamp, sequence_shape, ScalarType::Bool);
         check("lengths", lengths, {batch}, ScalarType::Long);
-        const bool known = rule >= 0 && rule <= 1 && constraint >= 0 && constraint <= 4 && nonlinearity >= 0 && nonlinearity <= 3;
+        const bool known =
+            rule >= 0 && rule <= 1 && constraint >= 0 && constraint <= 4 && nonlinearity >= 0 && nonlinearity <= 3;
         STD_TORCH_CHECK(known && (rule == 0 || constraint != 0), "rule, constraint or nonlinearity out of range");
         STD_TORCH_CHECK(checkpoint_every >= 0, "checkpoint_every must not be negative");
         for (int64_t b = 0; lengths.has_value() && b < batch; ++b) {
@@ -117,7 +120,9 @@ struct Call {
         return batch_first ? std::vector<int64_t>{batch, steps, neurons} : std::vector<int64_t>{steps, batch, neurons};
     }
 
-    int64_t padded_neurons() const { return dtype == ScalarType::Float ? padded<float>(neurons) : padded<double>(neurons); }
+    int64_t padded_neurons() const {
+        return dtype == ScalarType::Float ? padded<float>(neurons) : padded<double>(neurons);
+    }
 
     int64_t checkpoints() const { return checkpoint_every > 0 && steps > 0 ? (steps - 1) / checkpoint_every : 0; }
 
@@ -157,23 +162,25 @@ void forward(const Call& call, const Tensor& drive, const Tensor& output, const 
              const Tensor* checkpoints) {
     if (call.batch == 0) return;
     const Rnn<S> network = call.network<S>();
-    const RnnOutputs<S> outputs = {call.layout(output_pointer<S>(output)), output_pointer<S>(hidden), output_pointer<S>(trace),
+    const RnnOutputs<S> outputs = {call.layout(output_pointer<S>(output)), output_pointer<S>(hidden),
+                                   output_pointer<S>(trace),
                                    checkpoints == nullptr ? nullptr : output_pointer<S>(*checkpoints)};
     rnn_forward(network, call.layout(pointer<S>(drive)), outputs);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_sequence(
-    const Tensor& drive_in, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& weight, const Tensor& alpha,
-    const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule, int64_t constraint, double clip,
-    int64_t nonlinearity, bool batch_first, int64_t checkpoint_every) {
+    const Tensor& drive_in, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& weight,
+    const Tensor& alpha, const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule,
+    int64_t constraint, double clip, int64_t nonlinearity, bool batch_first, int64_t checkpoint_every) {
     STD_TORCH_CHECK(drive_in.dim() == 3, "drive must have 3 dimensions; got ", drive_in.dim());
     const Tensor drive = compact(drive_in);
-    const Call call(drive, hidden, trace, weight, alpha, eta, clamp, lengths, rule, constraint, clip, nonlinearity, batch_first,
-                    checkpoint_every);
+    const Call call(drive, hidden, trace, weight, alpha, eta, clamp, lengths, rule, constraint, clip, nonlinearity,
+                    batch_first, checkpoint_every);
     Tensor output = torch::stable::empty_like(drive);
     Tensor last = torch::stable::new_empty(drive, {call.batch, call.neurons});
     Tensor changed = torch::stable::new_empty(drive, {call.batch, call.neurons, call.neurons});
-    Tensor checkpoints = torch::stable::new_empty(drive, {call.checkpoints(), call.batch, call.neurons, call.padded_neurons()});
+    Tensor checkpoints =
+        torch::stable::new_empty(drive, {call.checkpoints(), call.batch, call.neurons, call.padded_neurons()});
     if (call.dtype == ScalarType::Float) {
         forward<float>(call, drive, output, last, changed, &checkpoints);
     } else {
@@ -183,11 +190,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_sequence(
 }
 
 std::tuple<Tensor, Tensor> rnn_step(const Tensor& drive_in, const MaybeTensor& hidden, const MaybeTensor& trace,
-                                    const Tensor& weight, const Tensor& alpha, const Tensor& eta, const MaybeTensor& clamp,
-                                    int64_t rule, int64_t constraint, double clip, int64_t nonlinearity) {
+                                    const Tensor& weight, const Tensor& alpha, const Tensor& eta,
+                                    const MaybeTensor& clamp, int64_t rule, int64_t constraint, double clip,
+                                    int64_t nonlinearity) {
     STD_TORCH_CHECK(drive_in.dim() == 2, "drive must have 2 dimensions; got ", drive_in.dim());
     const Tensor drive = compact(drive_in);
-    const Call call(drive, hidden, trace, weight, alpha, eta, clamp, std::nullopt, rule, constraint, clip, nonlinearity, false, 0);
+    const Call call(drive, hidden, trace, weight, alpha, eta, clamp, std::nullopt, rule, constraint, clip, nonlinearity,
+                    false, 0);
     Tensor output = torch::stable::empty_like(drive);
     Tensor changed = torch::stable::new_empty(drive, {call.batch, call.neurons, call.neurons});
     if (call.dtype == ScalarType::Float) {
@@ -199,19 +208,20 @@ std::tuple<Tensor, Tensor> rnn_step(const Tensor& drive_in, const MaybeTensor& h
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_sequence_backward(
-    const MaybeTensor& grad_output_in, const MaybeTensor& grad_hidden_in, const MaybeTensor& grad_trace_in, const Tensor& output_in,
-    const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& trace_out_in, const Tensor& checkpoints_in,
-    const Tensor& weight, const Tensor& alpha, const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule,
-    int64_t constraint, double clip, int64_t nonlinearity, bool batch_first, int64_t checkpoint_every, bool reversible,
-    bool needs_trace, bool needs_weight, bool needs_alpha, bool needs_eta) {
+    const MaybeTensor& grad_output_in, const MaybeTensor& grad_hidden_in, const MaybeTensor& grad_trace_in,
+    const Tensor& output_in, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& trace_out_in,
+    const Tensor& checkpoints_in, const Tensor& weight, const Tensor& alpha, const Tensor& eta,
+    const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule, int64_t constraint, double clip,
+    int64_t nonlinearity, bool batch_first, int64_t checkpoint_every, bool reversible, bool needs_trace,
+    bool needs_weight, bool needs_alpha, bool needs_eta) {
     using torch::stable::new_empty;
     STD_TORCH_CHECK(output_in.dim() == 3, "output must have 3 dimensions; got ", output_in.dim());
     STD_TORCH_CHECK(checkpoint_every >= 1, "checkpoint_every must be positive; got ", checkpoint_every);
     const Tensor output = compact(output_in), trace_out = compact(trace_out_in), checkpoints = compact(checkpoints_in);
     const MaybeTensor grad_output = compact(grad_output_in), grad_hidden = compact(grad_hidden_in),
                       grad_trace = compact(grad_trace_in);
-    const Call call(output, hidden, trace, weight, alpha, eta, clamp, lengths, rule, constraint, clip, nonlinearity, batch_first,
-                    checkpoint_every);
+    const Call call(output, hidden, trace, weight, alpha, eta, clamp, lengths, rule, constraint, clip, nonlinearity,
+                    batch_first, checkpoint_every);
     const std::vector<int64_t> traces = {call.batch, call.neurons, call.neurons};
     const bool reverse = reversible && rule == 0 && constraint == 0;
     check("grad_output", grad_output, call.sequence_shape(), call.dtype);
@@ -219,7 +229,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_sequence_backward
     check("grad_trace", grad_trace, traces, call.dtype);
     if (reverse) check("trace_out", trace_out, traces, call.dtype);
     if (call.checkpoints() > 0) {
-        check("checkpoints", checkpoints, {call.checkpoints(), call.batch, call.neurons, call.padded_neurons()}, call.dtype);
+        check("checkpoints", checkpoints, {call.checkpoints(), call.batch, call.neurons, call.padded_neurons()},
+              call.dtype);
     }
     const std::vector<int64_t> none = {0};
     const bool empty = call.batch == 0;
@@ -231,9 +242,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_sequence_backward
     Tensor grad_first = new_empty(output, {call.batch, call.neurons});
     Tensor grad_first_trace = new_empty(output, needs_trace ? traces : none);
     Tensor grad_weight = like(needs_weight, call.weight), grad_alpha = like(needs_alpha, call.alpha);
-    Tensor grad_eta = call.eta.dim() == 2 ? torch::stable::new_zeros(call.eta, call.eta.sizes()) : like(needs_eta, call.eta);
+    Tensor grad_eta =
+        call.eta.dim() == 2 ? torch::stable::new_zeros(call.eta, call.eta.sizes()) : like(needs_eta, call.eta);
     const auto run = [&]<typename S>(S) {
-        const auto wanted = [](bool needed, const Tensor& tensor) { return needed ? output_pointer<S>(tensor) : nullptr; };
+        const auto wanted = [](bool needed, const Tensor& tensor) {
+            return needed ? output_pointer<S>(tensor) : nullptr;
+        };
         RnnGradients<S> g{};
         g.output = call.layout(pointer<S>(output));
         g.grad_output = call.layout(pointer<S>(grad_output));
@@ -265,8 +279,8 @@ void bandwidth(const Tensor& a, const Tensor& b, Tensor c, int64_t repeats) {
         int64_t begin, end;
         Team{rank, size}.share(count, begin, end);
         for (int64_t i = 0; i < repeats; ++i) {
-            kernels<float>().bandwidth(pointer<float>(a) + begin, pointer<float>(b) + begin, output_pointer<float>(c) + begin,
-                                       end - begin);
+            kernels<float>().bandwidth(pointer<float>(a) + begin, pointer<float>(b) + begin,
+                                       output_pointer<float>(c) + begin, end - begin);
             Team{rank, size}.barrier();
         }
     });

@@ -46,7 +46,8 @@ struct Packed {
     }
     static void copy(const S* from, S* to, const Rnn<S>& n, int64_t begin, int64_t end) {
         const int64_t stride = padded<S>(n.neurons);
-        for (int64_t j = begin; to != nullptr && j < end; ++j) std::copy_n(from + j * n.neurons, n.neurons, to + j * stride);
+        for (int64_t j = begin; to != nullptr && j < end; ++j)
+            std::copy_n(from + j * n.neurons, n.neurons, to + j * stride);
     }
     void fill(const Rnn<S>& n, Team team) const {
         int64_t begin, end;
@@ -73,8 +74,8 @@ bool whole_elements(const Rnn<S>& n) {
 
 template <typename S>
 int64_t useful_threads(const Rnn<S>& n) {
-    const bool enough = whole_elements(n) ? n.batch * n.synapses() * n.steps >= 4 * kSplitSynapses
-                                          : n.synapses() >= kSplitSynapses;
+    const bool enough =
+        whole_elements(n) ? n.batch * n.synapses() * n.steps >= 4 * kSplitSynapses : n.synapses() >= kSplitSynapses;
     return enough ? n.threads : 1;
 }
 
@@ -117,8 +118,8 @@ struct ForwardScratch {
 };
 
 template <typename S>
-void forward_element(const Rnn<S>& n, Sequence<const S> drive, const RnnOutputs<S>& out, const ForwardScratch<S>& s, int64_t b,
-                     int64_t rank, Team team) {
+void forward_element(const Rnn<S>& n, Sequence<const S> drive, const RnnOutputs<S>& out, const ForwardScratch<S>& s,
+                     int64_t b, int64_t rank, Team team) {
     const ConnectionKernels<S>& kernel = n.kernel();
     const int64_t length = n.length(b);
     const Sequence<const S> output = {out.output.data, out.output.step, out.output.element};
@@ -175,8 +176,10 @@ S slope(Nonlinearity nonlinearity, S activity) {
 template <typename S>
 struct BackwardScratch {
     S* zeros;          // (N,)
-    S* grad_sums;      // (T, B, N): gradients of the recurrent sums; only where neurons are clamped, else they are grad_drive
-    S* traces;         // per team: the trace run backwards (N, padded), or a segment's traces (checkpoint_every - 1, N, padded)
+    S* grad_sums;      // (T, B, N): gradients of the recurrent sums; only where neurons are clamped, else they are
+                       // grad_drive
+    S* traces;         // per team: the trace run backwards (N, padded), or a segment's traces (checkpoint_every - 1, N,
+                       // padded)
     S* grad_traces;    // per team (N, padded)
     S* grad_posts;     // per team (N,)
     S* grad_pres;      // per thread (3, N), in rotation: a step's total, the step's before, the one being read
@@ -208,7 +211,8 @@ Sequence<S> grad_sums_of(const Rnn<S>& n, const RnnGradients<S>& g, const Backwa
 }
 
 template <typename S>
-void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardScratch<S>& s, int64_t b, int64_t rank, Team team) {
+void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardScratch<S>& s, int64_t b, int64_t rank,
+                      Team team) {
     const ConnectionKernels<S>& kernel = n.kernel();
     const int64_t length = n.length(b), size = n.neurons, every = n.checkpoint_every;
     const int64_t first_thread = team.size == 1 ? rank : 0, stride = padded<S>(size);
@@ -235,7 +239,8 @@ void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardS
     if (g.grad_trace != nullptr) grad_in = {g.grad_trace + b * n.synapses(), size};
     std::fill_n(grad_pre(team.rank, 0), 3 * s.row, S(0));
     std::fill(grad_post + begin, grad_post + end, S(0));
-    for (int64_t t = length; t < n.steps; ++t) std::fill(g.grad_drive.at(t, b) + begin, g.grad_drive.at(t, b) + end, S(0));
+    for (int64_t t = length; t < n.steps; ++t)
+        std::fill(g.grad_drive.at(t, b) + begin, g.grad_drive.at(t, b) + end, S(0));
     team.barrier();
     for (int64_t k = length; k >= 0; --k) {
         BackwardUnit<S> unit{};
@@ -262,13 +267,18 @@ void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardS
             const int64_t segment = (k - 1) / every * every, inside = k - 1 - segment;
             if (inside > 0 && (k == length || inside == every - 1)) {
                 const History<S> history = {pre_of(n, g.output, static_cast<const S*>(s.zeros), segment, b),
-                                            g.output.at(segment, b), g.output.at(segment, b), g.output.step, g.output.step,
-                                            inside, kept_trace(segment)};
+                                            g.output.at(segment, b),
+                                            g.output.at(segment, b),
+                                            g.output.step,
+                                            g.output.step,
+                                            inside,
+                                            kept_trace(segment)};
                 kernel.recompute(n.connection, history, {traces, stride}, n.matrix(), begin, end);
             }
             unit.trace = inside == 0 ? kept_trace(segment) : Rows<const S>{traces + (inside - 1) * n.matrix(), stride};
         }
-        // Nothing comes back through the last trace where nobody asks for its gradient; running backwards still starts there.
+        // Nothing comes back through the last trace where nobody asks for its gradient; running backwards still starts
+        // there.
         const bool needed = k < length || g.grad_trace != nullptr || g.reverse;
         if (length == 0) {
             for (int64_t j = begin; j < end; ++j) std::copy_n(grad_in.row(j), size, grad_first.row(j));
@@ -314,9 +324,9 @@ void parameter_gradients(const Rnn<S>& n, const RnnGradients<S>& g, const Backwa
     const Sequence<S> grad_sums = grad_sums_of(n, g, s);
     std::vector<History<S>> histories;
     for (int64_t b = 0; b < n.batch; ++b) {
-        histories.push_back({pre_of(n, g.output, static_cast<const S*>(s.zeros), 0, b), g.output.at(0, b), g.output.at(0, b),
-                             g.output.step, g.output.step, n.length(b), initial_trace(n, static_cast<const S*>(s.zeros), b),
-                             grad_sums.at(0, b), grad_sums.step});
+        histories.push_back({pre_of(n, g.output, static_cast<const S*>(s.zeros), 0, b), g.output.at(0, b),
+                             g.output.at(0, b), g.output.step, g.output.step, n.length(b),
+                             initial_trace(n, static_cast<const S*>(s.zeros), b), grad_sums.at(0, b), grad_sums.step});
     }
     const bool alpha_per_layer = g.alpha != nullptr && n.connection.alpha_stride == 0;
     parallel(threads, [&](int64_t rank, int64_t size) {
@@ -376,7 +386,7 @@ void rnn_backward(const Rnn<S>& given, const RnnGradients<S>& g) {
     if (g.weight != nullptr || g.alpha != nullptr) parameter_gradients(n, g, s, threads);
 }
 
-#define INSTANTIATE(S)                                                               \
+#define INSTANTIATE(S)                                                                 \
     template void rnn_forward(const Rnn<S>&, Sequence<const S>, const RnnOutputs<S>&); \
     template void rnn_backward(const Rnn<S>&, const RnnGradients<S>&);
 INSTANTIATE(float)

@@ -49,7 +49,8 @@ template <typename S>
 struct RnnOutputs {
     Sequence<S> output;
     S *hidden, *trace;  // (B, N), (B, N, N): after the last step of each element
-    S* checkpoints;     // (C, B, N, padded(N)): H_k at k = checkpoint_every, 2 checkpoint_every, ... < T, unwritten past an element's end
+    S* checkpoints;  // (C, B, N, padded(N)): H_k at k = checkpoint_every, 2 checkpoint_every, ... < T, unwritten past
+                     // an element's end
 };
 
 template <typename S>
@@ -60,9 +61,9 @@ struct RnnGradients {
     const S* checkpoints;
     bool reverse;  // run the trace backwards between checkpoints (decay only), else recompute it from them
     Sequence<S> grad_drive;
-    S* grad_hidden_in;                      // (B, N)
-    S *grad_trace_in, *weight, *alpha;      // (B, N, N), (N, N), alpha's shape; null: not wanted
-    S* rate;                                // rate's shape; null: not wanted
+    S* grad_hidden_in;                  // (B, N)
+    S *grad_trace_in, *weight, *alpha;  // (B, N, N), (N, N), alpha's shape; null: not wanted
+    S* rate;                            // rate's shape; null: not wanted
 };
 
 template <typename S>

@@ -1,4 +1,5 @@
-// How threads share the work of a batch: whole elements each, without a barrier, or the neurons of one element after the other.
+// How threads share the work of a batch: whole elements each, without a barrier, or the neurons of one element after
+// the other.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +45,8 @@ void parallel(int64_t threads, Body body) {
 // Below this many synapses a step of one element takes less time than a barrier is worth.
 constexpr int64_t kSplitSynapses = 16384;
 
-// Calls element(b, team) for each element: as many as go evenly into the threads are taken whole, the others are shared by all.
+// Calls element(b, team) for each element: as many as go evenly into the threads are taken whole, the others are shared
+// by all.
 template <class Element>
 void for_elements(int64_t batch, int64_t rank, int64_t threads, bool whole_elements, Element element) {
     const int64_t whole = whole_elements ? batch / threads * threads : 0;

@@ -1,4 +1,5 @@
-// Scratch memory that is kept from one call to the next: touching fresh pages is slower than everything a kernel does with them.
+// Scratch memory that is kept from one call to the next: touching fresh pages is slower than everything a kernel does
+// with them.
 #pragma once
 
 #include <cstdint>

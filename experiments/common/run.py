@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -154,10 +154,8 @@ class Run:
                 )
             for key, value in self.surroundings.items():
                 if state["surroundings"].get(key) != value:
-                    warnings.warn(
-                        f"{path}: {key} was {state['surroundings'].get(key)} and is {value}, last digits may differ",
-                        stacklevel=2,
-                    )
+                    was = state["surroundings"].get(key)
+                    print(f"note: {key} was {was} and is {value} now, last digits may differ", file=sys.stderr)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["episode_rng"])

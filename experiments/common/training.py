@@ -106,10 +106,12 @@ def train(
                 pause = perf_counter()
                 metrics.write({"kind": "test", "episode": run.episode, **experiment.evaluate(run.model)})
                 start += perf_counter() - pause
-            if run.episode % config.checkpoint_every == 0 or last or stop.signal:
-                checkpoint.save(path, run.state(metrics.sync()))
             progress.advance()
             run.seconds += perf_counter() - start
+            if run.episode % config.checkpoint_every == 0 or last or stop.signal:
+                start = perf_counter()
+                checkpoint.save(path, run.state(metrics.sync()))
+                run.seconds += perf_counter() - start
             if stop.signal:
                 raise Stopped(f"stopped at episode {run.episode} of {config.episodes} of seed {seed}", stop.signal)
         result = run.result()

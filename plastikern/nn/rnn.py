@@ -1,4 +1,4 @@
-"""Plastic recurrent networks as modules: ``PlasticRNN`` for ``torch.nn.RNN``, ``PlasticRNNCell`` for ``torch.nn.RNNCell``."""
+"""Plastic recurrent networks as modules, in the places of ``torch.nn.RNN`` and ``torch.nn.RNNCell``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _positive(name: str, value: object, owner: str) -> None:
 
 
 class _PlasticRNNBase(nn.Module):
-    """Parameters of one or more plastic recurrent layers, under the names of ``torch.nn`` plus ``alpha`` and ``eta``."""
+    """Parameters of plastic recurrent layers, under the names of ``torch.nn`` plus ``alpha`` and ``eta``."""
 
     def __init__(
         self,
@@ -67,8 +67,11 @@ class _PlasticRNNBase(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights and biases as ``torch.nn.RNN`` does, U(-1/sqrt(N), 1/sqrt(N)); ``alpha`` normal and ``eta`` constant as
-        the :class:`~plastikern.Plasticity` says."""
+        """Draw all parameters anew.
+
+        Weights and biases as ``torch.nn.RNN`` does, U(-1/sqrt(N), 1/sqrt(N)); ``alpha`` normal and ``eta`` constant, as
+        the :class:`~plastikern.Plasticity` says.
+        """
         bound = 1 / math.sqrt(self.hidden_size)
         for name, tensor in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
             if name.startswith("alpha"):
@@ -102,7 +105,7 @@ class _PlasticRNNBase(nn.Module):
 class PlasticRNNCell(_PlasticRNNBase):
     r"""One step of a plastic recurrent network, in the shape of ``torch.nn.RNNCell``.
 
-    :math:`y = \phi(W_{ih} u + b_{ih} + b_{hh} + (w + \alpha \circ H) h)`, then the trace changes by the rule of ``plasticity``.
+    :math:`y = \phi(W_{ih} u + b_{ih} + b_{hh} + (w + \alpha \circ H) h)`, then the trace changes by the rule.
 
     Args:
         input_size: features of the input, or None where the input (B, N) itself drives the neurons.
@@ -149,11 +152,14 @@ class PlasticRNNCell(_PlasticRNNBase):
             The next state; its ``hidden`` is the output.
         """
         if input.dim() not in (1, 2):
-            raise ValueError(f"PlasticRNNCell: input must have shape (B, features) or (features,); got {tuple(input.shape)}")
+            raise ValueError(
+                f"PlasticRNNCell: input must have shape (B, features) or (features,); got {tuple(input.shape)}"
+            )
         hidden, trace = (None, None) if state is None else state
         batched = input.dim() == 2
         if not batched:
-            input, hidden, trace, clamp = (None if x is None else x.unsqueeze(0) for x in (input, hidden, trace, clamp))
+            input = input.unsqueeze(0)
+            hidden, trace, clamp = (None if x is None else x.unsqueeze(0) for x in (hidden, trace, clamp))
         hidden, trace = functional.plastic_rnn_step(
             self._drive(input, "", clamp), hidden, trace, self.weight_hh, self.alpha, self.eta,
             plasticity=self.plasticity, nonlinearity=self.nonlinearity, clamp=clamp, backend=self.backend,
@@ -224,7 +230,7 @@ class PlasticRNN(_PlasticRNNBase):
         Args:
             input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence.
             state: hidden (num_layers, B, N) and trace (num_layers, B, N, N), without B for one sequence; None is zero.
-            lengths: steps of each element (B,), from 0 to T; an element that has ended keeps its state, its outputs are 0.
+            lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
             clamp: bool of the shape of the first layer's drive; where True the first layer's activity is its drive
                 (without ``bias_hh``).
 
@@ -257,7 +263,9 @@ class PlasticRNN(_PlasticRNNBase):
             lasts.append(last)
             traces.append(changed)
         # One layer's traces are not copied: they may be most of the memory.
-        stacked = [tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors) for tensors in (lasts, traces)]
+        stacked = [
+            tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors) for tensors in (lasts, traces)
+        ]
         if not batched:
             output, stacked = output.squeeze(1), [tensor.squeeze(1) for tensor in stacked]
         return output, RNNState(*stacked)

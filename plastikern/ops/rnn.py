@@ -31,10 +31,11 @@ def checkpoint_spacing(
 ) -> tuple[int, bool]:
     """Steps between two trace checkpoints, and whether the backward pass may run the trace backwards between them.
 
-    Recomputing a segment costs memory for its traces, so sqrt(T) is the spacing that balances segment and checkpoints. The rule
-    ``decay`` can instead be solved for the trace before the step, which divides by (1 - eta): rounding errors grow by
-    (1 - eta)^-1 a step, so that the rate decides how far apart the checkpoints may be. That holds while activities lie in
-    [-1, 1]; where they can grow, so can the trace, and its small beginnings would be lost in the rounding of its end.
+    Recomputing a segment costs memory for its traces, so sqrt(T) is the spacing that balances segment and
+    checkpoints. The rule ``decay`` can instead be solved for the trace before the step, which divides by (1 - eta):
+    rounding errors grow by (1 - eta)^-1 a step, so that the rate decides how far apart the checkpoints may be. That
+    holds while activities lie in [-1, 1]; where they can grow, so can the trace, and its small beginnings would be
+    lost in the rounding of its end.
     """
     root = math.isqrt(max(steps - 1, 0)) + 1
     if plasticity.constraint != "decay" or nonlinearity not in ("tanh", "sigmoid") or torch.compiler.is_compiling():
@@ -95,7 +96,11 @@ def sequence(
             (checkpoint_every, False)
             if checkpoint_every is not None
             else checkpoint_spacing(
-                drive.shape[1 if batch_first else 0], plasticity, nonlinearity, eta, drive if clamp is not None else None
+                drive.shape[1 if batch_first else 0],
+                plasticity,
+                nonlinearity,
+                eta,
+                drive if clamp is not None else None,
             )
         )
         return _Sequence.apply(*tensors, clamp, lengths, codes, batch_first, *spacing)
@@ -104,7 +109,7 @@ def sequence(
 
 def _backward(
     ctx: Any,
-    grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+    grads: tuple[Tensor | None, ...],
     output: Tensor,
     trace_out: Tensor,
     checkpoints: Tensor,
@@ -129,9 +134,7 @@ def _backward(
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, drive, hidden, trace, weight, alpha, eta, clamp, codes):  # type: ignore[no-untyped-def]
-        found, changed = torch.ops.plastikern.rnn_step.default(
-            drive, hidden, trace, weight, alpha, eta, clamp, *codes
-        )
+        found, changed = torch.ops.plastikern.rnn_step.default(drive, hidden, trace, weight, alpha, eta, clamp, *codes)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(found, hidden, trace, weight, alpha, eta, clamp)
         ctx.codes = codes
@@ -144,9 +147,10 @@ class _Step(torch.autograd.Function):
         if ctx.saved_tensors[6] is not None:
             inputs[5] = inputs[5].unsqueeze(0)
         nothing = found.new_empty(0)
+        upstream = (None, grad_hidden, grad_trace)
         grads = _backward(
-            ctx, (None, grad_hidden, grad_trace), found.unsqueeze(0), nothing, nothing, tuple(inputs), None, False, 1, False
-        )
+            ctx, upstream, found.unsqueeze(0), nothing, nothing, tuple(inputs), None, False, 1, False
+        )  # fmt: skip
         if grads[0] is not None:
             grads[0] = grads[0].squeeze(0)
         return *grads, None, None

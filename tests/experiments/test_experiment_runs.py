@@ -195,6 +195,13 @@ def test_a_finished_run_can_go_on(tmp_path):
     assert numbers(tmp_path / "longer")[1:] == numbers(tmp_path / "whole")[1:]
 
 
+def test_resuming_a_finished_run_repeats_its_result(tmp_path):
+    assert run(tmp_path, episodes=1) == 0
+    once = numbers(tmp_path)
+    assert run(tmp_path, "--resume", episodes=1) == 0
+    assert numbers(tmp_path) == once
+
+
 @pytest.mark.parametrize("arguments", [["--resume"], ["--seeds", "1"]])
 def test_other_settings_do_not_mix_with_a_run(tmp_path, capsys, arguments):
     assert run(tmp_path, episodes=6) == 0
@@ -221,10 +228,10 @@ def test_a_damaged_checkpoint_ends_in_one_line(tmp_path, capsys):
     assert (tmp_path / "seed-0" / "metrics.jsonl").read_bytes() == metrics
 
 
-def test_resuming_with_other_threads_is_noted(tmp_path):
+def test_resuming_with_other_threads_is_noted(tmp_path, capsys):
     assert run(tmp_path, episodes=6) == 0
-    with pytest.warns(UserWarning, match="threads was 1 and is 2"):
-        run(tmp_path, "--resume", "--threads", "2", episodes=6)
+    assert run(tmp_path, "--resume", "--threads", "2", episodes=6) == 0
+    assert "note: threads was 1 and is 2 now" in capsys.readouterr().err
 
 
 def test_a_diverging_run_stops_with_advice(tmp_path, capsys):

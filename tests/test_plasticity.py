@@ -1,0 +1,74 @@
+"""What the record of a rule promises: it is a value, and no rule that cannot exist can be made."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import pickle
+from typing import Any
+
+import pytest
+
+from plastikern import Plasticity
+from plastikern.plasticity import granular_shape
+
+
+def test_the_default_is_the_rule_of_paper_1() -> None:
+    rule = Plasticity()
+    assert (rule.rule, rule.constraint, rule.alpha, rule.eta) == ("hebb", "decay", "connection", "layer")
+    assert rule.learn_eta and rule.eta_init == 0.01
+
+
+def test_a_rule_is_a_frozen_value() -> None:
+    rule = Plasticity(constraint="clip", clip=0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rule.clip = 2.0  # type: ignore[misc]
+    same = Plasticity(constraint="clip", clip=0.5)
+    assert rule == same and hash(rule) == hash(same) and rule != Plasticity()
+    assert pickle.loads(pickle.dumps(rule)) == rule and copy.deepcopy(rule) == rule
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("rule", "hebb, oja"),
+        ("constraint", "decay, clip, soft_clip, clip_on_read, none"),
+        ("alpha", "connection, neuron, layer"),
+        ("eta", "connection, neuron, layer"),
+    ],
+)
+@pytest.mark.parametrize("value", ["Hebb", "", None, 1])
+def test_an_unknown_option_is_refused_with_those_that_exist(name: str, options: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be one of {options}; got {value!r}"):
+        Plasticity(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["clip", "alpha_init", "eta_init"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None])
+def test_a_number_that_is_not_finite_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a finite number; got {value!r}"):
+        Plasticity(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("clip", 0, "clip must be positive; got 0"),
+        ("clip", -1.0, r"clip must be positive; got -1\.0"),
+        ("alpha_init", -0.1, r"alpha_init .* not negative; got -0\.1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plasticity(**{name: value})
+
+
+def test_oja_is_not_combined_with_decay() -> None:
+    with pytest.raises(ValueError, match="'oja' decays by itself.*'decay'"):
+        Plasticity(rule="oja")
+
+
+@pytest.mark.parametrize("granularity, shape", [("connection", (3, 4)), ("neuron", (3,)), ("layer", ())])
+def test_a_coefficient_has_the_shape_of_its_granularity(granularity: str, shape: tuple[int, ...]) -> None:
+    assert granular_shape(granularity, 3, 4) == shape
