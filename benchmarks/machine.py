@@ -29,7 +29,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cpu": _first_field(CPUINFO, "model name") or platform.processor() or platform.machine(),
         "cores": available_cores(),
         "caches": _caches(),
-        "memory_kib": _first_field(MEMINFO, "MemTotal"),
+        "memory": _first_field(MEMINFO, "MemTotal"),
         "governor": _text(CPU / "cpufreq" / "scaling_governor"),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),

@@ -129,10 +129,15 @@ def _rounds(
                 samples.take(which)
         for kernel in kernels:
             rates[kernel].append(probe.ask("bandwidth", kernel=kernel))
-    return {
-        kernel: {**answers[0], "gb_per_s": float(np.median([answer["gb_per_s"] for answer in answers]))}
-        for kernel, answers in rates.items()
-    }
+    return {kernel: _bandwidth(answers) for kernel, answers in rates.items()}
+
+
+def _bandwidth(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    # The spread shows whether somebody else used the memory during the run: then the floors mean nothing.
+    p20, median, p80 = (
+        float(value) for value in np.percentile([answer["gb_per_s"] for answer in answers], (20, 50, 80))
+    )
+    return {**answers[0], "gb_per_s": median, "p20_gb_per_s": p20, "p80_gb_per_s": p80}
 
 
 def _row(workload: Workload, samples: Samples, which: str) -> dict[str, Any]:
