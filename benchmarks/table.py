@@ -85,8 +85,8 @@ def _floors(floors: Sequence[Row]) -> list[str]:
 
 def _probe(probe: Row) -> str:
     return (
-        f"{probe['gb_per_s']:.1f} GB/s ({probe['p20_gb_per_s']:.1f} to {probe['p80_gb_per_s']:.1f}) by {probe['probe']}: "
-        f"{probe['reads']} reads and {probe['writes']} written, "
+        f"{probe['gb_per_s']:.1f} GB/s ({probe['p20_gb_per_s']:.1f} to {probe['p80_gb_per_s']:.1f}) "
+        f"by {probe['probe']}: {probe['reads']} read and {probe['writes']} written, "
         f"{probe['arrays']} arrays of {4 * probe['length'] / 2**20:.1f} MiB"
     )
 

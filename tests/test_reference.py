@@ -81,7 +81,9 @@ def test_computes_the_published_equations(
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("rule, constraint", KINDS)
-@pytest.mark.parametrize("granularity, nonlinearity", [("connection", "tanh"), ("neuron", "sigmoid"), ("layer", "identity")])
+@pytest.mark.parametrize(
+    "granularity, nonlinearity", [("connection", "tanh"), ("neuron", "sigmoid"), ("layer", "identity")]
+)
 def test_derivatives_are_those_of_finite_differences(
     order: int, rule: str, constraint: str, granularity: str, nonlinearity: str
 ) -> None:

@@ -9,7 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import (
-    INPUTS, KINDS, Case, assert_close, assert_same_bits, gradients, needs_native, run, threads, uninitialised_memory_is_nan,
+    INPUTS,
+    KINDS,
+    Case,
+    assert_close,
+    assert_same_bits,
+    gradients,
+    needs_native,
+    run,
+    threads,
+    uninitialised_memory_is_nan,
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +53,7 @@ def cases(draw: st.DrawFn) -> Case:
     )  # fmt: skip
 
 
-@settings(max_examples=400)
+@settings(max_examples=300)
 @given(case=cases(), thread_count=st.sampled_from((1, 2)))
 def test_double_precision_equals_the_reference(case: Case, thread_count: int) -> None:
     with threads(thread_count), uninitialised_memory_is_nan():
@@ -66,7 +75,7 @@ def test_threads_that_share_the_rows_of_an_element_equal_the_reference(
 
 @pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("steps, neurons", [(12, 33), (40, 51)])
+@pytest.mark.parametrize("steps, neurons", [(5, 33), (30, 51)])
 def test_single_precision_is_as_near_to_double_as_rounding_allows(
     rule: str, constraint: str, granularity: str, steps: int, neurons: int
 ) -> None:
@@ -103,14 +112,25 @@ def step(case: Case, backend: str, upstream: tuple[bool, bool]) -> dict[str, Ten
 
 
 @pytest.mark.parametrize("rule, constraint", KINDS)
-@pytest.mark.parametrize("batch, neurons, nonlinearity", [(0, 3, "tanh"), (1, 1, "relu"), (3, 33, "sigmoid"), (1, 130, "identity")])
+@pytest.mark.parametrize(
+    "batch, neurons, nonlinearity", [(0, 3, "tanh"), (1, 1, "relu"), (3, 33, "sigmoid"), (1, 130, "identity")]
+)
 @pytest.mark.parametrize("upstream", [(True, True), (True, False), (False, True)])
 def test_a_step_equals_a_sequence_of_one_step_and_the_reference(
     rule: str, constraint: str, batch: int, neurons: int, nonlinearity: str, upstream: tuple[bool, bool]
 ) -> None:
     for number, (alpha, eta) in enumerate(itertools.product(GRANULARITIES, repeat=2)):
         plasticity = Plasticity(rule=rule, constraint=constraint, clip=0.6, alpha=alpha, eta=eta)
-        case = Case(1, batch, neurons, plasticity, nonlinearity, eta=0.3, with_clamp=number % 2 == 0, upstream=(False, *upstream))
+        case = Case(
+            1,
+            batch,
+            neurons,
+            plasticity,
+            nonlinearity,
+            eta=0.3,
+            with_clamp=number % 2 == 0,
+            upstream=(False, *upstream),
+        )
         with uninitialised_memory_is_nan():
             found = step(case, "cpu", upstream)
             assert_close(found, step(case, "reference", upstream), FP64)
@@ -132,7 +152,13 @@ def test_many_calls_that_hand_on_the_state_equal_one_call(rule: str, constraint:
     for start, end in itertools.pairwise(range(12) if by_steps else (0, 4, 4, 5, 11)):
         if by_steps:
             hidden, trace = PF.plastic_rnn_step(
-                inputs["drive"][start], hidden, trace, *parameters, plasticity=plasticity, clamp=clamp[start], backend="cpu"
+                inputs["drive"][start],
+                hidden,
+                trace,
+                *parameters,
+                plasticity=plasticity,
+                clamp=clamp[start],
+                backend="cpu",
             )
             outputs.append(hidden.unsqueeze(0))
         else:
@@ -141,7 +167,10 @@ def test_many_calls_that_hand_on_the_state_equal_one_call(rule: str, constraint:
             )
             outputs.append(output)
     results = {"output": torch.cat(outputs), "hidden": hidden, "trace": trace}
-    found = {**{name: result.detach() for name, result in results.items()}, **gradients(case.loss(list(results.values())), inputs)}
+    found = {
+        **{name: result.detach() for name, result in results.items()},
+        **gradients(case.loss(list(results.values())), inputs),
+    }
     assert_close(found, run(case, "cpu"), FP64_ROUNDING)
 
 
@@ -163,11 +192,12 @@ def transposed(tensor: Tensor) -> Tensor:
 
 
 def sliced(tensor: Tensor) -> Tensor:
-    return torch.stack([tensor, torch.full_like(tensor, torch.nan)], -1)[..., 0]
+    beside = torch.ones_like(tensor) if tensor.dtype == torch.bool else torch.full_like(tensor, torch.nan)
+    return torch.stack([tensor, beside], -1)[..., 0]
 
 
 def offset(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor.new_full((1,), torch.nan), tensor.flatten()])[1:].view(tensor.shape)
+    return torch.cat([tensor.new_ones(1), tensor.flatten()])[1:].view(tensor.shape)
 
 
 @pytest.mark.parametrize("layout", [transposed, sliced, offset])
@@ -177,7 +207,7 @@ def test_any_memory_layout_gives_the_same_bits(layout: Callable[[Tensor], Tensor
     leaves = case.inputs()
     inputs = {name: layout(tensor) for name, tensor in leaves.items()}
     options = case.options()
-    options["clamp"] = layout(options["clamp"].double()).bool() if layout is offset else layout(options["clamp"].byte()).bool()
+    options["clamp"] = layout(options["clamp"])
     outputs = PF.plastic_rnn_sequence(**inputs, **options, backend="cpu")
     upstreams = [layout(case.random(7 + i, *result.shape)) for i, result in enumerate(outputs)]
     torch.autograd.backward(outputs, upstreams)

@@ -73,9 +73,19 @@ struct History {
 };
 
 template <typename S>
+inline __attribute__((always_inline)) int64_t steps_of(const History<S>* elements, int64_t count) {
+    int64_t steps = 0;
+    for (int64_t e = 0; e < count; ++e) steps += elements[e].steps;
+    return steps;
+}
+
+constexpr int64_t kGradientRows = 8;  // rows whose histories `gradients` gathers together
+
+template <typename S>
 struct ParameterGradients {
     S *weight, *alpha;  // (O, I), and alpha's own shape; null: not wanted. Written for the rows asked for.
-    S* scratch;         // 2 * (all steps of all elements)
+    const S* pres;      // the elements' pre, by `pack_history`
+    S* scratch;         // 2 * kGradientRows * (all steps of all elements)
 };
 
 // Kernels of one rule, constraint and parameter layout, for rows [begin, end).
@@ -94,6 +104,11 @@ template <typename S>
 struct Kernels {
     const char* capability;
     const ConnectionKernels<S>* (*connection)(RuleKind, ConstraintKind, bool alpha_per_synapse, bool rate_per_synapse);
+    // Columns that are packed together, and the packing of the elements' pre for `gradients`: tiles [first_tile,
+    // last_tile).
+    int64_t tile;
+    void (*pack_history)(int64_t columns, const History<S>* elements, int64_t count, S* packed, int64_t first_tile,
+                         int64_t last_tile);
     void (*activate)(Nonlinearity, const S* drive, const bool* clamp, S* sum_to_activity, int64_t count);
     void (*bandwidth)(const S* a, const S* b, S* c, int64_t count);
 };

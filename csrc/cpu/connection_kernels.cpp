@@ -189,68 +189,97 @@ void recompute(const Connection<S>& c, const History<S>& h, Rows<S> out, int64_t
     }
 }
 
-// Gradients of weight and alpha for kVectors vectors of one row's columns: the synapses, their traces and both
-// gradients stay in registers over all steps of all elements. `grads` and `posts` hold the row's history.
-template <class P, int kVectors, class Access>
-LANES_INLINE void gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* grads,
-                                const S* posts, int64_t j, int64_t i, Access access, const ParameterGradients<S>& out,
-                                V& alpha_sum) {
-    V weight_grad[kVectors] = {}, alpha_grad[kVectors] = {}, rate[kVectors];
+// The columns that `gradients` treats together: as many vectors as hide the latency of its sums and fit into registers.
+constexpr int kTileVectors = 4;
+constexpr int64_t kTile = kTileVectors * kLanes;
+
+// Histories of the columns [first_tile, last_tile) * kTile, in the order in which `gradients` reads them: all steps of
+// a tile, zeros beyond the last column. In place, every step would touch another page.
+void pack_history(int64_t columns, const History<S>* elements, int64_t count, S* packed, int64_t first_tile,
+                  int64_t last_tile) {
+    S* to = packed + first_tile * kTile * steps_of(elements, count);
+    for (int64_t i = first_tile * kTile; i < last_tile * kTile; i += kTile) {
+        const int64_t here = columns - i < kTile ? columns - i : kTile;
+        for (const History<S>* e = elements; e != elements + count; ++e) {
+            for (int64_t t = 0; t < e->steps; ++t, to += kTile) {
+                const S* from = (t == 0 ? e->first_pre : e->pre + (t - 1) * e->pre_stride) + i;
+                for (int64_t column = 0; column < here; ++column) to[column] = from[column];
+                for (int64_t column = here; column < kTile; ++column) to[column] = 0;
+            }
+        }
+    }
+}
+
+// A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay untouched.
+LANES_INLINE V load_upto(const S* from, int64_t remaining) {
+    if (remaining >= kLanes) return Whole::load(from);
+    return remaining > 0 ? Part(remaining).load(from) : V{};
+}
+LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
+    if (remaining >= kLanes) return Whole::store(to, value);
+    if (remaining > 0) Part(remaining).store(to, value);
+}
+
+// Gradients of weight and alpha for one tile of one row: the synapses, their traces and both gradients stay in
+// registers over all steps of all elements. `pres` holds the tile's history, `grads` and `posts` the row's. Returns the
+// sum of alpha's.
+template <class P>
+V gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* pres, const S* grads,
+                const S* posts, int64_t j, int64_t i, const ParameterGradients<S>& out) {
+    V weight_grad[kTileVectors] = {}, alpha_grad[kTileVectors] = {}, rate[kTileVectors], trace[kTileVectors];
     const V bound = splat(c.bound);
-    const Coefficient<P::rate_per_synapse> row_rate(c.rate, c.rate_stride, j);
-    for (int v = 0; v < kVectors; ++v) rate[v] = row_rate.at(i + v * kLanes, access);
+    const S* rate_row = c.rate + j * c.rate_stride;
+    for (int v = 0; v < kTileVectors; ++v) {
+        rate[v] =
+            P::rate_per_synapse ? load_upto(rate_row + i + v * kLanes, c.pres - i - v * kLanes) : splat(*rate_row);
+    }
     for (const History<S>* e = elements; e != elements + count; ++e) {
-        V trace[kVectors];
-        for (int v = 0; v < kVectors; ++v) trace[v] = access.load(e->trace.row(j) + i + v * kLanes);
-        const S* pre_row = e->first_pre + i;
-        for (int64_t t = 0; t < e->steps; ++t) {
+        const S* trace_row = e->trace.row(j) + i;
+        for (int v = 0; v < kTileVectors; ++v) trace[v] = load_upto(trace_row + v * kLanes, c.pres - i - v * kLanes);
+        for (int64_t t = 0; t < e->steps; ++t, pres += kTile) {
             const V grad = splat(*grads++), post = splat(*posts++);
 #pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) {
-                const V pre = access.load(pre_row + v * kLanes), through = grad * pre;
+            for (int v = 0; v < kTileVectors; ++v) {
+                const V pre = Whole::load(pres + v * kLanes), through = grad * pre;
                 weight_grad[v] += through;
                 alpha_grad[v] += through * P::Constraint::read(trace[v], bound);
                 trace[v] = P::next(trace[v], pre, post, rate[v], bound);
             }
-            pre_row = e->pre + t * e->pre_stride + i;
         }
     }
-    for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = j * c.pres + i + v * kLanes;
-        if (out.weight != nullptr) access.store(out.weight + at, weight_grad[v]);
-        if constexpr (P::alpha_per_synapse) {
-            if (out.alpha != nullptr) access.store(out.alpha + at, alpha_grad[v]);
-        } else {
-            alpha_sum += alpha_grad[v];
-        }
+    V alpha_sum{};
+    for (int v = 0; v < kTileVectors; ++v) {
+        const int64_t at = j * c.pres + i + v * kLanes, remaining = c.pres - i - v * kLanes;
+        if (out.weight != nullptr) store_upto(out.weight + at, weight_grad[v], remaining);
+        if (P::alpha_per_synapse && out.alpha != nullptr) store_upto(out.alpha + at, alpha_grad[v], remaining);
+        alpha_sum += alpha_grad[v];
     }
+    return alpha_sum;
 }
 
 template <class P>
 void gradients(const Connection<S>& c, const History<S>* elements, int64_t count, const ParameterGradients<S>& out,
                int64_t begin, int64_t end) {
-    constexpr int kVectors = 4;
-    int64_t all_steps = 0;
-    for (const History<S>* e = elements; e != elements + count; ++e) all_steps += e->steps;
-    S *grads = out.scratch, *posts = grads + all_steps;
-    for (int64_t j = begin; j < end; ++j) {
+    const int64_t steps = steps_of(elements, count);
+    S *grads = out.scratch, *posts = grads + kGradientRows * steps;
+    for (int64_t first = begin; first < end; first += kGradientRows) {
+        const int64_t rows = end - first < kGradientRows ? end - first : kGradientRows;
         int64_t at = 0;
         for (const History<S>* e = elements; e != elements + count; ++e) {
             for (int64_t t = 0; t < e->steps; ++t, ++at) {
-                grads[at] = e->grad_sum[t * e->grad_stride + j];
-                posts[at] = e->post[t * e->post_stride + j];
+                const S *grad_row = e->grad_sum + t * e->grad_stride, *post_row = e->post + t * e->post_stride;
+                for (int64_t r = 0; r < rows; ++r) grads[r * steps + at] = grad_row[first + r];
+                for (int64_t r = 0; r < rows; ++r) posts[r * steps + at] = post_row[first + r];
             }
         }
-        V alpha_sum{};
-        int64_t i = 0;
-        for (; i + kVectors * kLanes <= c.pres; i += kVectors * kLanes) {
-            gradient_tile<P, kVectors>(c, elements, count, grads, posts, j, i, Whole(), out, alpha_sum);
+        for (int64_t r = 0; r < rows; ++r) {
+            V alpha_sum{};
+            for (int64_t i = 0; i < c.pres; i += kTile) {
+                alpha_sum += gradient_tile<P>(c, elements, count, out.pres + i * steps, grads + r * steps,
+                                              posts + r * steps, first + r, i, out);
+            }
+            if (!P::alpha_per_synapse && out.alpha != nullptr) out.alpha[first + r] = sum_of(alpha_sum);
         }
-        for (; i + kLanes <= c.pres; i += kLanes) {
-            gradient_tile<P, 1>(c, elements, count, grads, posts, j, i, Whole(), out, alpha_sum);
-        }
-        if (i < c.pres) gradient_tile<P, 1>(c, elements, count, grads, posts, j, i, Part(c.pres - i), out, alpha_sum);
-        if (!P::alpha_per_synapse && out.alpha != nullptr) out.alpha[j] = sum_of(alpha_sum);
     }
 }
 
@@ -311,7 +340,7 @@ void bandwidth(const S* a, const S* b, S* c, int64_t count) {
 namespace plastikern {
 
 extern const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR);
-const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {TEXT(PLASTIKERN_CAPABILITY), connection,
-                                                                             activate, bandwidth};
+const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {
+    TEXT(PLASTIKERN_CAPABILITY), connection, kTile, pack_history, activate, bandwidth};
 
 }  // namespace plastikern

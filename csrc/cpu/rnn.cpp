@@ -158,19 +158,31 @@ void forward_element(const Rnn<S>& n, Sequence<const S> drive, const RnnOutputs<
     for (int64_t t = length; t < n.steps; ++t) std::fill(out.output.at(t, b) + begin, out.output.at(t, b) + end, S(0));
 }
 
+// From the gradient of the activities, in `grad_drive`, to those of the drive and of the recurrent sum. A clamped
+// activity is its drive; every other one sees both through the nonlinearity, whose slope follows from the activity.
 template <typename S>
-S slope(Nonlinearity nonlinearity, S activity) {
+void through_activity(Nonlinearity nonlinearity, const S* activity, const bool* clamp, S* grad_drive, S* grad_sum,
+                      int64_t begin, int64_t end) {
+    const auto apply = [&](auto slope) {
+        if (clamp == nullptr) {
+            for (int64_t j = begin; j < end; ++j) grad_sum[j] = grad_drive[j] *= slope(activity[j]);
+            return;
+        }
+        for (int64_t j = begin; j < end; ++j) {
+            grad_sum[j] = clamp[j] ? S(0) : grad_drive[j] * slope(activity[j]);
+            grad_drive[j] = clamp[j] ? grad_drive[j] : grad_sum[j];
+        }
+    };
     switch (nonlinearity) {
         case Nonlinearity::tanh:
-            return 1 - activity * activity;
+            return apply([](S y) { return 1 - y * y; });
         case Nonlinearity::relu:
-            return activity > 0 ? S(1) : S(0);
+            return apply([](S y) { return y > 0 ? S(1) : S(0); });
         case Nonlinearity::sigmoid:
-            return activity * (1 - activity);
+            return apply([](S y) { return y * (1 - y); });
         case Nonlinearity::identity:
-            return 1;
+            return apply([](S) { return S(1); });
     }
-    return 0;
 }
 
 template <typename S>
@@ -185,14 +197,16 @@ struct BackwardScratch {
     S* grad_pres;      // per thread (3, N), in rotation: a step's total, the step's before, the one being read
     S* rates;          // per thread (N,)
     S* alphas;         // (N,): alpha's gradient by rows, where it is one number for the layer
+    S* packed_pres;    // all steps of all elements, (N) rounded up to whole tiles
     S* gradient_rows;  // per thread
-    int64_t trace_size, row, gradient_size;
+    int64_t trace_size, row, gradient_size, tiles;
 
     BackwardScratch(const Rnn<S>& n, const RnnGradients<S>& g, Parts<S>& parts) {
         const int64_t threads = useful_threads(n);
         row = padded<S>(n.neurons);
         trace_size = n.matrix() * (g.reverse ? 1 : std::max<int64_t>(std::min(n.checkpoint_every, n.steps) - 1, 0));
-        gradient_size = padded<S>(2 * n.steps * n.batch);
+        gradient_size = padded<S>(2 * kGradientRows * n.steps * n.batch);
+        tiles = (n.neurons + kernels<S>().tile - 1) / kernels<S>().tile;
         zeros = parts.take(n.neurons);
         grad_sums = parts.take(n.clamp ? n.steps * n.batch * n.neurons : 0);
         traces = parts.take(teams(n) * trace_size);
@@ -201,6 +215,7 @@ struct BackwardScratch {
         grad_pres = parts.take(threads * 3 * row);
         rates = parts.take(threads * row);
         alphas = parts.take(n.neurons);
+        packed_pres = parts.take(tiles * kernels<S>().tile * n.steps * n.batch);
         gradient_rows = parts.take(threads * gradient_size);
     }
 };
@@ -233,7 +248,6 @@ void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardS
         if (k == length && g.reverse) return {g.trace_out + b * n.synapses(), size};
         return {nullptr, 0};
     };
-    const auto grad_of = [&](const S* whole, int64_t j) { return whole == nullptr ? S(0) : whole[b * size + j]; };
 
     Rows<const S> grad_in = {s.zeros, 0};
     if (g.grad_trace != nullptr) grad_in = {g.grad_trace + b * n.synapses(), size};
@@ -288,22 +302,17 @@ void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardS
         }
         team.barrier();
         S* target = k > 0 ? g.grad_drive.at(k - 1, b) : g.grad_hidden_in + b * size;
-        for (int64_t j = begin; j < end; ++j) {
-            S total = k == length ? grad_of(g.grad_hidden, j) : S(0);
-            for (int64_t member = 0; member < team.size; ++member) total += grad_pre(member, k)[j];
-            target[j] = total;
+        const S* last = k == length && g.grad_hidden != nullptr ? g.grad_hidden + b * size : s.zeros;
+        std::copy(last + begin, last + end, target + begin);
+        for (int64_t member = 0; member < team.size; ++member) {
+            const S* part = grad_pre(member, k);
+            for (int64_t j = begin; j < end; ++j) target[j] += part[j];
         }
         if (k == 0) break;
-        const S* activity = g.output.at(k - 1, b);
-        S* grad_sum = grad_sums.at(k - 1, b);
         const S* upstream = g.grad_output ? g.grad_output.at(k - 1, b) : s.zeros;
-        const bool* clamp = n.clamp ? n.clamp.at(k - 1, b) : nullptr;
-        for (int64_t j = begin; j < end; ++j) {
-            const S grad_activity = target[j] + grad_post[j] + upstream[j];
-            const S through = grad_activity * slope(n.nonlinearity, activity[j]);
-            target[j] = clamp != nullptr && clamp[j] ? grad_activity : through;
-            grad_sum[j] = clamp != nullptr && clamp[j] ? S(0) : through;
-        }
+        for (int64_t j = begin; j < end; ++j) target[j] += grad_post[j] + upstream[j];
+        through_activity(n.nonlinearity, g.output.at(k - 1, b), n.clamp ? n.clamp.at(k - 1, b) : nullptr, target,
+                         grad_sums.at(k - 1, b), begin, end);
         // The slot that unit k - 1 starts on was last read before the barrier above.
         if (k > 1) std::fill_n(grad_pre(team.rank, k - 2), size, S(0));
     }
@@ -330,9 +339,13 @@ void parameter_gradients(const Rnn<S>& n, const RnnGradients<S>& g, const Backwa
     }
     const bool alpha_per_layer = g.alpha != nullptr && n.connection.alpha_stride == 0;
     parallel(threads, [&](int64_t rank, int64_t size) {
+        const Team team{rank, size};
         int64_t begin, end;
-        Team{rank, size}.share(n.neurons, begin, end);
-        const ParameterGradients<S> wanted = {g.weight, alpha_per_layer ? s.alphas : g.alpha,
+        kernels<S>().pack_history(n.neurons, histories.data(), n.batch, s.packed_pres, s.tiles * rank / size,
+                                  s.tiles * (rank + 1) / size);
+        team.barrier();
+        team.share(n.neurons, begin, end);
+        const ParameterGradients<S> wanted = {g.weight, alpha_per_layer ? s.alphas : g.alpha, s.packed_pres,
                                               s.gradient_rows + rank * s.gradient_size};
         kernel.gradients(n.connection, histories.data(), n.batch, wanted, begin, end);
     });

@@ -1,0 +1,98 @@
+"""A sequence keeps activities and a few traces for its backward pass, never a trace per step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import KINDS, Case, assert_close, assert_same_bits, needs_native, run
+from tolerances import FP64
+from torch import Tensor
+
+import plastikern.functional as PF
+from plastikern import Plasticity, PlasticRNN
+
+pytestmark = needs_native
+
+
+def kept_traces(case: Case, backend: str) -> float:
+    """Memory saved for the backward pass, in traces of the whole batch, without what the caller holds anyway."""
+    inputs = case.inputs()
+    given = {tensor.untyped_storage().data_ptr() for tensor in inputs.values()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() and storage.data_ptr() not in given:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = PF.plastic_rnn_sequence(**inputs, **case.options(), backend=backend)
+    assert all(result.requires_grad for result in outputs)
+    return sum(saved.values()) / (case.batch * case.neurons**2 * 8)
+
+
+# Neurons fill whole cache lines, so that rows of checkpoints have no padding; activities are a little more than one trace.
+LONG = {"steps": 100, "batch": 1, "neurons": 64}
+ACTIVITIES = 100 / 64
+
+
+def test_the_measure_sees_a_trace_per_step_in_the_reference() -> None:
+    assert kept_traces(Case(**LONG), "reference") > LONG["steps"]
+
+
+@pytest.mark.parametrize("rule, constraint", KINDS)
+@pytest.mark.parametrize("eta", [0.01, 0.3])
+def test_about_the_square_root_of_the_steps_are_kept(rule: str, constraint: str, eta: float) -> None:
+    case = Case(**LONG, plasticity=Plasticity(rule=rule, constraint=constraint), eta=eta)
+    assert kept_traces(case, "cpu") <= math.sqrt(case.steps) + ACTIVITIES
+
+
+def test_a_slow_decay_is_run_backwards_from_its_last_trace() -> None:
+    assert kept_traces(Case(**LONG, eta=0.01), "cpu") <= 1 + ACTIVITIES
+
+
+@pytest.mark.parametrize("constraint", ["decay", "clip"])
+@pytest.mark.parametrize("every", [1, 7, 25, 99, 100, 1000])
+def test_a_spacing_that_is_asked_for_is_honoured(constraint: str, every: int) -> None:
+    case = Case(**LONG, plasticity=Plasticity(constraint=constraint), checkpoint_every=every)
+    assert kept_traces(case, "cpu") == pytest.approx(ACTIVITIES + (case.steps - 1) // every)
+
+
+def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
+    case = Case(**LONG)
+    with torch.no_grad():
+        output, *_ = PF.plastic_rnn_sequence(**case.inputs(), **case.options(), backend="cpu")
+    assert output.grad_fn is None
+
+
+@pytest.mark.parametrize("rule, constraint", KINDS)
+@pytest.mark.parametrize("eta", ["layer", "connection"])
+def test_the_spacing_changes_no_bit_of_what_is_recomputed(rule: str, constraint: str, eta: str) -> None:
+    def case(every: int | None) -> Case:
+        plasticity = Plasticity(rule=rule, constraint=constraint, clip=0.6, eta=eta)
+        return Case(23, 2, 13, plasticity, with_clamp=True, lengths=(23, 16), checkpoint_every=every)
+
+    expected = run(case(1), "cpu")
+    for every in (2, 5, 8, 22, 23, 24, 2**40):
+        assert_same_bits(run(case(every), "cpu"), expected)
+    by_the_library = run(case(None), "cpu")
+    assert_close(by_the_library, expected, FP64)
+    if constraint != "decay":
+        assert_same_bits(by_the_library, expected)
+
+
+def test_a_module_hands_its_spacing_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    original = PF.plastic_rnn_sequence
+
+    def spy(*args: Any, **options: Any) -> Any:
+        seen.append(options["checkpoint_every"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(PF, "plastic_rnn_sequence", spy)
+    PlasticRNN(3, 4, num_layers=2, checkpoint_every=3)(torch.randn(5, 2, 3))
+    assert seen == [3, 3]
