@@ -14,7 +14,7 @@ from .workloads import FORWARD, Inputs, Parameters, State, Step, Workload
 
 SequenceFunction = Callable[[Parameters, State, Tensor], Tensor]
 
-# Chunks longer than 8 take minutes to compile at their first use and did not become faster.
+# The longer a chunk, the longer the compiler takes: these two keep a whole run within reason.
 CHUNK_LENGTHS = (4, 8)
 # One code object is compiled for each combination of shapes and needs for gradients; beyond its limit dynamo would
 # quietly run the rest of them as eager PyTorch.

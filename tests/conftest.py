@@ -52,7 +52,7 @@ class Case:
             return self.batch, self.steps, self.neurons
         return self.steps, self.batch, self.neurons
 
-    def inputs(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    def inputs(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         """Leaves that ask for a gradient; the recurrent matrix has a norm of about 1."""
         size, scale = self.neurons, 0.5 / self.neurons**0.5
         spread = 0.0 if self.plasticity.eta == "layer" else 0.01
@@ -101,9 +101,11 @@ def gradients(loss: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def run(case: Case, backend: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Outputs and all gradients of a case, by name."""
     inputs = case.inputs(dtype)
-    outputs = PF.plastic_rnn_sequence(**inputs, **case.options(), backend=backend)
-    results = dict(zip(("output", "hidden", "trace"), (result.detach() for result in outputs), strict=True))
-    return {**results, **gradients(case.loss(outputs), inputs)}
+    # The small steps of the reference are not worth a second thread.
+    with threads(1 if backend == "reference" else torch.get_num_threads()):
+        outputs = PF.plastic_rnn_sequence(**inputs, **case.options(), backend=backend)
+        results = dict(zip(("output", "hidden", "trace"), (result.detach() for result in outputs), strict=True))
+        return {**results, **gradients(case.loss(outputs), inputs)}
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:

@@ -57,12 +57,12 @@ def test_a_module_hands_its_backend_on() -> None:
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="backend must be one of reference, cpu.*; got 'gpu'"):
+    with pytest.raises(ValueError, match=r"backend must be one of reference, cpu.*; got 'gpu'"):
         serving("gpu")
-    with pytest.raises(ValueError, match="name must be one of reference, cpu.*; got 'gpu'"), use_backend("gpu"):
+    with pytest.raises(ValueError, match=r"name must be one of reference, cpu.*; got 'gpu'"), use_backend("gpu"):
         pass
     monkeypatch.setenv("PLASTIKERN_BACKEND", "gpu")
-    with pytest.raises(ValueError, match="PLASTIKERN_BACKEND must be one of reference, cpu.*; got 'gpu'"):
+    with pytest.raises(ValueError, match=r"PLASTIKERN_BACKEND must be one of reference, cpu.*; got 'gpu'"):
         serving()
 
 
@@ -70,13 +70,13 @@ def test_an_unknown_name_is_refused_with_those_that_exist(monkeypatch: pytest.Mo
 def test_what_the_fused_backend_cannot_serve_falls_to_the_reference_unless_it_was_named() -> None:
     half = {name: tensor.detach().bfloat16().requires_grad_() for name, tensor in Case().inputs().items()}
     assert serving(**half) == "reference"
-    with pytest.raises(RuntimeError, match="'cpu' cannot serve this call: .*float32 and float64.* bfloat16"):
+    with pytest.raises(RuntimeError, match=r"'cpu' cannot serve this call: .*float32 and float64.* bfloat16"):
         serving("cpu", **half)
     with use_backend("cpu"), pytest.raises(RuntimeError, match="bfloat16"):
         serving(**half)
     meta = {name: tensor.detach().to("meta").requires_grad_() for name, tensor in Case().inputs().items()}
     assert serving(**meta) == "reference"
-    with pytest.raises(RuntimeError, match="'cpu' cannot serve this call: .* on meta"):
+    with pytest.raises(RuntimeError, match=r"'cpu' cannot serve this call: .* on meta"):
         serving("cpu", **meta)
 
 

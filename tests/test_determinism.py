@@ -15,9 +15,9 @@ pytestmark = needs_native
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("thread_count", [1, 2, 3])
+@pytest.mark.parametrize("thread_count", [1, 2])
 @pytest.mark.parametrize(
-    "shape", [(9, 1, 133), (9, 3, 133), (24, 5, 41), (3, 2, 7)], ids=["rows", "rows-3", "batch", "small"]
+    "shape", [(5, 1, 133), (5, 3, 133), (24, 5, 41), (3, 2, 7)], ids=["rows", "rows-3", "batch", "small"]
 )
 @pytest.mark.parametrize("alpha, eta", [("connection", "layer"), ("layer", "neuron"), ("connection", "connection")])
 def test_two_runs_give_the_same_bits(
@@ -48,7 +48,7 @@ def poison_workspace(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rule, constraint", KINDS)
 def test_what_ran_before_changes_no_bit(thread_count: int, dtype: torch.dtype, rule: str, constraint: str) -> None:
     with threads(thread_count):
-        for alpha, eta in (("connection", "layer"), ("layer", "connection"), ("neuron", "neuron")):
+        for alpha, eta in (("connection", "layer"), ("layer", "connection")):
             plasticity = Plasticity(rule=rule, constraint=constraint, alpha=alpha, eta=eta)
             case = Case(7, 3, 21, plasticity, with_clamp=True, lengths=(7, 0, 4))
             for checkpoint_every in (None, 2):

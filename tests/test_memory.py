@@ -35,8 +35,8 @@ def kept_traces(case: Case, backend: str) -> float:
     return sum(saved.values()) / (case.batch * case.neurons**2 * 8)
 
 
-# Neurons fill whole cache lines, so that rows of checkpoints have no padding; activities are a little more than one trace.
-LONG = {"steps": 100, "batch": 1, "neurons": 64}
+# Neurons fill whole cache lines, so that rows of checkpoints have no padding.
+LONG: dict[str, Any] = {"steps": 100, "batch": 1, "neurons": 64}
 ACTIVITIES = 100 / 64
 
 

@@ -65,7 +65,7 @@ def test_a_number_out_of_range_is_refused(name: str, value: Any, message: str) -
 
 
 def test_oja_is_not_combined_with_decay() -> None:
-    with pytest.raises(ValueError, match="'oja' decays by itself.*'decay'"):
+    with pytest.raises(ValueError, match=r"'oja' decays by itself.*'decay'"):
         Plasticity(rule="oja")
 
 

@@ -275,13 +275,13 @@ void bandwidth(const Tensor& a, const Tensor& b, Tensor c, int64_t repeats) {
         STD_TORCH_CHECK(tensor->is_contiguous(), "bandwidth: tensors must be contiguous");
     }
     const int64_t count = a.numel();
-    parallel(static_cast<int64_t>(torch::stable::get_num_threads()), [&](int64_t rank, int64_t size) {
+    parallel(static_cast<int64_t>(torch::stable::get_num_threads()), [&](Team team) {
         int64_t begin, end;
-        Team{rank, size}.share(count, begin, end);
+        team.share(count, begin, end);
         for (int64_t i = 0; i < repeats; ++i) {
             kernels<float>().bandwidth(pointer<float>(a) + begin, pointer<float>(b) + begin,
                                        output_pointer<float>(c) + begin, end - begin);
-            Team{rank, size}.barrier();
+            team.barrier();
         }
     });
 }

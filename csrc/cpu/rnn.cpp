@@ -63,6 +63,9 @@ struct Packed {
     }
 };
 
+// Below this many synapses a step of one element takes less time than a barrier is worth.
+constexpr int64_t kSplitSynapses = 16384;
+
 constexpr int64_t kSideBySideBytes = int64_t{8} << 20;
 
 template <typename S>
@@ -119,7 +122,7 @@ struct ForwardScratch {
 
 template <typename S>
 void forward_element(const Rnn<S>& n, Sequence<const S> drive, const RnnOutputs<S>& out, const ForwardScratch<S>& s,
-                     int64_t b, int64_t rank, Team team) {
+                     int64_t b, int64_t thread, Team team) {
     const ConnectionKernels<S>& kernel = n.kernel();
     const int64_t length = n.length(b);
     const Sequence<const S> output = {out.output.data, out.output.step, out.output.element};
@@ -128,7 +131,7 @@ void forward_element(const Rnn<S>& n, Sequence<const S> drive, const RnnOutputs<
     team.share(n.neurons, begin, end);
     const Rows<S> final_trace = {out.trace + b * n.synapses(), n.neurons};
     Rows<S> work = final_trace;
-    if (worth_packing(n)) work = {s.traces + (team.size == 1 ? rank : 0) * n.matrix(), padded<S>(n.neurons)};
+    if (worth_packing(n)) work = {s.traces + (team.size == 1 ? thread : 0) * n.matrix(), padded<S>(n.neurons)};
     Rows<const S> trace = initial_trace(n, zeros, b);
     for (int64_t k = 0; k <= length; ++k) {
         // A checkpoint is not copied: the unit writes the trace there, and the next one reads it from there.
@@ -226,11 +229,11 @@ Sequence<S> grad_sums_of(const Rnn<S>& n, const RnnGradients<S>& g, const Backwa
 }
 
 template <typename S>
-void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardScratch<S>& s, int64_t b, int64_t rank,
+void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardScratch<S>& s, int64_t b, int64_t thread,
                       Team team) {
     const ConnectionKernels<S>& kernel = n.kernel();
     const int64_t length = n.length(b), size = n.neurons, every = n.checkpoint_every;
-    const int64_t first_thread = team.size == 1 ? rank : 0, stride = padded<S>(size);
+    const int64_t first_thread = team.size == 1 ? thread : 0, stride = padded<S>(size);
     int64_t begin, end;
     team.share(size, begin, end);
     const Sequence<S> grad_sums = grad_sums_of(n, g, s);
@@ -272,7 +275,7 @@ void backward_element(const Rnn<S>& n, const RnnGradients<S>& g, const BackwardS
             unit.grad_pre_before = grad_pre(team.rank, k - 1);
             unit.grad_post_before = grad_post;
         }
-        unit.grad_rate = n.connection.rate_per_synapse ? g.rate : s.rates + rank * s.row;
+        unit.grad_rate = n.connection.rate_per_synapse ? g.rate : s.rates + thread * s.row;
         if (k == 0 || g.reverse) {
             const Rows<const S> kept = kept_trace(k);
             unit.trace = kept.data != nullptr ? kept : Rows<const S>{traces, stride};
@@ -338,15 +341,14 @@ void parameter_gradients(const Rnn<S>& n, const RnnGradients<S>& g, const Backwa
                              initial_trace(n, static_cast<const S*>(s.zeros), b), grad_sums.at(0, b), grad_sums.step});
     }
     const bool alpha_per_layer = g.alpha != nullptr && n.connection.alpha_stride == 0;
-    parallel(threads, [&](int64_t rank, int64_t size) {
-        const Team team{rank, size};
+    parallel(threads, [&](Team team) {
         int64_t begin, end;
-        kernels<S>().pack_history(n.neurons, histories.data(), n.batch, s.packed_pres, s.tiles * rank / size,
-                                  s.tiles * (rank + 1) / size);
+        kernels<S>().pack_history(n.neurons, histories.data(), n.batch, s.packed_pres, s.tiles * team.rank / team.size,
+                                  s.tiles * (team.rank + 1) / team.size);
         team.barrier();
         team.share(n.neurons, begin, end);
         const ParameterGradients<S> wanted = {g.weight, alpha_per_layer ? s.alphas : g.alpha, s.packed_pres,
-                                              s.gradient_rows + rank * s.gradient_size};
+                                              s.gradient_rows + team.rank * s.gradient_size};
         kernel.gradients(n.connection, histories.data(), n.batch, wanted, begin, end);
     });
     if (alpha_per_layer) *g.alpha = summed(s.alphas, n.neurons, 1);
@@ -364,10 +366,10 @@ void rnn_forward(const Rnn<S>& given, Sequence<const S> drive, const RnnOutputs<
     const ForwardScratch<S> s(given, parts);
     const Rnn<S> n = packed.applied(given);
     std::fill_n(s.zeros, n.neurons, S(0));
-    parallel(useful_threads(n), [&](int64_t rank, int64_t threads) {
-        packed.fill(given, {rank, threads});
-        for_elements(n.batch, rank, threads, whole_elements(n),
-                     [&](int64_t b, Team team) { forward_element(n, drive, out, s, b, rank, team); });
+    parallel(useful_threads(n), [&](Team all) {
+        packed.fill(given, all);
+        for_elements(n.batch, all, whole_elements(n),
+                     [&](int64_t b, int64_t thread, Team team) { forward_element(n, drive, out, s, b, thread, team); });
     });
 }
 
@@ -383,10 +385,10 @@ void rnn_backward(const Rnn<S>& given, const RnnGradients<S>& g) {
     const int64_t threads = useful_threads(n);
     std::fill_n(s.zeros, n.neurons, S(0));
     std::fill_n(s.rates, threads * s.row, S(0));
-    parallel(threads, [&](int64_t rank, int64_t size) {
-        packed.fill(given, {rank, size});
-        for_elements(n.batch, rank, size, whole_elements(n),
-                     [&](int64_t b, Team team) { backward_element(n, g, s, b, rank, team); });
+    parallel(threads, [&](Team all) {
+        packed.fill(given, all);
+        for_elements(n.batch, all, whole_elements(n),
+                     [&](int64_t b, int64_t thread, Team team) { backward_element(n, g, s, b, thread, team); });
     });
     if (g.rate != nullptr && !n.connection.rate_per_synapse) {
         for (int64_t j = 0; j < n.neurons; ++j) s.rates[j] = summed(s.rates + j, threads, s.row);

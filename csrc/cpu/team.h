@@ -1,8 +1,9 @@
-// How threads share the work of a batch: whole elements each, without a barrier, or the neurons of one element after
-// the other.
+// How threads share the work of a batch: whole elements each, without a barrier, or the neurons of one element
+// together.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #if defined(_OPENMP)
 #include <omp.h>
@@ -10,17 +11,51 @@
 
 namespace plastikern {
 
-// The threads that work on one element together.
-struct Team {
-    int64_t rank, size;
+// Meets every few microseconds, so it spins; but only as long as a wait on an idle machine takes. Where another process
+// holds a core, spinning on would keep the scheduler from letting the thread that is missing run on this one: OpenMP's
+// barrier does.
+class Barrier {
+   public:
+    // Returns when `members` threads have called it.
+    void wait(int64_t members) {
+        const int before = generation_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
+            arrived_.store(0, std::memory_order_relaxed);
+            generation_.store(before + 1, std::memory_order_release);
+            generation_.notify_all();
+            return;
+        }
+        for (int spin = 0; spin < kSpins; ++spin) {
+            if (generation_.load(std::memory_order_acquire) != before) return;
+            pause();
+        }
+        generation_.wait(before, std::memory_order_acquire);
+    }
 
-    void barrier() const {
-        if (size == 1) return;
-#if defined(_OPENMP)
-#pragma omp barrier
+   private:
+    static constexpr int kSpins = 1000;  // some 20 microseconds
+
+    static void pause() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
 #endif
     }
-    // Share of `count` rows, in whole units, so that no thread is left with a few lanes.
+
+    std::atomic<int64_t> arrived_{0};
+    std::atomic<int> generation_{0};
+};
+
+// The threads that work on one element together.
+struct Team {
+    int64_t rank = 0, size = 1;
+    Barrier* meeting = nullptr;
+
+    void barrier() const {
+        if (size > 1) meeting->wait(size);
+    }
+    // Share of `count` rows, in units of a few.
     void share(int64_t count, int64_t& begin, int64_t& end) const {
         constexpr int64_t unit = 4;
         const int64_t units = (count + unit - 1) / unit;
@@ -29,31 +64,29 @@ struct Team {
     }
 };
 
-// Calls body(rank, size) on up to `threads` threads.
+// Calls body(team) on up to `threads` threads; the team is all of them.
 template <class Body>
 void parallel(int64_t threads, Body body) {
 #if defined(_OPENMP)
     if (threads > 1) {
+        Barrier meeting;
 #pragma omp parallel num_threads(static_cast<int>(threads))
-        body(static_cast<int64_t>(omp_get_thread_num()), static_cast<int64_t>(omp_get_num_threads()));
+        body(Team{omp_get_thread_num(), omp_get_num_threads(), &meeting});
         return;
     }
 #endif
-    body(int64_t{0}, int64_t{1});
+    body(Team{});
 }
 
-// Below this many synapses a step of one element takes less time than a barrier is worth.
-constexpr int64_t kSplitSynapses = 16384;
-
-// Calls element(b, team) for each element: as many as go evenly into the threads are taken whole, the others are shared
-// by all.
+// Calls element(b, rank, team) for each element: as many as go evenly into the threads are taken whole, each by one
+// thread, the others are shared by all. `rank` is the thread's own.
 template <class Element>
-void for_elements(int64_t batch, int64_t rank, int64_t threads, bool whole_elements, Element element) {
-    const int64_t whole = whole_elements ? batch / threads * threads : 0;
-    for (int64_t b = rank; b < whole; b += threads) element(b, Team{0, 1});
+void for_elements(int64_t batch, Team all, bool whole_elements, Element element) {
+    const int64_t whole = whole_elements ? batch / all.size * all.size : 0;
+    for (int64_t b = all.rank; b < whole; b += all.size) element(b, all.rank, Team{});
     if (whole == batch) return;
-    Team{rank, threads}.barrier();
-    for (int64_t b = whole; b < batch; ++b) element(b, Team{rank, threads});
+    all.barrier();
+    for (int64_t b = whole; b < batch; ++b) element(b, all.rank, all);
 }
 
 }  // namespace plastikern
