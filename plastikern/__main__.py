@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import build_info
+from . import backends, build_info
 
 
 def main() -> None:
@@ -19,8 +19,10 @@ def main() -> None:
         print(f"  {name}: {description}")
     devices = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     for device in devices:
-        fused = device == "cpu" and info["library"] is not None
-        print(f"device {device}: served by {'cpu' if fused else 'reference'}")
+        try:
+            print(f"device {device}: served by {backends.select(None, torch.empty(0, device=device))}")
+        except RuntimeError as error:
+            print(f"device {device}: {error}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import backends, reference
+from .checks import check_positive, check_tensor, checked_lengths, described
 from .ops import rnn as fused_rnn
 from .plasticity import NONLINEARITIES, Plasticity, granular_shape
 
@@ -53,7 +54,7 @@ def plastic_rnn_step(
         RuntimeError: a backend asked for by name that cannot serve the call.
     """
     name = "plastic_rnn_step"
-    _check_rnn(name, drive, ("B", "N"), hidden, trace, weight, alpha, eta, plasticity, nonlinearity, clamp)
+    _check_arguments(name, drive, ("B", "N"), hidden, trace, weight, alpha, eta, plasticity, nonlinearity, clamp)
     if backends.select(backend, drive) == "cpu":
         return fused_rnn.step(drive, hidden, trace, weight, alpha, eta, clamp, plasticity, nonlinearity)
     hidden, trace = _zeros_where_none(drive, drive.shape[0], hidden, trace)
@@ -98,11 +99,11 @@ def plastic_rnn_sequence(
     """
     name = "plastic_rnn_sequence"
     layout = ("B", "T", "N") if batch_first else ("T", "B", "N")
-    _check_rnn(name, drive, layout, hidden, trace, weight, alpha, eta, plasticity, nonlinearity, clamp)
-    if checkpoint_every is not None and (not isinstance(checkpoint_every, int) or checkpoint_every < 1):
-        raise ValueError(f"{name}: checkpoint_every must be a positive integer or None; got {checkpoint_every!r}")
+    _check_arguments(name, drive, layout, hidden, trace, weight, alpha, eta, plasticity, nonlinearity, clamp)
+    if checkpoint_every is not None:
+        check_positive(name, "checkpoint_every", checkpoint_every)
     steps, batch = (drive.shape[1], drive.shape[0]) if batch_first else drive.shape[:2]
-    steps_of_each = _checked_lengths(name, lengths, steps, batch)
+    steps_of_each = checked_lengths(name, lengths, steps, batch)
     if backends.select(backend, drive) == "cpu":
         return fused_rnn.sequence(
             drive, hidden, trace, weight, alpha, eta, clamp, steps_of_each,
@@ -125,7 +126,7 @@ def _zeros_where_none(drive: Tensor, batch: int, hidden: Tensor | None, trace: T
     return hidden, drive.new_zeros(batch, neurons, neurons) if trace is None else trace
 
 
-def _check_rnn(
+def _check_arguments(
     name: str,
     drive: Tensor,
     layout: tuple[str, ...],
@@ -143,53 +144,18 @@ def _check_rnn(
     if nonlinearity not in NONLINEARITIES:
         raise ValueError(f"{name}: nonlinearity must be one of {', '.join(NONLINEARITIES)}; got {nonlinearity!r}")
     if not isinstance(drive, Tensor) or not drive.is_floating_point():
-        raise TypeError(f"{name}: drive must be a floating-point tensor; got {_described(drive)}")
+        raise TypeError(f"{name}: drive must be a floating-point tensor; got {described(drive)}")
     if drive.dim() != len(layout):
         raise ValueError(f"{name}: drive must have shape ({', '.join(layout)}); got {tuple(drive.shape)}")
     batch, neurons = drive.shape[layout.index("B")], drive.shape[-1]
     if neurons == 0:
         raise ValueError(f"{name}: drive must have at least one neuron; got shape {tuple(drive.shape)}")
-    _check(name, "weight", weight, (neurons, neurons), drive)
-    _check(name, "alpha", alpha, granular_shape(plasticity.alpha, neurons, neurons), drive)
-    _check(name, "eta", eta, granular_shape(plasticity.eta, neurons, neurons), drive)
+    check_tensor(name, "weight", weight, (neurons, neurons), drive)
+    check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, neurons, neurons), drive)
+    check_tensor(name, "eta", eta, granular_shape(plasticity.eta, neurons, neurons), drive)
     if hidden is not None:
-        _check(name, "hidden", hidden, (batch, neurons), drive)
+        check_tensor(name, "hidden", hidden, (batch, neurons), drive)
     if trace is not None:
-        _check(name, "trace", trace, (batch, neurons, neurons), drive)
+        check_tensor(name, "trace", trace, (batch, neurons, neurons), drive)
     if clamp is not None:
-        _check(name, "clamp", clamp, tuple(drive.shape), drive, dtype=torch.bool)
-
-
-def _described(value: object) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _check(
-    name: str, argument: str, tensor: Tensor, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
-) -> None:
-    """One tensor argument against the shape, dtype and device that the drive asks for."""
-    dtype = dtype or like.dtype
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: {argument} must be a tensor; got {_described(tensor)}")
-    if tensor.shape != shape:
-        raise ValueError(f"{name}: {argument} must have shape {shape}; got {tuple(tensor.shape)}")
-    if tensor.dtype != dtype:
-        raise TypeError(f"{name}: {argument} must have dtype {dtype}; got {tensor.dtype}")
-    if tensor.device != like.device:
-        raise ValueError(f"{name}: {argument} must be on the drive's device {like.device}; got {tensor.device}")
-
-
-def _checked_lengths(name: str, lengths: Tensor | Sequence[int] | None, steps: int, batch: int) -> Tensor | None:
-    if lengths is None:
-        return None
-    lengths = torch.as_tensor(lengths)
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"{name}: lengths must be integers; got {lengths.dtype}")
-    if lengths.shape != (batch,):
-        raise ValueError(f"{name}: lengths must have shape ({batch},); got {tuple(lengths.shape)}")
-    lengths = lengths.to("cpu", torch.int64)
-    if batch and not (int(lengths.min()) >= 0 and int(lengths.max()) <= steps):
-        raise ValueError(
-            f"{name}: lengths must lie from 0 to {steps}; got {int(lengths.min())} to {int(lengths.max())}"
-        )
-    return lengths
+        check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, dtype=torch.bool)

@@ -71,7 +71,7 @@ class Plasticity:
                 raise ValueError(f"Plasticity: {name} must be one of {', '.join(allowed)}; got {value!r}")
         for name in ("clip", "alpha_init", "eta_init"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"Plasticity: {name} must be a finite number; got {value!r}")
         if self.clip <= 0:
             raise ValueError(f"Plasticity: clip must be positive; got {self.clip!r}")

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..checks import check_positive, check_tensor, described
 from ..plasticity import NONLINEARITIES, Plasticity, granular_shape
 from ..state import RNNState
-
-
-def _positive(name: str, value: object, owner: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name} must be a positive integer; got {value!r}")
 
 
 class _PlasticRNNBase(nn.Module):
@@ -37,8 +33,8 @@ class _PlasticRNNBase(nn.Module):
         super().__init__()
         owner = type(self).__name__
         if input_size is not None:
-            _positive("input_size", input_size, owner)
-        _positive("hidden_size", hidden_size, owner)
+            check_positive(owner, "input_size", input_size)
+        check_positive(owner, "hidden_size", hidden_size)
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(f"{owner}: nonlinearity must be one of {', '.join(NONLINEARITIES)}; got {nonlinearity!r}")
         if not isinstance(plasticity, Plasticity):
@@ -81,14 +77,37 @@ class _PlasticRNNBase(nn.Module):
             else:
                 tensor.uniform_(-bound, bound)
 
+    def _check_call(self, input: object, dims: tuple[int, ...], clamp: Tensor | None) -> None:
+        """Input and clamp of the first layer, before anything is computed from them."""
+        owner, first = type(self).__name__, next(self.parameters())
+        features = self.hidden_size if self.input_size is None else self.input_size
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{owner}: input must be a tensor; got {described(input)}")
+        if input.dim() not in dims:
+            shape = tuple(input.shape)
+            raise ValueError(
+                f"{owner}: input must have {dims[1]} dimensions, or {dims[0]} for one element; got {shape}"
+            )
+        if input.shape[-1] != features:
+            raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
+        if input.dtype != first.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(f"{owner}: input must have dtype {first.dtype}; got {input.dtype}")
+        if clamp is not None:
+            check_tensor(owner, "clamp", clamp, (*input.shape[:-1], self.hidden_size), input, dtype=torch.bool)
+
+    def _unpacked(self, state: object) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Hidden activities and traces of a state; their shapes are checked where they are used."""
+        if state is None:
+            return None, None
+        if not isinstance(state, (tuple, list)) or len(state) != 2 or not all(isinstance(x, Tensor) for x in state):
+            got = type(state).__name__
+            raise TypeError(f"{type(self).__name__}: state must be an RNNState (hidden, trace); got {got}")
+        return state[0], state[1]
+
     def _drive(self, input: Tensor, suffix: str, clamp: Tensor | None) -> Tensor:
         """What drives the neurons of a layer; clamped neurons take their input without the recurrent bias."""
         weight = getattr(self, "weight_ih" + suffix, None)
         if weight is not None:
-            if input.shape[-1] != weight.shape[1]:
-                raise ValueError(
-                    f"{type(self).__name__}: input must have {weight.shape[1]} features; got shape {tuple(input.shape)}"
-                )
             input = nn.functional.linear(input, weight, getattr(self, "bias_ih" + suffix, None))
         bias = getattr(self, "bias_hh" + suffix, None)
         if bias is None:
@@ -151,11 +170,8 @@ class PlasticRNNCell(_PlasticRNNBase):
         Returns:
             The next state; its ``hidden`` is the output.
         """
-        if input.dim() not in (1, 2):
-            raise ValueError(
-                f"PlasticRNNCell: input must have shape (B, features) or (features,); got {tuple(input.shape)}"
-            )
-        hidden, trace = (None, None) if state is None else state
+        self._check_call(input, (1, 2), clamp)
+        hidden, trace = self._unpacked(state)
         batched = input.dim() == 2
         if not batched:
             input = input.unsqueeze(0)
@@ -207,11 +223,11 @@ class PlasticRNN(_PlasticRNNBase):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        _positive("num_layers", num_layers, "PlasticRNN")
+        check_positive("PlasticRNN", "num_layers", num_layers)
         if not 0 <= dropout <= 1:
             raise ValueError(f"PlasticRNN: dropout must lie from 0 to 1; got {dropout!r}")
         if checkpoint_every is not None:
-            _positive("checkpoint_every", checkpoint_every, "PlasticRNN")
+            check_positive("PlasticRNN", "checkpoint_every", checkpoint_every)
         suffixes = [f"_l{layer}" for layer in range(num_layers)]
         super().__init__(input_size, hidden_size, nonlinearity, bias, plasticity, backend, suffixes, device, dtype)
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
@@ -237,9 +253,7 @@ class PlasticRNN(_PlasticRNNBase):
         Returns:
             Activities of the last layer in the layout of ``input``, and the last state.
         """
-        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
-            got = tuple(input.shape) if isinstance(input, Tensor) else type(input).__name__
-            raise ValueError(f"PlasticRNN: input must have 3 dimensions, or 2 for one sequence; got {got}")
+        self._check_call(input, (2, 3), clamp)
         batched = input.dim() == 3
         batch_first = self.batch_first and batched
         if not batched:
@@ -273,15 +287,14 @@ class PlasticRNN(_PlasticRNNBase):
     def _layer_states(
         self, batch: int, state: RNNState | None, batched: bool
     ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
-        if state is None:
+        hidden, trace = self._unpacked(state)
+        if hidden is None or trace is None:
             return [None] * self.num_layers, [None] * self.num_layers
-        hidden, trace = state
         size = self.hidden_size
         for name, tensor, shape in (("hidden", hidden, (size,)), ("trace", trace, (size, size))):
             expected = (self.num_layers, batch, *shape) if batched else (self.num_layers, *shape)
-            if not isinstance(tensor, Tensor) or tensor.shape != expected:
-                got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise ValueError(f"PlasticRNN: state.{name} must have shape {expected}; got {got}")
+            if tensor.shape != expected:
+                raise ValueError(f"PlasticRNN: state.{name} must have shape {expected}; got {tuple(tensor.shape)}")
         if not batched:
             hidden, trace = hidden.unsqueeze(1), trace.unsqueeze(1)
         return hidden.unbind(0), trace.unbind(0)

@@ -1,0 +1,54 @@
+"""Checks of arguments: each error names the argument, what was expected and what was got."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def described(value: object) -> str:
+    """What a value is, in few words."""
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_positive(owner: str, argument: str, value: object) -> None:
+    """An integer from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {argument} must be a positive integer; got {value!r}")
+
+
+def check_tensor(
+    owner: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+) -> None:
+    """A tensor of that shape, of the dtype (if none is given) and on the device of ``like``."""
+    dtype = dtype or like.dtype
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{owner}: {argument} must be a tensor; got {described(tensor)}")
+    if tensor.shape != shape:
+        raise ValueError(f"{owner}: {argument} must have shape {shape}; got {tuple(tensor.shape)}")
+    if tensor.dtype != dtype:
+        raise TypeError(f"{owner}: {argument} must have dtype {dtype}; got {tensor.dtype}")
+    if tensor.device != like.device:
+        raise ValueError(f"{owner}: {argument} must be on the drive's device {like.device}; got {tensor.device}")
+
+
+def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: int, batch: int) -> Tensor | None:
+    """Lengths as int64 on the CPU: one for each element, from 0 to ``steps``."""
+    if lengths is None:
+        return None
+    try:
+        found = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{owner}: lengths must be integers; got {lengths!r}") from error
+    if found.is_meta:
+        raise ValueError(f"{owner}: lengths must hold values; got a tensor on the device meta")
+    if found.numel() and (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool):
+        raise TypeError(f"{owner}: lengths must be integers; got {found.dtype}")
+    if found.shape != (batch,):
+        raise ValueError(f"{owner}: lengths must have shape ({batch},); got {tuple(found.shape)}")
+    found = found.to("cpu", torch.int64)
+    if batch and not (int(found.min()) >= 0 and int(found.max()) <= steps):
+        raise ValueError(f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}")
+    return found
