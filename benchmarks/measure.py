@@ -16,8 +16,10 @@ from .summary import floors
 from .variants import LIBRARY, Variant, parse
 from .workloads import FORWARD, Workload
 
-# A sample of a fast variant repeats it until the clock and the start of the threads do not count.
-SAMPLE_SECONDS = 0.05
+# A sample repeats a fast pass, and is preceded by an untimed one: the process has just been asleep while others filled
+# the caches and took the memory, which is not what a training loop meets.
+SAMPLE_SECONDS = 0.2
+WARM_SECONDS = 1.0
 # Slow variants stop at the budget of time, but not before a median means something.
 LEAST_SAMPLES = 3
 
@@ -53,7 +55,7 @@ class Samples:
     def take(self, which: str) -> None:
         expected = min([self.prepared["seconds"], *self.times])
         iterations = max(1, math.ceil(SAMPLE_SECONDS / expected))
-        seconds = self.process.ask("sample", which=which, iterations=iterations, warm=expected < SAMPLE_SECONDS)[
+        seconds = self.process.ask("sample", which=which, iterations=iterations, warm=expected < WARM_SECONDS)[
             "seconds"
         ]
         self.times.append(seconds)

@@ -22,6 +22,7 @@ from pathlib import Path
 BUILD_CHOICES = ("auto", "none", "cpu", "cuda")
 # The oldest release that has all of the stable ABI that csrc/ uses. The library keeps to the ABI of this release, so it
 # loads in this and every later one, whichever it was built against.
+OLDEST_TORCH = (2, 10)
 TORCH_REQUIREMENT = "torch>=2.10"
 TORCH_TARGET_VERSION = "0x020a000000000000"
 LANGUAGE = "-std=c++20"
@@ -70,10 +71,12 @@ def requested_build() -> str:
 
 
 def find_torch() -> Torch | None:
-    """The first installed torch that has the headers of the stable ABI, or None."""
+    """The first installed torch that is new enough and has the headers of the stable ABI, or None."""
     for folder in _torch_folders():
         if (folder / "include" / "torch" / "csrc" / "stable" / "library.h").is_file():
-            return Torch(folder, _torch_version(folder))
+            version = _torch_version(folder)
+            if _is_recent(version):
+                return Torch(folder, version)
     return None
 
 
@@ -111,8 +114,14 @@ def _site_packages() -> Iterator[Path]:
 
 
 def _torch_version(folder: Path) -> str:
-    found = re.search(r"(?m)^__version__\s*=\s*['\"]([^'\"]+)", (folder / "version.py").read_text())
+    source = folder / "version.py"
+    found = re.search(r"(?m)^__version__\s*=\s*['\"]([^'\"]+)", source.read_text()) if source.is_file() else None
     return found.group(1) if found else "unknown"
+
+
+def _is_recent(version: str) -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST_TORCH
 
 
 def _compiler_command() -> list[str]:

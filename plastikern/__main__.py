@@ -21,7 +21,7 @@ def main() -> None:
     for device in devices:
         try:
             print(f"device {device}: served by {backends.select(None, torch.empty(0, device=device))}")
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             print(f"device {device}: {error}")
 
 

@@ -30,6 +30,8 @@ def _known(name: str, source: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Serve every call inside the ``with`` block by the named backend; an argument ``backend=`` still wins.
 
+    Threads that are started inside the block do not see it.
+
     Raises:
         ValueError: a backend that does not exist. A backend that exists but cannot serve a call raises RuntimeError
             there.

@@ -48,7 +48,7 @@ def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: i
         raise TypeError(f"{owner}: lengths must be integers; got {found.dtype}")
     if found.shape != (batch,):
         raise ValueError(f"{owner}: lengths must have shape ({batch},); got {tuple(found.shape)}")
-    found = found.to("cpu", torch.int64)
+    found = found.to("cpu", torch.int64, copy=True)  # the backward pass needs them as they are now
     if batch and not (int(found.min()) >= 0 and int(found.max()) <= steps):
         raise ValueError(f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}")
     return found

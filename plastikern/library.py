@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+CAPABILITIES = ("default", "avx2", "avx512")
 PATH = Path(__file__).with_name("_C.abi3.so")
 
 
 def _load() -> str | None:
     """Load the native library; the reason where that is not possible."""
+    if (capability := os.environ.get("PLASTIKERN_CPU_CAPABILITY")) not in (None, *CAPABILITIES):
+        raise ValueError(f"PLASTIKERN_CPU_CAPABILITY must be one of {', '.join(CAPABILITIES)}; got {capability!r}")
     if not PATH.exists():
         return "not built (needs a C++ compiler at installation: see PLASTIKERN_BUILD in the README)"
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 RULES = ("hebb", "oja")
 CONSTRAINTS = ("decay", "clip", "soft_clip", "clip_on_read", "none")
@@ -71,7 +72,7 @@ class Plasticity:
                 raise ValueError(f"Plasticity: {name} must be one of {', '.join(allowed)}; got {value!r}")
         for name in ("clip", "alpha_init", "eta_init"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                 raise ValueError(f"Plasticity: {name} must be a finite number; got {value!r}")
         if self.clip <= 0:
             raise ValueError(f"Plasticity: clip must be positive; got {self.clip!r}")

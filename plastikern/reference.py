@@ -78,15 +78,18 @@ def plastic_rnn_sequence(
     trace."""
     outputs = []
     for t in range(drive.shape[0]):
-        step_clamp = None if clamp is None else clamp[t]
+        step_clamp, step_drive = None if clamp is None else clamp[t], drive[t]
+        if lengths is not None:
+            running = (t < lengths).unsqueeze(-1)
+            # What lies beyond an element's end, be it NaN, must not reach a gradient.
+            step_drive = torch.where(running, step_drive, 0)
         active, changed = plastic_rnn_step(
-            drive[t], hidden, trace, weight, alpha, eta, step_clamp, plasticity, nonlinearity
+            step_drive, hidden, trace, weight, alpha, eta, step_clamp, plasticity, nonlinearity
         )
         if lengths is None:
             outputs.append(active)
             hidden, trace = active, changed
         else:
-            running = (t < lengths).unsqueeze(-1)
             outputs.append(torch.where(running, active, 0))
             hidden, trace = torch.where(running, active, hidden), torch.where(running.unsqueeze(-1), changed, trace)
     return torch.stack(outputs) if outputs else drive.clone(), hidden, trace

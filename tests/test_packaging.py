@@ -180,7 +180,8 @@ def test_only_what_changed_is_compiled_again(
         native.build(tree, "cpu")
         return [int(number) for number in re.findall(r"(\d+) of (\d+) objects", capsys.readouterr().out)[0]]
 
-    variants = len(COMPILER.capabilities) * len(native.SCALARS)
+    # AVX-512 in single precision only: see build_backend/native.py.
+    variants = len(COMPILER.capabilities) * len(native.SCALARS) - ("avx512" in COMPILER.capabilities)
     assert compiled() == [variants + 1, variants + 1]
     assert compiled() == [0, variants + 1]
     later = (tree / "build" / "native" / native.LIBRARY_NAME).stat().st_mtime + 10

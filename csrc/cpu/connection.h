@@ -21,7 +21,7 @@ namespace plastikern {
 // number: those of row j start at j * stride, with stride I or more, 1 or 0.
 template <typename S>
 struct Connection {
-    int64_t posts, pres;
+    int64_t pres;  // I
     const S *weight, *alpha, *rate;
     int64_t weight_stride, alpha_stride, rate_stride;
     bool alpha_per_synapse, rate_per_synapse;

@@ -75,6 +75,7 @@ void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin
                 sum[chain] += effective * access.load(pre_row + i);
             }
         });
+        static_assert(kForwardChains == 4);
         if constexpr (kRead) u.sum[j] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
 }
@@ -93,7 +94,7 @@ void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t beg
         const Coefficient<P::alpha_per_synapse> alpha(c.alpha, c.alpha_stride, j);
         const Coefficient<P::rate_per_synapse> rate(c.rate, c.rate_stride, j);
         const V post = kUpdate ? splat(u.post_before[j]) : V{}, grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        const Inverse<S> row_inverse(*rate.row);
+        const Inverse<S> row_inverse(kReverse ? *rate.row : S(0));
         const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
         RowSums<V> sums;
         V direct{};

@@ -19,14 +19,14 @@ extern const Kernels<float> kernels_avx512_float;
 
 namespace {
 
-bool at_most(const char* capability) {
+bool wishes(const char* capability) {
     const char* wish = std::getenv("PLASTIKERN_CPU_CAPABILITY");
     return wish != nullptr && std::strcmp(wish, capability) == 0;
 }
 
 bool has_avx2() {
 #if defined(PLASTIKERN_HAS_AVX2)
-    return !at_most("default") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return !wishes("default") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
     return false;
 #endif
@@ -34,7 +34,7 @@ bool has_avx2() {
 
 bool has_avx512() {
 #if defined(PLASTIKERN_HAS_AVX512)
-    return has_avx2() && !at_most("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+    return has_avx2() && !wishes("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
 #else
     return false;

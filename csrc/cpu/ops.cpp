@@ -136,7 +136,7 @@ struct Call {
         n.rule = static_cast<RuleKind>(rule);
         n.constraint = static_cast<ConstraintKind>(constraint);
         n.nonlinearity = static_cast<Nonlinearity>(nonlinearity);
-        n.connection.posts = n.connection.pres = neurons;
+        n.connection.pres = neurons;
         n.connection.weight = pointer<S>(weight);
         n.connection.alpha = pointer<S>(alpha);
         n.connection.rate = pointer<S>(eta);
@@ -269,18 +269,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_sequence_backward
     return {grad_drive, grad_first, grad_first_trace, grad_weight, grad_alpha, grad_eta};
 }
 
-void bandwidth(const Tensor& a, const Tensor& b, Tensor c, int64_t repeats) {
-    for (const Tensor* tensor : {&a, &b, static_cast<const Tensor*>(&c)}) {
+void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeats) {
+    for (const Tensor* tensor : {&a, &b, &c}) {
         check("bandwidth", *tensor, {a.numel()}, ScalarType::Float);
         STD_TORCH_CHECK(tensor->is_contiguous(), "bandwidth: tensors must be contiguous");
     }
     const int64_t count = a.numel();
+    const float *from_a = pointer<float>(a), *from_b = pointer<float>(b);
+    float* to = output_pointer<float>(c);
     parallel(static_cast<int64_t>(torch::stable::get_num_threads()), [&](Team team) {
         int64_t begin, end;
         team.share(count, begin, end);
         for (int64_t i = 0; i < repeats; ++i) {
-            kernels<float>().bandwidth(pointer<float>(a) + begin, pointer<float>(b) + begin,
-                                       output_pointer<float>(c) + begin, end - begin);
+            kernels<float>().bandwidth(from_a + begin, from_b + begin, to + begin, end - begin);
             team.barrier();
         }
     });

@@ -1,6 +1,7 @@
 // The loops over steps of the plastic recurrent network. What happens at a synapse is in connection_kernels.cpp.
 #include "rnn.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "team.h"
@@ -65,27 +66,29 @@ struct Packed {
 
 // Below this many synapses a step of one element takes less time than a barrier is worth.
 constexpr int64_t kSplitSynapses = 16384;
-
+// Elements side by side, each with a trace and its gradient, must not crowd each other out of the cache.
 constexpr int64_t kSideBySideBytes = int64_t{8} << 20;
 
+// How a call is shared by `threads` threads: the first `whole` elements are taken by one thread each, the others by all
+// together.
+struct Sharing {
+    int64_t threads, whole;
+
+    // A team is one thread where elements are taken whole, else all of them.
+    int64_t teams() const { return whole > 0 ? threads : 1; }
+};
+
 template <typename S>
-bool whole_elements(const Rnn<S>& n) {
-    // Elements side by side, each with a trace and its gradient, must not crowd each other out of the cache.
+Sharing sharing_of(const Rnn<S>& n) {
+    const bool splits = n.synapses() >= kSplitSynapses;
+    // The gradient of a rate per synapse is one matrix, to which the elements add in turn.
+    if (n.connection.rate_per_synapse) return {splits ? n.threads : 1, 0};
+    if (!splits) {
+        const bool worth_threads = n.batch * n.synapses() * n.steps >= 4 * kSplitSynapses;
+        return {worth_threads ? std::min(n.batch, n.threads) : 1, n.batch};
+    }
     const bool fits = 2 * n.threads * n.matrix() * static_cast<int64_t>(sizeof(S)) <= kSideBySideBytes;
-    return n.batch >= n.threads && fits && !n.connection.rate_per_synapse;
-}
-
-template <typename S>
-int64_t useful_threads(const Rnn<S>& n) {
-    const bool enough =
-        whole_elements(n) ? n.batch * n.synapses() * n.steps >= 4 * kSplitSynapses : n.synapses() >= kSplitSynapses;
-    return enough ? n.threads : 1;
-}
-
-// A team is one thread where elements are taken whole, else all of them.
-template <typename S>
-int64_t teams(const Rnn<S>& n) {
-    return whole_elements(n) ? useful_threads(n) : 1;
+    return {n.threads, fits ? n.batch / n.threads * n.threads : 0};
 }
 
 template <typename S>
@@ -116,7 +119,7 @@ struct ForwardScratch {
 
     ForwardScratch(const Rnn<S>& n, Parts<S>& parts) {
         zeros = parts.take(n.neurons);
-        traces = parts.take(worth_packing(n) ? teams(n) * n.matrix() : 0);
+        traces = parts.take(worth_packing(n) ? sharing_of(n).teams() * n.matrix() : 0);
     }
 };
 
@@ -156,7 +159,8 @@ void forward_element(const Rnn<S>& n, Sequence<const S> drive, const RnnOutputs<
         team.barrier();
     }
     const S* last = pre_of(n, output, zeros, length, b);
-    std::copy(last + begin, last + end, out.hidden + b * n.neurons + begin);
+    S* hidden = out.hidden + b * n.neurons;
+    if (hidden != last) std::copy(last + begin, last + end, hidden + begin);
     for (int64_t j = begin; length == 0 && j < end; ++j) std::copy_n(trace.row(j), n.neurons, final_trace.row(j));
     for (int64_t t = length; t < n.steps; ++t) std::fill(out.output.at(t, b) + begin, out.output.at(t, b) + end, S(0));
 }
@@ -205,21 +209,22 @@ struct BackwardScratch {
     int64_t trace_size, row, gradient_size, tiles;
 
     BackwardScratch(const Rnn<S>& n, const RnnGradients<S>& g, Parts<S>& parts) {
-        const int64_t threads = useful_threads(n);
+        const int64_t threads = sharing_of(n).threads;
         row = padded<S>(n.neurons);
         trace_size = n.matrix() * (g.reverse ? 1 : std::max<int64_t>(std::min(n.checkpoint_every, n.steps) - 1, 0));
         gradient_size = padded<S>(2 * kGradientRows * n.steps * n.batch);
         tiles = (n.neurons + kernels<S>().tile - 1) / kernels<S>().tile;
         zeros = parts.take(n.neurons);
         grad_sums = parts.take(n.clamp ? n.steps * n.batch * n.neurons : 0);
-        traces = parts.take(teams(n) * trace_size);
-        grad_traces = parts.take(teams(n) * n.matrix());
-        grad_posts = parts.take(teams(n) * row);
+        traces = parts.take(sharing_of(n).teams() * trace_size);
+        grad_traces = parts.take(sharing_of(n).teams() * n.matrix());
+        grad_posts = parts.take(sharing_of(n).teams() * row);
         grad_pres = parts.take(threads * 3 * row);
         rates = parts.take(threads * row);
         alphas = parts.take(n.neurons);
-        packed_pres = parts.take(tiles * kernels<S>().tile * n.steps * n.batch);
-        gradient_rows = parts.take(threads * gradient_size);
+        const bool wanted = g.weight != nullptr || g.alpha != nullptr;
+        packed_pres = parts.take(wanted ? tiles * kernels<S>().tile * n.steps * n.batch : 0);
+        gradient_rows = parts.take(wanted ? threads * gradient_size : 0);
     }
 };
 
@@ -359,16 +364,17 @@ void parameter_gradients(const Rnn<S>& n, const RnnGradients<S>& g, const Backwa
 template <typename S>
 void rnn_forward(const Rnn<S>& given, Sequence<const S> drive, const RnnOutputs<S>& out) {
     Parts<S> counted(nullptr);
-    Packed<S>(given, counted), ForwardScratch<S>(given, counted);
+    Packed<S>(given, counted);
+    ForwardScratch<S>(given, counted);
     const Workspace workspace(counted.bytes());
     Parts<S> parts(workspace.memory());
     const Packed<S> packed(given, parts);
     const ForwardScratch<S> s(given, parts);
     const Rnn<S> n = packed.applied(given);
     std::fill_n(s.zeros, n.neurons, S(0));
-    parallel(useful_threads(n), [&](Team all) {
+    parallel(sharing_of(n).threads, [&](Team all) {
         packed.fill(given, all);
-        for_elements(n.batch, all, whole_elements(n),
+        for_elements(n.batch, sharing_of(n).whole, all,
                      [&](int64_t b, int64_t thread, Team team) { forward_element(n, drive, out, s, b, thread, team); });
     });
 }
@@ -376,18 +382,19 @@ void rnn_forward(const Rnn<S>& given, Sequence<const S> drive, const RnnOutputs<
 template <typename S>
 void rnn_backward(const Rnn<S>& given, const RnnGradients<S>& g) {
     Parts<S> counted(nullptr);
-    Packed<S>(given, counted), BackwardScratch<S>(given, g, counted);
+    Packed<S>(given, counted);
+    BackwardScratch<S>(given, g, counted);
     const Workspace workspace(counted.bytes());
     Parts<S> parts(workspace.memory());
     const Packed<S> packed(given, parts);
     const BackwardScratch<S> s(given, g, parts);
     const Rnn<S> n = packed.applied(given);
-    const int64_t threads = useful_threads(n);
+    const int64_t threads = sharing_of(n).threads;
     std::fill_n(s.zeros, n.neurons, S(0));
     std::fill_n(s.rates, threads * s.row, S(0));
     parallel(threads, [&](Team all) {
         packed.fill(given, all);
-        for_elements(n.batch, all, whole_elements(n),
+        for_elements(n.batch, sharing_of(n).whole, all,
                      [&](int64_t b, int64_t thread, Team team) { backward_element(n, g, s, b, thread, team); });
     });
     if (g.rate != nullptr && !n.connection.rate_per_synapse) {

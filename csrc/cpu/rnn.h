@@ -48,7 +48,8 @@ struct Rnn {
 template <typename S>
 struct RnnOutputs {
     Sequence<S> output;
-    S *hidden, *trace;  // (B, N), (B, N, N): after the last step of each element
+    S *hidden,
+        *trace;      // (B, N), (B, N, N): after the last step of each element; `hidden` may be the output of one step
     S* checkpoints;  // (C, B, N, padded(N)): H_k at k = checkpoint_every, 2 checkpoint_every, ... < T, unwritten past
                      // an element's end
 };
@@ -63,7 +64,7 @@ struct RnnGradients {
     Sequence<S> grad_drive;
     S* grad_hidden_in;                  // (B, N)
     S *grad_trace_in, *weight, *alpha;  // (B, N, N), (N, N), alpha's shape; null: not wanted
-    S* rate;                            // rate's shape; null: not wanted
+    S* rate;  // rate's shape; null: not wanted. One per synapse is added to, zeroed before, and never null
 };
 
 template <typename S>

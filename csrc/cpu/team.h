@@ -33,7 +33,7 @@ class Barrier {
     }
 
    private:
-    static constexpr int kSpins = 1000;  // some 20 microseconds
+    static constexpr int kSpins = 1000;  // some ten microseconds
 
     static void pause() {
 #if defined(__x86_64__)
@@ -78,11 +78,10 @@ void parallel(int64_t threads, Body body) {
     body(Team{});
 }
 
-// Calls element(b, rank, team) for each element: as many as go evenly into the threads are taken whole, each by one
-// thread, the others are shared by all. `rank` is the thread's own.
+// Calls element(b, thread, team) for each element: the first `whole` are taken by one thread each, the others by all
+// together.
 template <class Element>
-void for_elements(int64_t batch, Team all, bool whole_elements, Element element) {
-    const int64_t whole = whole_elements ? batch / all.size * all.size : 0;
+void for_elements(int64_t batch, int64_t whole, Team all, Element element) {
     for (int64_t b = all.rank; b < whole; b += all.size) element(b, all.rank, Team{});
     if (whole == batch) return;
     all.barrier();

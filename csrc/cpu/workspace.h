@@ -14,8 +14,8 @@ namespace plastikern {
 
 class Workspace {
    public:
-    explicit Workspace(int64_t bytes) : shared_(cache().busy.try_lock()) {
-        Block& block = shared_ ? cache().block : own_;
+    explicit Workspace(int64_t bytes) {
+        Block& block = lock_.owns_lock() ? cache().block : own_;
         if (block.size < bytes) {
             block.release();
             block.allocate(bytes);
@@ -24,9 +24,7 @@ class Workspace {
     }
     ~Workspace() {
         own_.release();
-        if (!shared_) return;
-        if (cache().block.size > kKeep) cache().block.release();
-        cache().busy.unlock();
+        if (lock_.owns_lock() && cache().block.size > kKeep) cache().block.release();
     }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
@@ -67,7 +65,7 @@ class Workspace {
         return *only;
     }
 
-    bool shared_;
+    std::unique_lock<std::mutex> lock_{cache().busy, std::try_to_lock};
     Block own_;
     void* memory_;
 };

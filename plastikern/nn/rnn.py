@@ -110,9 +110,10 @@ class _PlasticRNNBase(nn.Module):
         if weight is not None:
             input = nn.functional.linear(input, weight, getattr(self, "bias_ih" + suffix, None))
         bias = getattr(self, "bias_hh" + suffix, None)
-        if bias is None:
-            return input
-        return input + bias if clamp is None else torch.where(clamp, input, input + bias)
+        if bias is not None:
+            input = input + bias if clamp is None else torch.where(clamp, input, input + bias)
+        # Under autocast the input layer may compute in lower precision; the plastic connection keeps its own.
+        return input.to(getattr(self, "weight_hh" + suffix).dtype)
 
     def extra_repr(self) -> str:
         return (

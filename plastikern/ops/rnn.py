@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from ..plasticity import CONSTRAINTS, NONLINEARITIES, RULES, Plasticity
@@ -55,6 +56,13 @@ def _as_fine_as(eta: Tensor, alpha: Tensor) -> Tensor:
     return per_connection(alpha).expand_as(eta) if eta.dim() == 2 and alpha.dim() != 2 else alpha
 
 
+def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether autograd must see the call; for forward-mode derivatives it says that there are none."""
+    if not torch.is_grad_enabled():
+        return False
+    return forward_ad._current_level >= 0 or any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def step(
     drive: Tensor,
     hidden: Tensor | None,
@@ -69,7 +77,7 @@ def step(
     """One fused step; arguments checked by :func:`plastikern.functional.plastic_rnn_step`."""
     tensors = (drive, hidden, trace, weight, _as_fine_as(eta, alpha), eta)
     codes = _codes(plasticity, nonlinearity)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+    if _differentiated(tensors):
         return _Step.apply(*tensors, clamp, codes)
     return torch.ops.plastikern.rnn_step.default(*tensors, clamp, *codes)
 
@@ -91,7 +99,7 @@ def sequence(
     """All steps in one call; arguments checked by :func:`plastikern.functional.plastic_rnn_sequence`."""
     tensors = (drive, hidden, trace, weight, _as_fine_as(eta, alpha), eta)
     codes = _codes(plasticity, nonlinearity)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+    if _differentiated(tensors):
         spacing = (
             (checkpoint_every, False)
             if checkpoint_every is not None
@@ -144,7 +152,7 @@ class _Step(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_hidden: Tensor | None, grad_trace: Tensor | None) -> Any:
         found, *inputs = ctx.saved_tensors
-        if ctx.saved_tensors[6] is not None:
+        if inputs[5] is not None:
             inputs[5] = inputs[5].unsqueeze(0)
         nothing = found.new_empty(0)
         upstream = (None, grad_hidden, grad_trace)
