@@ -69,6 +69,14 @@ constexpr int64_t kSplitSynapses = 16384;
 // Elements side by side, each with a trace and its gradient, must not crowd each other out of the cache.
 constexpr int64_t kSideBySideBytes = int64_t{8} << 20;
 
+// Distance of vectors that are read and written side by side: whole pages would make a load wait for a store to the
+// same offset of another page, which processors take for the same address at first.
+template <typename S>
+constexpr int64_t apart(int64_t count) {
+    constexpr int64_t page = 4096 / sizeof(S);
+    return (count + page - 1) / page * page + padded<S>(page / 3);
+}
+
 // How a call is shared by `threads` threads: the first `whole` elements are taken by one thread each, the others by all
 // together.
 struct Sharing {
@@ -210,7 +218,7 @@ struct BackwardScratch {
 
     BackwardScratch(const Rnn<S>& n, const RnnGradients<S>& g, Parts<S>& parts) {
         const int64_t threads = sharing_of(n).threads;
-        row = padded<S>(n.neurons);
+        row = apart<S>(n.neurons);
         trace_size = n.matrix() * (g.reverse ? 1 : std::max<int64_t>(std::min(n.checkpoint_every, n.steps) - 1, 0));
         gradient_size = padded<S>(2 * kGradientRows * n.steps * n.batch);
         tiles = (n.neurons + kernels<S>().tile - 1) / kernels<S>().tile;
