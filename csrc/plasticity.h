@@ -7,8 +7,9 @@
 //   constraint   the next trace H' from H and c, and what the forward pass reads of a trace
 //
 // Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to the one it is given.
-// Kernels are templates over both types: one more constraint is one more struct, one more number in the enum, and its
-// line in plastikern/reference.py.
+// Kernels are templates over both types. One more constraint is one more struct and number here, its name in
+// plastikern/plasticity.py and its line in plastikern/reference.py, its case in cpu/connection_kernels.cpp, and the
+// range that cpu/ops.cpp checks.
 #pragma once
 
 #include <cstdint>

@@ -74,8 +74,7 @@ def plastic_rnn_sequence(
     plasticity: Plasticity,
     nonlinearity: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All steps of a time-major drive (T, B, N): activities (T, B, N), then each element's last activities and
-    trace."""
+    """All steps of a drive (T, B, N): activities (T, B, N), last activities (B, N), last trace (B, N, N)."""
     outputs = []
     for t in range(drive.shape[0]):
         step_clamp, step_drive = None if clamp is None else clamp[t], drive[t]

@@ -57,7 +57,7 @@ def _as_fine_as(eta: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether autograd must see the call; for forward-mode derivatives it says that there are none."""
+    """Whether autograd must see the call: to record it, or to refuse forward-mode derivatives."""
     if not torch.is_grad_enabled():
         return False
     return forward_ad._current_level >= 0 or any(tensor is not None and tensor.requires_grad for tensor in tensors)
@@ -100,18 +100,11 @@ def sequence(
     tensors = (drive, hidden, trace, weight, _as_fine_as(eta, alpha), eta)
     codes = _codes(plasticity, nonlinearity)
     if _differentiated(tensors):
-        spacing = (
-            (checkpoint_every, False)
-            if checkpoint_every is not None
-            else checkpoint_spacing(
-                drive.shape[1 if batch_first else 0],
-                plasticity,
-                nonlinearity,
-                eta,
-                drive if clamp is not None else None,
-            )
-        )
-        return _Sequence.apply(*tensors, clamp, lengths, codes, batch_first, *spacing)
+        spacing, reversible = checkpoint_every, False
+        if spacing is None:
+            steps, clamped_drive = drive.shape[1 if batch_first else 0], None if clamp is None else drive
+            spacing, reversible = checkpoint_spacing(steps, plasticity, nonlinearity, eta, clamped_drive)
+        return _Sequence.apply(*tensors, clamp, lengths, codes, batch_first, spacing, reversible)
     return torch.ops.plastikern.rnn_sequence.default(*tensors, clamp, lengths, *codes, batch_first, 0)[:3]
 
 
