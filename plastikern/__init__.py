@@ -3,11 +3,15 @@
 from . import functional
 from .backends import build_info, use_backend
 from .nn import PlasticRNN, PlasticRNNCell
+from .network import Modulator
 from .plasticity import Plasticity
-from .state import RNNState
+from .state import LinearState, LSTMState, RNNState
 from .version import __version__
 
 __all__ = [
+    "LSTMState",
+    "LinearState",
+    "Modulator",
     "PlasticRNN",
     "PlasticRNNCell",
     "Plasticity",

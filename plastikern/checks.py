@@ -19,6 +19,12 @@ def check_positive(owner: str, argument: str, value: object) -> None:
         raise ValueError(f"{owner}: {argument} must be a positive integer; got {value!r}")
 
 
+def check_choice(owner: str, argument: str, value: object, allowed: Sequence[str]) -> None:
+    """One of the names allowed."""
+    if value not in allowed:
+        raise ValueError(f"{owner}: {argument} must be one of {', '.join(allowed)}; got {value!r}")
+
+
 def check_tensor(
     owner: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
 ) -> None:

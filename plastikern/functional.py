@@ -1,4 +1,8 @@
-"""Plastic networks as functions without parameters: one step, or one whole sequence."""
+"""Plastic networks as functions without parameters: one step, or one whole sequence.
+
+With retroactive modulation every function takes an eligibility trace, and returns one more tensor behind the trace: the
+next eligibility trace.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,20 @@ import torch
 from torch import Tensor
 
 from . import backends, reference
-from .checks import check_positive, check_tensor, checked_lengths, described
-from .ops import rnn as fused_rnn
-from .plasticity import NONLINEARITIES, Plasticity, granular_shape
+from .checks import check_choice, check_positive, check_tensor, checked_lengths, described
+from .network import Connection, Inputs, Modulator, Network, State
+from .ops import fused
+from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape
 
-__all__ = ["plastic_rnn_sequence", "plastic_rnn_step"]
+__all__ = [
+    "modulator_signal",
+    "plastic_linear_sequence",
+    "plastic_linear_step",
+    "plastic_lstm_sequence",
+    "plastic_lstm_step",
+    "plastic_rnn_sequence",
+    "plastic_rnn_step",
+]
 
 
 def plastic_rnn_step(
@@ -21,13 +34,16 @@ def plastic_rnn_step(
     trace: Tensor | None,
     weight: Tensor,
     alpha: Tensor,
-    eta: Tensor,
+    eta: Tensor | None,
     *,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
     plasticity: Plasticity = Plasticity(),
     nonlinearity: str = "tanh",
     clamp: Tensor | None = None,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     r"""One step of a plastic recurrent network: :math:`y_j = \phi(u_j + \sum_i (w_{ji} + \alpha_{ji} H_{ji}) x_i)`.
 
     The trace that the step reads holds products up to the step before; it is changed after the read, from the
@@ -40,25 +56,28 @@ def plastic_rnn_step(
         trace: :math:`H` (B, N, N), ``trace[b, post, pre]``; None is zero.
         weight: :math:`w` (N, N), ``weight[post, pre]``.
         alpha: (N, N), (N,) or (), as ``plasticity.alpha`` says.
-        eta: (), (N,) or (N, N), as ``plasticity.eta`` says.
+        eta: (), (N,) or (N, N), as ``plasticity.eta`` says; None where a modulator governs every neuron.
+        eligibility: :math:`E` (B, N, N), only with retroactive modulation; None is zero.
+        eligibility_eta: :math:`\eta_E` in the shape of ``eta``, only with retroactive modulation.
+        modulator: parameters of the modulator, only with modulation; its input has N neurons.
         plasticity: the rule.
         nonlinearity: :math:`\phi`: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
         clamp: bool (B, N); where True, the neuron's activity is its drive.
         backend: a backend by name; by default chosen from the tensors' device.
 
     Returns:
-        Activity after the step (B, N) and next trace (B, N, N). Nothing is changed in place.
+        Activity after the step (B, N), next trace (B, N, N) and, with retroactive modulation, next eligibility trace
+        (B, N, N). Nothing is changed in place.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or name.
         RuntimeError: a backend asked for by name that cannot serve the call.
     """
-    name = "plastic_rnn_step"
-    _check_arguments(name, drive, ("B", "N"), hidden, trace, weight, alpha, eta, plasticity, nonlinearity, clamp)
-    if backends.select(backend, drive) == "cpu":
-        return fused_rnn.step(drive, hidden, trace, weight, alpha, eta, clamp, plasticity, nonlinearity)
-    hidden, trace = _zeros_where_none(drive, drive.shape[0], hidden, trace)
-    return reference.plastic_rnn_step(drive, hidden, trace, weight, alpha, eta, clamp, plasticity, nonlinearity)
+    name, inputs, state = "plastic_rnn_step", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    network = Network("rnn", plasticity, nonlinearity)
+    _check(name, network, inputs, state, connection, ("B", "N"))
+    return _present(*_step(network, inputs, state, connection, backend)[1])
 
 
 def plastic_rnn_sequence(
@@ -67,8 +86,11 @@ def plastic_rnn_sequence(
     trace: Tensor | None,
     weight: Tensor,
     alpha: Tensor,
-    eta: Tensor,
+    eta: Tensor | None,
     *,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
     plasticity: Plasticity = Plasticity(),
     nonlinearity: str = "tanh",
     clamp: Tensor | None = None,
@@ -76,86 +98,384 @@ def plastic_rnn_sequence(
     batch_first: bool = False,
     checkpoint_every: int | None = None,
     backend: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """A whole sequence of :func:`plastic_rnn_step` in one call.
 
     Args:
         drive: (T, B, N), or (B, T, N) with ``batch_first``. T and B may be 0.
-        hidden, trace, weight, alpha, eta, plasticity, nonlinearity, backend: as in :func:`plastic_rnn_step`.
+        hidden, trace, weight, alpha, eta, eligibility, eligibility_eta, modulator, plasticity, nonlinearity, backend:
+            as in :func:`plastic_rnn_step`.
         clamp: bool of the shape of ``drive``.
         lengths: steps of each element (B,), integers from 0 to T. An element that has ended keeps its hidden state
-            and its trace, and its outputs are 0. Default: T for all.
+            and its traces, and its outputs are 0. Default: T for all.
         batch_first: the layout of ``drive``, ``clamp`` and the output.
         checkpoint_every: spacing of the trace checkpoints that the fused backward keeps. By default the library
-            chooses: the rule ``decay`` is run backwards from sparse checkpoints as long as that is accurate
-            (amplification of rounding errors up to 10), everything else is recomputed from checkpoints about every
-            sqrt(T) steps. A spacing given here always recomputes. The reference backend keeps what autograd keeps.
+            chooses: the rule ``decay`` without modulation is run backwards from sparse checkpoints as long as that is
+            accurate (amplification of rounding errors up to 10), everything else is recomputed from checkpoints about
+            every sqrt(T) steps. A spacing given here always recomputes. The reference backend keeps what autograd
+            keeps.
 
     Returns:
-        Activities in the layout of ``drive``, last activity (B, N) and last trace (B, N, N).
+        Activities in the layout of ``drive``, last activity (B, N), last trace (B, N, N) and, with retroactive
+        modulation, last eligibility trace (B, N, N).
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
     """
-    name = "plastic_rnn_sequence"
-    layout = ("B", "T", "N") if batch_first else ("T", "B", "N")
-    _check_arguments(name, drive, layout, hidden, trace, weight, alpha, eta, plasticity, nonlinearity, clamp)
-    if checkpoint_every is not None:
-        check_positive(name, "checkpoint_every", checkpoint_every)
-    steps, batch = (drive.shape[1], drive.shape[0]) if batch_first else drive.shape[:2]
-    steps_of_each = checked_lengths(name, lengths, steps, batch)
-    if backends.select(backend, drive) == "cpu":
-        return fused_rnn.sequence(
-            drive, hidden, trace, weight, alpha, eta, clamp, steps_of_each,
-            plasticity, nonlinearity, batch_first, checkpoint_every,
-        )  # fmt: skip
-    hidden, trace = _zeros_where_none(drive, batch, hidden, trace)
-    if batch_first:
-        drive, clamp = drive.transpose(0, 1), None if clamp is None else clamp.transpose(0, 1)
-    if steps_of_each is not None:
-        steps_of_each = steps_of_each.to(drive.device)
-    output, hidden, trace = reference.plastic_rnn_sequence(
-        drive, hidden, trace, weight, alpha, eta, clamp, steps_of_each, plasticity, nonlinearity
-    )
-    return output.transpose(0, 1) if batch_first else output, hidden, trace
+    name, inputs, state = "plastic_rnn_sequence", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    network = Network("rnn", plasticity, nonlinearity)
+    _check(name, network, inputs, state, connection, ("B", "T", "N") if batch_first else ("T", "B", "N"))
+    output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
+    return _present(output, *last)
 
 
-def _zeros_where_none(drive: Tensor, batch: int, hidden: Tensor | None, trace: Tensor | None) -> tuple[Tensor, Tensor]:
-    neurons = drive.shape[-1]
-    hidden = drive.new_zeros(batch, neurons) if hidden is None else hidden
-    return hidden, drive.new_zeros(batch, neurons, neurons) if trace is None else trace
-
-
-def _check_arguments(
-    name: str,
+def plastic_lstm_step(
     drive: Tensor,
-    layout: tuple[str, ...],
     hidden: Tensor | None,
+    cell: Tensor | None,
     trace: Tensor | None,
     weight: Tensor,
     alpha: Tensor,
-    eta: Tensor,
-    plasticity: Plasticity,
-    nonlinearity: str,
-    clamp: Tensor | None,
+    eta: Tensor | None,
+    *,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
+    plasticity: Plasticity = Plasticity(),
+    post: str = "candidate",
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    r"""One step of an LSTM whose candidate has a plastic recurrent connection.
+
+    :math:`i, f, o = \sigma(u_{i,f,o} + W_{i,f,o} h)`, :math:`g = \tanh(u_g + (W_g + \alpha \circ H) h)`,
+    :math:`c' = f c + i g`, :math:`h' = o \tanh c'`; then the trace changes, with :math:`h` as pre.
+
+    Args:
+        drive: :math:`u` (B, 4 N), gates in the order i, f, g, o of ``torch.nn.LSTM``.
+        hidden, cell: (B, N); None is zero.
+        trace: :math:`H` (B, N, N), ``trace[b, post, pre]``; None is zero.
+        weight: :math:`W` (4 N, N) in the same order, as ``torch.nn.LSTM.weight_hh_l0``.
+        alpha, eta, eligibility, eligibility_eta, modulator, plasticity, backend: as in :func:`plastic_rnn_step`.
+        post: the post-synaptic signal of the trace: ``"candidate"`` :math:`g`, ``"recurrent"`` :math:`(W_g + \alpha
+            \circ H) h`, ``"cell"`` :math:`c'` or ``"hidden"`` :math:`h'`.
+
+    Returns:
+        Next hidden and cell (B, N), next trace (B, N, N) and, with retroactive modulation, next eligibility trace.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
+
+    Source: Backpropamine (ICLR 2019), section 4.3.
+    """
+    name, inputs, state = "plastic_lstm_step", Inputs(drive), State(hidden, cell, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    network = Network("lstm", plasticity, post=post)
+    _check(name, network, inputs, state, connection, ("B", "4 N"))
+    return _present(*_step(network, inputs, state, connection, backend)[1])
+
+
+def plastic_lstm_sequence(
+    drive: Tensor,
+    hidden: Tensor | None,
+    cell: Tensor | None,
+    trace: Tensor | None,
+    weight: Tensor,
+    alpha: Tensor,
+    eta: Tensor | None,
+    *,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
+    plasticity: Plasticity = Plasticity(),
+    post: str = "candidate",
+    lengths: Tensor | Sequence[int] | None = None,
+    batch_first: bool = False,
+    checkpoint_every: int | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    """A whole sequence of :func:`plastic_lstm_step` in one call.
+
+    Args:
+        drive: (T, B, 4 N), or (B, T, 4 N) with ``batch_first``. T and B may be 0.
+        hidden, cell, trace, weight, alpha, eta, eligibility, eligibility_eta, modulator, plasticity, post, backend: as
+            in :func:`plastic_lstm_step`.
+        lengths, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+
+    Returns:
+        Activities (T, B, N), or (B, T, N); last hidden and cell (B, N), last trace (B, N, N) and, with retroactive
+        modulation, last eligibility trace.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
+    """
+    name, inputs, state = "plastic_lstm_sequence", Inputs(drive), State(hidden, cell, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    network = Network("lstm", plasticity, post=post)
+    _check(name, network, inputs, state, connection, ("B", "T", "4 N") if batch_first else ("T", "B", "4 N"))
+    output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
+    return _present(output, *last)
+
+
+def plastic_linear_step(
+    input: Tensor,
+    trace: Tensor | None,
+    weight: Tensor,
+    alpha: Tensor,
+    eta: Tensor | None,
+    *,
+    drive: Tensor | None = None,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
+    plasticity: Plasticity = Plasticity(),
+    nonlinearity: str = "softmax",
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    r"""One step of a plastic layer: :math:`y = \phi(u + (w + \alpha \circ H) x)`, then the trace changes.
+
+    Args:
+        input: :math:`x` (B, I).
+        trace: :math:`H` (B, O, I), ``trace[b, post, pre]``; None is zero.
+        weight: :math:`w` (O, I).
+        alpha: (O, I), (O,) or (), as ``plasticity.alpha`` says.
+        eta: (), (O,) or (O, I), as ``plasticity.eta`` says; None where a modulator governs every neuron.
+        drive: :math:`u` (B, O), such as a bias, or a label times 1,000 that forces the output; None is zero.
+        eligibility, eligibility_eta, modulator, plasticity, backend: as in :func:`plastic_rnn_step`, with (B, O, I) in
+            place of (B, N, N); the modulator's input is the output, O neurons.
+        nonlinearity: :math:`\phi`: ``"softmax"`` over the O outputs, ``"tanh"``, ``"relu"``, ``"sigmoid"`` or
+            ``"identity"``.
+
+    Returns:
+        Output (B, O), next trace (B, O, I) and, with retroactive modulation, next eligibility trace (B, O, I).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
+
+    Source: Differentiable plasticity (ICML 2018), section 4.4.
+    """
+    name, state = "plastic_linear_step", State(None, None, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    network = Network("linear", plasticity, nonlinearity)
+    inputs = _linear_inputs(name, input, drive, weight, ("B", "I"))
+    _check(name, network, inputs, state, connection, ("B", "O"))
+    output, last = _step(network, inputs, state, connection, backend)
+    return _present(output, *last)
+
+
+def plastic_linear_sequence(
+    input: Tensor,
+    trace: Tensor | None,
+    weight: Tensor,
+    alpha: Tensor,
+    eta: Tensor | None,
+    *,
+    drive: Tensor | None = None,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
+    plasticity: Plasticity = Plasticity(),
+    nonlinearity: str = "softmax",
+    lengths: Tensor | Sequence[int] | None = None,
+    batch_first: bool = False,
+    checkpoint_every: int | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    """A whole sequence of :func:`plastic_linear_step` in one call.
+
+    Args:
+        input: (T, B, I), or (B, T, I) with ``batch_first``. T and B may be 0.
+        drive: (T, B, O), or (B, T, O) with ``batch_first``; None is zero.
+        trace, weight, alpha, eta, eligibility, eligibility_eta, modulator, plasticity, nonlinearity, backend: as in
+            :func:`plastic_linear_step`.
+        lengths, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+
+    Returns:
+        Outputs (T, B, O), or (B, T, O); last trace (B, O, I) and, with retroactive modulation, last eligibility trace.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
+    """
+    name, state = "plastic_linear_sequence", State(None, None, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    network = Network("linear", plasticity, nonlinearity)
+    layout = ("B", "T", "O") if batch_first else ("T", "B", "O")
+    inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
+    _check(name, network, inputs, state, connection, layout)
+    output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
+    return _present(output, *last)
+
+
+def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticity) -> Tensor:
+    r"""The neuromodulator :math:`M = \psi(v \cdot s + b)`, as the networks compute it at every step.
+
+    Args:
+        source: the modulator's input (..., N), such as the activities that a sequence returns.
+        modulator: its parameters.
+        plasticity: names its nonlinearity.
+
+    Returns:
+        M (...,).
+    """
+    return reference.modulator_signal(source, modulator, plasticity.modulator_nonlinearity)
+
+
+def _step(
+    network: Network, inputs: Inputs, state: State, connection: Connection, backend: str | None
+) -> tuple[Tensor, State]:
+    if backends.select(backend, inputs.drive) == "cpu":
+        return fused.step(inputs, state, connection, network)
+    return reference.step(inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network)
+
+
+def _sequence(
+    name: str,
+    network: Network,
+    inputs: Inputs,
+    state: State,
+    connection: Connection,
+    lengths: Tensor | Sequence[int] | None,
+    batch_first: bool,
+    checkpoint_every: int | None,
+    backend: str | None,
+) -> tuple[Tensor, State]:
+    if checkpoint_every is not None:
+        check_positive(name, "checkpoint_every", checkpoint_every)
+    steps, batch = inputs.drive.shape[1 if batch_first else 0], inputs.drive.shape[0 if batch_first else 1]
+    steps_of_each = checked_lengths(name, lengths, steps, batch)
+    if backends.select(backend, inputs.drive) == "cpu":
+        return fused.sequence(inputs, state, connection, network, steps_of_each, batch_first, checkpoint_every)
+    if batch_first:
+        inputs = Inputs(*(None if tensor is None else tensor.transpose(0, 1) for tensor in inputs))  # type: ignore[arg-type]
+    if steps_of_each is not None:
+        steps_of_each = steps_of_each.to(inputs.drive.device)
+    like = inputs.drive.new_empty(batch)
+    output, last = reference.sequence(
+        inputs, _filled(network, state, connection, like), connection, network, steps_of_each
+    )
+    return output.transpose(0, 1) if batch_first else output, last
+
+
+def _filled(network: Network, state: State, connection: Connection, like: Tensor) -> State:
+    """The state with zeros for what is missing; ``like`` is (B,)."""
+    batch, posts = like.shape[0], _posts(network, connection)
+    pres = connection.weight.shape[1]
+    shapes: list[tuple[int, ...] | None] = [
+        None if network.kind == "linear" else (batch, posts),
+        (batch, posts) if network.kind == "lstm" else None,
+        (batch, posts, pres),
+        (batch, posts, pres) if network.plasticity.modulation == "retroactive" else None,
+    ]
+    return State(*(
+        like.new_zeros(shape) if tensor is None and shape is not None else tensor
+        for tensor, shape in zip(state, shapes, strict=True)
+    ))  # fmt: skip
+
+
+def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(tensor for tensor in tensors if tensor is not None)
+
+
+def _posts(network: Network, connection: Connection) -> int:
+    return connection.weight.shape[0] // (4 if network.kind == "lstm" else 1)
+
+
+def _linear_inputs(name: str, input: Tensor, drive: Tensor | None, weight: Tensor, layout: tuple[str, ...]) -> Inputs:
+    """Features and drive of a layer; everything else is measured by the drive."""
+    _check_floating(name, "input", input, layout)
+    if not isinstance(weight, Tensor) or weight.dim() != 2:
+        got = tuple(weight.shape) if isinstance(weight, Tensor) else described(weight)
+        raise ValueError(f"{name}: weight must have shape (O, {input.shape[-1]}); got {got}")
+    if drive is None:
+        drive = input.new_zeros(*input.shape[:-1], weight.shape[0])
+    return Inputs(drive, input)
+
+
+def _check_floating(name: str, argument: str, tensor: object, layout: tuple[str, ...]) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise TypeError(f"{name}: {argument} must be a floating-point tensor; got {described(tensor)}")
+    if tensor.dim() != len(layout):
+        raise ValueError(f"{name}: {argument} must have shape ({', '.join(layout)}); got {tuple(tensor.shape)}")
+    if tensor.shape[-1] == 0:
+        raise ValueError(f"{name}: {argument} must have at least one neuron; got shape {tuple(tensor.shape)}")
+
+
+def _check(
+    name: str, network: Network, inputs: Inputs, state: State, connection: Connection, layout: tuple[str, ...]
 ) -> None:
+    """Every tensor against the drive, and what is there against what the plasticity asks for."""
+    drive, features, clamp = inputs
+    plasticity, kind = network.plasticity, network.kind
     if not isinstance(plasticity, Plasticity):
         raise TypeError(f"{name}: plasticity must be a Plasticity; got {type(plasticity).__name__}")
-    if nonlinearity not in NONLINEARITIES:
-        raise ValueError(f"{name}: nonlinearity must be one of {', '.join(NONLINEARITIES)}; got {nonlinearity!r}")
-    if not isinstance(drive, Tensor) or not drive.is_floating_point():
-        raise TypeError(f"{name}: drive must be a floating-point tensor; got {described(drive)}")
-    if drive.dim() != len(layout):
-        raise ValueError(f"{name}: drive must have shape ({', '.join(layout)}); got {tuple(drive.shape)}")
-    batch, neurons = drive.shape[layout.index("B")], drive.shape[-1]
-    if neurons == 0:
-        raise ValueError(f"{name}: drive must have at least one neuron; got shape {tuple(drive.shape)}")
-    check_tensor(name, "weight", weight, (neurons, neurons), drive)
-    check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, neurons, neurons), drive)
-    check_tensor(name, "eta", eta, granular_shape(plasticity.eta, neurons, neurons), drive)
-    if hidden is not None:
-        check_tensor(name, "hidden", hidden, (batch, neurons), drive)
-    if trace is not None:
-        check_tensor(name, "trace", trace, (batch, neurons, neurons), drive)
+    check_choice(
+        name, "nonlinearity", network.nonlinearity, LINEAR_NONLINEARITIES if kind == "linear" else NONLINEARITIES
+    )
+    if kind == "lstm":
+        check_choice(name, "post", network.post, POSTS)
+    _check_floating(name, "drive", drive, layout)
+    batch, posts = drive.shape[layout.index("B")], drive.shape[-1]
+    if features is None:
+        if posts % (4 if kind == "lstm" else 1):
+            raise ValueError(f"{name}: drive must have four values per neuron; got shape {tuple(drive.shape)}")
+        rows, posts = posts, posts // (4 if kind == "lstm" else 1)
+        pres = posts
+    else:
+        rows, posts, pres = connection.weight.shape[0], connection.weight.shape[0], features.shape[-1]
+        check_tensor(name, "drive", drive, (*features.shape[:-1], posts), features)
+    _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive)
+    for argument, tensor, shape in (
+        ("hidden", state.hidden, (batch, posts)),
+        ("cell", state.cell, (batch, posts)),
+        ("trace", state.trace, (batch, posts, pres)),
+        ("eligibility", state.eligibility, (batch, posts, pres)),
+    ):
+        if tensor is not None:
+            check_tensor(name, argument, tensor, shape, drive)
+    if state.eligibility is not None and plasticity.modulation != "retroactive":
+        raise ValueError(f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}")
     if clamp is not None:
         check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, dtype=torch.bool)
+
+
+def _check_connection(
+    name: str, connection: Connection, plasticity: Plasticity, kind: str, rows: int, posts: int, pres: int, like: Tensor
+) -> None:
+    weight, alpha, eta, eligibility_eta, modulator = connection
+    check_tensor(name, "weight", weight, (rows, pres), like)
+    check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, posts, pres), like)
+    modulated = None if modulator is None else modulator.modulated
+    _check_wanted(name, "modulator", modulator, plasticity.modulation != "none", plasticity)
+    _check_wanted(name, "eta", eta, plasticity.modulation == "none" or modulated is not None, plasticity)
+    _check_wanted(name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity)
+    rate_shape = granular_shape(plasticity.eta, posts, pres)
+    if eta is not None:
+        check_tensor(name, "eta", eta, rate_shape, like)
+    if eligibility_eta is not None:
+        check_tensor(name, "eligibility_eta", eligibility_eta, rate_shape, like)
+    if modulator is None:
+        return
+    if not isinstance(modulator, Modulator):
+        raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
+    possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
+    check_choice(name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",)))
+    check_tensor(name, "modulator.weight", modulator.weight, (posts,), like)
+    check_tensor(name, "modulator.bias", modulator.bias, (), like)
+    for argument in ("fan_out_weight", "fan_out_bias"):
+        tensor = getattr(modulator, argument)
+        _check_wanted(name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity)
+        if tensor is not None:
+            check_tensor(name, f"modulator.{argument}", tensor, granular_shape(plasticity.fan_out, posts, pres), like)
+    if modulated is not None:
+        check_tensor(name, "modulator.modulated", modulated, (posts,), like, dtype=torch.bool)
+
+
+def _check_wanted(name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity) -> None:
+    """What the plasticity needs is there, and nothing that it would ignore."""
+    if (value is not None) == wanted:
+        return
+    options = f"modulation {plasticity.modulation!r} and fan_out {plasticity.fan_out!r}"
+    if not wanted:
+        hint = " where a modulator governs every neuron" if argument == "eta" else ""
+        raise ValueError(f"{name}: {argument} must be None{hint} with {options}")
+    raise TypeError(f"{name}: {argument} must be {'a Modulator' if argument == 'modulator' else 'a tensor'}; got None")

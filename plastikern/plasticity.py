@@ -10,6 +10,12 @@ RULES = ("hebb", "oja")
 CONSTRAINTS = ("decay", "clip", "soft_clip", "clip_on_read", "none")
 GRANULARITIES = ("connection", "neuron", "layer")
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
+LINEAR_NONLINEARITIES = (*NONLINEARITIES, "softmax")
+MODULATIONS = ("none", "simple", "retroactive")
+MODULATOR_INPUTS = ("hidden", "previous_hidden", "cell")
+MODULATOR_NONLINEARITIES = ("tanh", "sigmoid", "linear")
+FAN_OUTS = ("none", "neuron", "connection")
+POSTS = ("candidate", "recurrent", "cell", "hidden")
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class Plasticity:
 
     A plastic connection from ``pre`` :math:`x` (B, I) to ``post`` neurons (B, O) has a baseline ``weight``
     :math:`w` (O, I), a plasticity coefficient ``alpha`` :math:`\alpha` and a Hebbian ``trace`` :math:`H` (B, O, I).
-    It reads :math:`z_j = u_j + \sum_i (w_{ji} + \alpha_{ji} H_{ji}) x_i`, then changes its trace at the rate
-    :math:`\eta`.
+    It reads :math:`z_j = u_j + \sum_i (w_{ji} + \alpha_{ji} H_{ji}) x_i`, then changes its trace at the rate :math:`r`:
+    a parameter :math:`\eta`, or what a neuromodulator :math:`M(t)`, a number that the network computes, makes of it.
 
     Args:
         rule: the increment :math:`d_{ji}`, from the activity :math:`y_j` after the step and :math:`x_i` before it.
@@ -27,28 +33,45 @@ class Plasticity:
         constraint: how the trace stays bounded.
 
             ================ ====================================================================
-            ``decay``        :math:`(1 - \eta) H + \eta d`
-            ``clip``         :math:`\mathrm{clip}(H + \eta d, \pm c)`
-            ``soft_clip``    :math:`\mathrm{clip}(H + \max(\eta d, 0)(1 - H) + \min(\eta d, 0)(1 + H), \pm 1)`
-            ``clip_on_read`` :math:`H + \eta d`, and :math:`z` reads :math:`\mathrm{clip}(H, \pm c)`
-            ``none``         :math:`H + \eta d`
+            ``decay``        :math:`(1 - r) H + r d`
+            ``clip``         :math:`\mathrm{clip}(H + r d, \pm c)`
+            ``soft_clip``    :math:`\mathrm{clip}(H + \max(r d, 0)(1 - H) + \min(r d, 0)(1 + H), \pm 1)`
+            ``clip_on_read`` :math:`H + r d`, and :math:`z` reads :math:`\mathrm{clip}(H, \pm c)`
+            ``none``         :math:`H + r d`
             ================ ====================================================================
 
             ``"oja"`` decays by itself and is not combined with ``"decay"``.
         clip: the bound :math:`c > 0` of ``clip`` and ``clip_on_read``.
         alpha: one coefficient per ``"connection"`` (O, I), per post-synaptic ``"neuron"`` (O,), or per ``"layer"`` ().
         eta: one rate per ``"layer"`` (), per ``"neuron"`` (O,) or per ``"connection"`` (O, I).
-        learn_eta: whether modules register ``eta`` as a trained parameter (else as a buffer).
+        learn_eta: whether modules register the rates as trained parameters (else as buffers).
         alpha_init: standard deviation of the normal initialisation of ``alpha``.
-        eta_init: initial value of ``eta``.
+        eta_init: initial value of ``eta`` and of the eligibility trace's rate.
+        modulation: what a neuromodulator :math:`M(t)` does.
+
+            =============== ==========================================================================================
+            ``none``        there is none: :math:`r = \eta`
+            ``simple``      :math:`r = M(t)`
+            ``retroactive`` :math:`r d` above is :math:`M(t) E` with an eligibility trace :math:`E` (B, O, I), and then
+                            :math:`E' = (1 - \eta_E) E + \eta_E d`, where :math:`d` is that of :math:`H` before the step
+            =============== ==========================================================================================
+
+            In half-modulated networks a mask chooses :math:`\eta` in place of :math:`M` for some neurons
+            (:class:`~plastikern.Modulator`).
+        modulator_input: what the modulator is computed from: the ``"hidden"`` activities after the step, those before
+            it, ``"previous_hidden"``, or the ``"cell"`` of an LSTM after the step.
+        modulator_nonlinearity: ``"tanh"``, ``"sigmoid"`` or ``"linear"``.
+        fan_out: how the modulator reaches the connections: as it is (``"none"``), or by a trained weight f and bias g
+            per post-synaptic ``"neuron"`` (O,) or per ``"connection"`` (O, I), as :math:`f M + g`.
 
     Raises:
-        ValueError: an option that does not exist, a number that is not finite, or ``oja`` with ``decay``.
+        ValueError: an option that does not exist, a number that is not finite, ``oja`` with ``decay``, or options of
+            the modulator without modulation.
 
     Sources:
         Miconi, Stanley, Clune, *Differentiable plasticity*, ICML 2018 (arXiv 1804.02464): eq. 1 (read), eq. 2
         (``hebb`` with ``decay``), eq. 3 (``oja`` with ``none``). Miconi, Rawal, Clune, Stanley, *Backpropamine*,
-        ICLR 2019 (arXiv 2002.10585): eq. 2 (``hebb`` with ``clip``).
+        ICLR 2019 (arXiv 2002.10585): eq. 2 (``hebb`` with ``clip``), eq. 3 (``simple``), eq. 4 and 5 (``retroactive``).
     """
 
     rule: str = "hebb"
@@ -59,6 +82,10 @@ class Plasticity:
     learn_eta: bool = True
     alpha_init: float = 0.01
     eta_init: float = 0.01
+    modulation: str = "none"
+    modulator_input: str = "hidden"
+    modulator_nonlinearity: str = "tanh"
+    fan_out: str = "none"
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -66,6 +93,10 @@ class Plasticity:
             ("constraint", CONSTRAINTS),
             ("alpha", GRANULARITIES),
             ("eta", GRANULARITIES),
+            ("modulation", MODULATIONS),
+            ("modulator_input", MODULATOR_INPUTS),
+            ("modulator_nonlinearity", MODULATOR_NONLINEARITIES),
+            ("fan_out", FAN_OUTS),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -82,6 +113,11 @@ class Plasticity:
             raise ValueError(
                 "Plasticity: rule 'oja' decays by itself; combine it with 'none' or a clip, not with 'decay'"
             )
+        if self.modulation == "none":
+            for name in ("modulator_input", "modulator_nonlinearity", "fan_out"):
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if value != default:
+                    raise ValueError(f"Plasticity: {name} {value!r} needs modulation 'simple' or 'retroactive'")
 
 
 def granular_shape(granularity: str, rows: int, columns: int) -> tuple[int, ...]:

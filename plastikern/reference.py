@@ -6,17 +6,22 @@ The fused backends are tested against these functions in double precision. Shape
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from .network import Connection, Inputs, Modulator, Network, State, per_connection
 from .plasticity import Plasticity
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda z: z}
-
-
-def per_connection(coefficient: Tensor) -> Tensor:
-    """View of a coefficient (), (O,) or (O, I) that broadcasts against (B, O, I): a neuron's value covers its row."""
-    return coefficient.unsqueeze(-1) if coefficient.dim() == 1 else coefficient
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda z: z,
+    "linear": lambda z: z,
+    "softmax": lambda z: torch.softmax(z, -1),
+}
 
 
 def read(trace: Tensor, plasticity: Plasticity) -> Tensor:
@@ -24,71 +29,142 @@ def read(trace: Tensor, plasticity: Plasticity) -> Tensor:
     return trace.clamp(-plasticity.clip, plasticity.clip) if plasticity.constraint == "clip_on_read" else trace
 
 
-def excitation(pre: Tensor, trace: Tensor, weight: Tensor, alpha: Tensor, plasticity: Plasticity) -> Tensor:
-    """Recurrent sum (w + alpha H) x of paper 1, eq. 1: (B, I) to (B, O)."""
-    effective = weight + per_connection(alpha) * read(trace, plasticity)
+def excitation(pre: Tensor, trace: Tensor, connection: Connection, plasticity: Plasticity) -> Tensor:
+    """Sum (w + alpha H) x of paper 1, eq. 1: (B, I) to (B, O)."""
+    effective = connection.weight + per_connection(connection.alpha) * read(trace, plasticity)
     return torch.matmul(effective, pre.unsqueeze(-1)).squeeze(-1)
 
 
-def update(trace: Tensor, pre: Tensor, post: Tensor, rate: Tensor, plasticity: Plasticity) -> Tensor:
-    """Next trace (B, O, I) from the activity before the step, ``pre`` (B, I), and after it, ``post`` (B, O)."""
-    post, pre, rate = post.unsqueeze(-1), pre.unsqueeze(-2), per_connection(rate)
-    change = rate * post * (pre if plasticity.rule == "hebb" else pre - post * trace)
+def modulator_signal(source: Tensor, modulator: Modulator, nonlinearity: str) -> Tensor:
+    """M (...,) from the modulator's input (..., N)."""
+    return ACTIVATIONS[nonlinearity](torch.matmul(source, modulator.weight) + modulator.bias)
+
+
+def rate_in_force(connection: Connection, plasticity: Plasticity, source: Tensor) -> Tensor:
+    """The rate, in a shape that broadcasts against (B, O, I); ``source`` (B, N) is the modulator's input."""
+    eta = None if connection.eta is None else per_connection(connection.eta)
+    modulator = connection.modulator
+    if modulator is None:
+        assert eta is not None
+        return eta
+    rate = modulator_signal(source, modulator, plasticity.modulator_nonlinearity)[:, None, None]
+    if modulator.fan_out_weight is not None and modulator.fan_out_bias is not None:
+        rate = per_connection(modulator.fan_out_weight) * rate + per_connection(modulator.fan_out_bias)
+    return rate if modulator.modulated is None else torch.where(per_connection(modulator.modulated), rate, eta)
+
+
+def update(
+    trace: Tensor,
+    eligibility: Tensor | None,
+    pre: Tensor,
+    post: Tensor,
+    rate: Tensor,
+    connection: Connection,
+    plasticity: Plasticity,
+) -> tuple[Tensor, Tensor | None]:
+    """Next traces (B, O, I) from the activity before the step, ``pre`` (B, I), and the signal after it, ``post``."""
+    post, pre = post.unsqueeze(-1), pre.unsqueeze(-2)
+    increment = post * (pre if plasticity.rule == "hebb" else pre - post * trace)
+    change = rate * (increment if eligibility is None else eligibility)
+    if eligibility is not None:
+        assert connection.eligibility_eta is not None
+        eta = per_connection(connection.eligibility_eta)
+        eligibility = (1 - eta) * eligibility + eta * increment
     if plasticity.constraint == "decay":
-        return (1 - rate) * trace + change
+        return (1 - rate) * trace + change, eligibility
     if plasticity.constraint == "clip":
-        return (trace + change).clamp(-plasticity.clip, plasticity.clip)
+        return (trace + change).clamp(-plasticity.clip, plasticity.clip), eligibility
     if plasticity.constraint == "soft_clip":
         # max(c, 0)(1 - H) + min(c, 0)(1 + H) = c - |c| H, which has one well-defined derivative at c = 0.
-        return (trace + change - change.abs() * trace).clamp(-1, 1)
-    return trace + change
+        return (trace + change - change.abs() * trace).clamp(-1, 1), eligibility
+    return trace + change, eligibility
 
 
 def plastic_rnn_step(
-    drive: Tensor,
-    hidden: Tensor,
-    trace: Tensor,
-    weight: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    clamp: Tensor | None,
-    plasticity: Plasticity,
-    nonlinearity: str,
-) -> tuple[Tensor, Tensor]:
-    """One step: next activities (B, N) and next trace (B, N, N)."""
-    active = ACTIVATIONS[nonlinearity](drive + excitation(hidden, trace, weight, alpha, plasticity))
-    if clamp is not None:
-        active = torch.where(clamp, drive, active)
-    return active, update(trace, hidden, active, eta, plasticity)
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
+    """One step: next activities (B, N) and traces (B, N, N)."""
+    hidden, _, trace, eligibility = state
+    assert hidden is not None and trace is not None
+    plasticity = network.plasticity
+    active = ACTIVATIONS[network.nonlinearity](inputs.drive + excitation(hidden, trace, connection, plasticity))
+    if inputs.clamp is not None:
+        active = torch.where(inputs.clamp, inputs.drive, active)
+    source = {"hidden": active, "previous_hidden": hidden}[plasticity.modulator_input]
+    rate = rate_in_force(connection, plasticity, source)
+    return active, State(active, None, *update(trace, eligibility, hidden, active, rate, connection, plasticity))
 
 
-def plastic_rnn_sequence(
-    drive: Tensor,
-    hidden: Tensor,
-    trace: Tensor,
-    weight: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    clamp: Tensor | None,
-    lengths: Tensor | None,
-    plasticity: Plasticity,
-    nonlinearity: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All steps of a drive (T, B, N): activities (T, B, N), last activities (B, N), last trace (B, N, N)."""
+def plastic_lstm_step(
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
+    """One step: next activities and cells (B, N) and traces (B, N, N). Drive and weight hold gates i, f, g, o."""
+    hidden, cell, trace, eligibility = state
+    assert hidden is not None and cell is not None and trace is not None
+    plasticity, size = network.plasticity, hidden.shape[-1]
+    weights = connection.weight.unflatten(0, (4, size))
+    drives = inputs.drive.unflatten(-1, (4, size)).unbind(-2)
+    plastic = connection._replace(weight=weights[2])
+    recurrent = excitation(hidden, trace, plastic, plasticity)
+    input_gate, forget_gate, output_gate = (torch.sigmoid(drives[k] + hidden @ weights[k].mT) for k in (0, 1, 3))
+    candidate = torch.tanh(drives[2] + recurrent)
+    cell = forget_gate * cell + input_gate * candidate
+    active = output_gate * torch.tanh(cell)
+    post = {"candidate": candidate, "recurrent": recurrent, "cell": cell, "hidden": active}[network.post]
+    source = {"hidden": active, "previous_hidden": hidden, "cell": cell}[plasticity.modulator_input]
+    rate = rate_in_force(connection, plasticity, source)
+    return active, State(active, cell, *update(trace, eligibility, hidden, post, rate, connection, plasticity))
+
+
+def plastic_linear_step(
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
+    """One step: outputs (B, O) and next traces (B, O, I)."""
+    assert inputs.features is not None and state.trace is not None
+    plasticity = network.plasticity
+    excited = excitation(inputs.features, state.trace, connection, plasticity)
+    active = ACTIVATIONS[network.nonlinearity](inputs.drive + excited)
+    rate = rate_in_force(connection, plasticity, active)
+    traces = update(state.trace, state.eligibility, inputs.features, active, rate, connection, plasticity)
+    return active, State(None, None, *traces)
+
+
+STEPS = {"rnn": plastic_rnn_step, "lstm": plastic_lstm_step, "linear": plastic_linear_step}
+
+
+def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+    """One step of any network: its output and next state."""
+    return STEPS[network.kind](inputs, state, connection, network)
+
+
+def sequence(
+    inputs: Inputs, state: State, connection: Connection, network: Network, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    """All steps of inputs (T, B, ...): outputs (T, B, N) and last state.
+
+    An element that has ended keeps its state, and its outputs are 0.
+    """
     outputs = []
-    for t in range(drive.shape[0]):
-        step_clamp, step_drive = None if clamp is None else clamp[t], drive[t]
-        if lengths is not None:
-            running = (t < lengths).unsqueeze(-1)
-            # What lies beyond an element's end, be it NaN, must not reach a gradient.
-            step_drive = torch.where(running, step_drive, 0)
-        active, changed = plastic_rnn_step(
-            step_drive, hidden, trace, weight, alpha, eta, step_clamp, plasticity, nonlinearity
-        )
+    for t in range(inputs.drive.shape[0]):
+        here = Inputs(*(None if tensor is None else tensor[t] for tensor in inputs))  # type: ignore[arg-type]
         if lengths is None:
-            outputs.append(active)
-            hidden, trace = active, changed
+            output, state = step(here, state, connection, network)
         else:
-            outputs.append(torch.where(running, active, 0))
-            hidden, trace = torch.where(running, active, hidden), torch.where(running.unsqueeze(-1), changed, trace)
-    return torch.stack(outputs) if outputs else drive.clone(), hidden, trace
+            running = t < lengths
+            # What lies beyond an element's end, be it NaN, must not reach a gradient.
+            here = Inputs(*(_where(running, tensor, 0) for tensor in here))  # type: ignore[arg-type]
+            output, following = step(here, state, connection, network)
+            output = torch.where(running.unsqueeze(-1), output, 0)
+            state = State(*(_where(running, new, old) for new, old in zip(following, state, strict=True)))
+        outputs.append(output)
+    if outputs:
+        return torch.stack(outputs), state
+    neurons = connection.weight.shape[-1 if network.kind != "linear" else 0]
+    return inputs.drive[..., :neurons].clone(), state
+
+
+def _where(running: Tensor, tensor: Tensor | None, other: Tensor | float | None) -> Tensor | None:
+    """The tensor (B, ...) for elements that are running, ``other`` for those that have ended."""
+    if tensor is None or other is None or tensor.dtype == torch.bool:
+        return tensor
+    return torch.where(running.view(-1, *(1,) * (tensor.dim() - 1)), tensor, other)

@@ -13,11 +13,52 @@ class RNNState(NamedTuple):
     Attributes:
         hidden: activities (B, N); with a leading ``num_layers`` in :class:`~plastikern.PlasticRNN`.
         trace: Hebbian traces (B, N, N), ``trace[b, post, pre]``; with a leading ``num_layers`` likewise.
+        eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
     """
 
     hidden: Tensor
     trace: Tensor
+    eligibility: Tensor | None = None
 
     def detach(self) -> RNNState:
         """The same state without its history, for truncated back-propagation through time."""
-        return RNNState(*(tensor.detach() for tensor in self))
+        return RNNState(*_detached(self))
+
+
+class LSTMState(NamedTuple):
+    """State of a plastic LSTM; every tensor is differentiable, going in and coming out.
+
+    Attributes:
+        hidden, cell: (B, N); with a leading ``num_layers`` in :class:`~plastikern.PlasticLSTM`.
+        trace: Hebbian traces of the candidate's recurrent connection (B, N, N), ``trace[b, post, pre]``; likewise.
+        eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
+    """
+
+    hidden: Tensor
+    cell: Tensor
+    trace: Tensor
+    eligibility: Tensor | None = None
+
+    def detach(self) -> LSTMState:
+        """The same state without its history, for truncated back-propagation through time."""
+        return LSTMState(*_detached(self))
+
+
+class LinearState(NamedTuple):
+    """State of a plastic linear layer; every tensor is differentiable, going in and coming out.
+
+    Attributes:
+        trace: Hebbian traces (B, O, I), ``trace[b, post, pre]``.
+        eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
+    """
+
+    trace: Tensor
+    eligibility: Tensor | None = None
+
+    def detach(self) -> LinearState:
+        """The same state without its history, for truncated back-propagation through time."""
+        return LinearState(*_detached(self))
+
+
+def _detached(state: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.detach() for tensor in state]
