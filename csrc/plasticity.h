@@ -5,6 +5,7 @@
 //
 //   rule         the change c = r d of a trace; d is p x (hebb) or p (x - p H) (oja)
 //   constraint   the next trace H' from H and c, and what the forward pass reads of a trace
+//   eligibility  a second trace E, which takes the increments d, while H takes what E held before: c = r E
 //
 // Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to the one it is given.
 // Kernels are templates over both types. One more constraint is one more struct and number here, its name in
@@ -22,10 +23,10 @@
 
 namespace plastikern {
 
-// Numbers as in plastikern/plasticity.py: RULES, CONSTRAINTS, NONLINEARITIES.
+// Numbers as in plastikern/plasticity.py: RULES, CONSTRAINTS, LINEAR_NONLINEARITIES.
 enum class RuleKind : int64_t { hebb, oja };
 enum class ConstraintKind : int64_t { decay, clip, soft_clip, clip_on_read, none };
-enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity };
+enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
 
 // Sums over the synapses of one post-synaptic neuron, from which a rule's `finish` makes the gradients of post and
 // rate. Where the rate belongs to the neuron it is multiplied once, there; where it belongs to the synapse,
@@ -184,6 +185,68 @@ struct ClipOnRead : None {
     template <typename V>
     static PLASTIKERN_INLINE V read_adjoint(V trace, V bound, V grad) {
         return clamped_adjoint(trace, bound, grad);
+    }
+};
+
+// The traces of one synapse, or their gradients; the rates at which they change, or theirs.
+template <typename V>
+struct Traces {
+    V trace{}, eligibility{};
+};
+
+template <typename V>
+struct SynapseGrad {
+    Traces<V> before;    // of the traces before the step
+    V change, pre;       // of what the rule changes, its rate included; of pre
+    V rate{}, fading{};  // of the rate in force and of the eligibility's, as far as they come not through the rule
+};
+
+// One synapse: a rule, a constraint, and whether an eligibility trace stands between them. The rule then changes E, at
+// E's own rate, and fades it by as much: E' = E + r_E (d - E).
+template <class R, class C, bool kEligible>
+struct Synapse {
+    using Rule = R;
+    using Constraint = C;
+    static constexpr bool eligible = kEligible;
+    // Whether the rate in force has a gradient beside the one through the rule.
+    static constexpr bool has_rate = kEligible || C::has_rate;
+
+    // The rate of what the rule changes.
+    template <typename V>
+    static PLASTIKERN_INLINE V rule_rate(Traces<V> rates) {
+        return kEligible ? rates.eligibility : rates.trace;
+    }
+    template <typename V>
+    static PLASTIKERN_INLINE V change(Traces<V> before, V pre, V post, Traces<V> rates) {
+        return kEligible ? rates.trace * before.eligibility : R::change(before.trace, pre, post, rates.trace);
+    }
+    template <typename V>
+    static PLASTIKERN_INLINE Traces<V> next(Traces<V> before, V pre, V post, Traces<V> rates, V bound) {
+        Traces<V> after;
+        after.trace = C::apply(before.trace, change(before, pre, post, rates), rates.trace, bound);
+        if constexpr (kEligible) {
+            const V fading = (1 - rates.eligibility) * before.eligibility;
+            after.eligibility = fading + R::change(before.trace, pre, post, rates.eligibility);
+        }
+        return after;
+    }
+    template <typename V>
+    static PLASTIKERN_INLINE SynapseGrad<V> adjoint(Traces<V> before, V pre, V post, Traces<V> rates, V bound,
+                                                    Traces<V> grad) {
+        const V changed = change(before, pre, post, rates);
+        const ConstraintGrad<V> through = C::adjoint(before.trace, changed, rates.trace, bound, grad.trace);
+        SynapseGrad<V> out;
+        out.rate = through.rate;
+        out.change = through.change;
+        if constexpr (kEligible) {
+            out.rate += through.change * before.eligibility;
+            out.change = grad.eligibility;
+            out.fading = -(grad.eligibility * before.eligibility);
+            out.before.eligibility = through.change * rates.trace + (1 - rates.eligibility) * grad.eligibility;
+        }
+        out.before.trace = R::trace_adjoint(through.trace, out.change, post, rule_rate(rates));
+        out.pre = R::pre_adjoint(out.change, post, rule_rate(rates));
+        return out;
     }
 };
 

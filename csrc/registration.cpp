@@ -13,30 +13,34 @@ std::string build_info() { return PLASTIKERN_BUILD_INFO; }
 
 }  // namespace
 
-// Rules, constraints and nonlinearities are passed as the numbers of the enums in plasticity.h; a missing hidden state
-// or trace is zero. `checkpoint_every` 0 keeps no checkpoints. Sizes: see the functions that call them,
-// plastikern/ops/rnn.py.
+// One network, of the kind and with the options that `codes` says: the numbers of KINDS, the rule, the constraint, the
+// nonlinearity, an LSTM's post, retroactive modulation, the modulator's input and its nonlinearity, as
+// plastikern/ops/fused.py makes them. A missing state is zero; the rate in force is rate + rate_scale * M, where a
+// missing rate is 0 and a missing scale 1. Missing results are empty tensors.
+#define OPERANDS                                                                                                     \
+    "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor weight, Tensor "     \
+    "alpha, "                                                                                                        \
+    "Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator_weight, Tensor? modulator_bias, " \
+    "Tensor? clamp"
+
 STABLE_TORCH_LIBRARY(plastikern, m) {
     m.def("build_info() -> str");
     m.def("cpu_capability() -> str");
     m.def("bandwidth(Tensor a, Tensor b, Tensor(c!) c, int repeats) -> ()");
+    m.def("step(Tensor drive, " OPERANDS
+          ", int[] codes, float clip, bool keep) -> (Tensor output, Tensor cell, Tensor trace, Tensor eligibility, "
+          "Tensor history, Tensor modulators)");
+    m.def("sequence(Tensor drive, " OPERANDS
+          ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every) -> (Tensor output, "
+          "Tensor hidden, Tensor cell, Tensor trace, Tensor eligibility, Tensor history, Tensor modulators, Tensor "
+          "checkpoints)");
     m.def(
-        "rnn_step(Tensor drive, Tensor? hidden, Tensor? trace, Tensor weight, Tensor alpha, Tensor eta, Tensor? clamp, "
-        "int rule, int constraint, float clip, int nonlinearity) -> (Tensor hidden, Tensor trace)");
-    m.def(
-        "rnn_sequence(Tensor drive, Tensor? hidden, Tensor? trace, Tensor weight, Tensor alpha, Tensor eta, Tensor? "
-        "clamp, "
-        "Tensor? lengths, int rule, int constraint, float clip, int nonlinearity, bool batch_first, int "
-        "checkpoint_every) -> "
-        "(Tensor output, Tensor hidden, Tensor trace, Tensor checkpoints)");
-    m.def(
-        "rnn_sequence_backward(Tensor? grad_output, Tensor? grad_hidden, Tensor? grad_trace, Tensor output, Tensor? "
-        "hidden, "
-        "Tensor? trace, Tensor trace_out, Tensor checkpoints, Tensor weight, Tensor alpha, Tensor eta, Tensor? clamp, "
-        "Tensor? lengths, int rule, int constraint, float clip, int nonlinearity, bool batch_first, int "
-        "checkpoint_every, "
-        "bool reversible, bool needs_trace, bool needs_weight, bool needs_alpha, bool needs_eta) -> "
-        "(Tensor drive, Tensor hidden, Tensor trace, Tensor weight, Tensor alpha, Tensor eta)");
+        "sequence_backward(Tensor? grad_output, Tensor? grad_hidden, Tensor? grad_cell, Tensor? grad_trace, Tensor? "
+        "grad_eligibility, Tensor output, Tensor history, Tensor modulators, Tensor checkpoints, Tensor? "
+        "trace_out, " OPERANDS
+        ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every, bool reversible, int "
+        "needs) -> (Tensor drive, Tensor sum, Tensor features, Tensor hidden, Tensor cell, Tensor trace, Tensor "
+        "eligibility, Tensor alpha, Tensor rate, Tensor rate_scale, Tensor eligibility_rate, Tensor modulator)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(plastikern, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&build_info)); }

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "../plasticity.h"
+#include "connection.h"
 #include "lanes.h"
 
 namespace {
@@ -51,24 +51,66 @@ LANES_INLINE V hyperbolic_tangent(V x) {
     return size < 0.625f ? x + x * (s * p) : far;
 }
 
+LANES_INLINE V tanh_of(V x) {
+    if constexpr (std::is_same_v<S, float>) return hyperbolic_tangent(x);
+    for (int64_t lane = 0; lane < kLanes; ++lane) x[lane] = std::tanh(x[lane]);
+    return x;
+}
+
+LANES_INLINE V sigmoid_of(V x) {
+    if constexpr (std::is_same_v<S, float>) return sigmoid(x);
+    for (int64_t lane = 0; lane < kLanes; ++lane) x[lane] = 1 / (1 + std::exp(-x[lane]));
+    return x;
+}
+
 // sum_to_activity: in, the recurrent sum; out, the activity. A clamped neuron takes its drive.
 void activate(plastikern::Nonlinearity kind, const S* drive, const bool* clamp, S* sum_to_activity, int64_t count) {
     for_lanes(count, [&](int64_t i, auto access, int) {
         V u = access.load(drive + i), y = access.load(sum_to_activity + i) + u;
         if (kind == plastikern::Nonlinearity::relu) y = y < S(0) ? V{} : y;
-        if constexpr (std::is_same_v<S, float>) {
-            if (kind == plastikern::Nonlinearity::tanh) y = hyperbolic_tangent(y);
-            if (kind == plastikern::Nonlinearity::sigmoid) y = sigmoid(y);
-        } else {
-            for (int64_t lane = 0; lane < kLanes; ++lane) {
-                if (kind == plastikern::Nonlinearity::tanh) y[lane] = std::tanh(y[lane]);
-                if (kind == plastikern::Nonlinearity::sigmoid) y[lane] = 1 / (1 + std::exp(-y[lane]));
-            }
-        }
+        if (kind == plastikern::Nonlinearity::tanh) y = tanh_of(y);
+        if (kind == plastikern::Nonlinearity::sigmoid) y = sigmoid_of(y);
         access.store(sum_to_activity + i, y);
     });
     if (clamp == nullptr) return;
     for (int64_t i = 0; i < count; ++i) sum_to_activity[i] = clamp[i] ? drive[i] : sum_to_activity[i];
+}
+
+// Neurons [begin, end) of an LSTM: gates in the order i, f, g, o.
+void lstm_forward(const plastikern::LstmStep<S>& s, int64_t begin, int64_t end) {
+    for_lanes(end - begin, [&](int64_t lane, auto access, int) {
+        const int64_t i = begin + lane, f = i + s.neurons, g = f + s.neurons, o = g + s.neurons;
+        const V recurrent = access.load(s.gates + g);
+        const V input = sigmoid_of(access.load(s.gates + i) + access.load(s.drive + i));
+        const V forget = sigmoid_of(access.load(s.gates + f) + access.load(s.drive + f));
+        const V candidate = tanh_of(recurrent + access.load(s.drive + g));
+        const V output = sigmoid_of(access.load(s.gates + o) + access.load(s.drive + o));
+        const V cell = forget * access.load(s.cell_before + i) + input * candidate;
+        if (s.recurrent != nullptr) access.store(s.recurrent + i, recurrent);
+        access.store(s.gates + i, input);
+        access.store(s.gates + f, forget);
+        access.store(s.gates + g, candidate);
+        access.store(s.gates + o, output);
+        access.store(s.cell + i, cell);
+        access.store(s.hidden + i, output * tanh_of(cell));
+    });
+}
+
+void lstm_backward(const plastikern::LstmStepGrad<S>& s, int64_t begin, int64_t end) {
+    for_lanes(end - begin, [&](int64_t lane, auto access, int) {
+        const int64_t i = begin + lane, f = i + s.neurons, g = f + s.neurons, o = g + s.neurons;
+        const V input = access.load(s.gates + i), forget = access.load(s.gates + f);
+        const V candidate = access.load(s.gates + g), output = access.load(s.gates + o);
+        const V squashed = tanh_of(access.load(s.cell + i)), grad_hidden = access.load(s.grad_hidden + i);
+        const V grad_cell = access.load(s.grad_cell + i) + grad_hidden * output * (1 - squashed * squashed);
+        V grad_candidate = grad_cell * input;
+        if (s.grad_candidate != nullptr) grad_candidate += access.load(s.grad_candidate + i);
+        access.store(s.grad_drive + i, grad_cell * candidate * input * (1 - input));
+        access.store(s.grad_drive + f, grad_cell * access.load(s.cell_before + i) * forget * (1 - forget));
+        access.store(s.grad_drive + g, grad_candidate * (1 - candidate * candidate));
+        access.store(s.grad_drive + o, grad_hidden * squashed * output * (1 - output));
+        access.store(s.grad_cell + i, grad_cell * forget);
+    });
 }
 
 }  // namespace

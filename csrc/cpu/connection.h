@@ -1,10 +1,10 @@
 // The kernels of one plastic connection, and the contract by which networks call them.
 //
-// A network runs in units. Unit k changes the trace by step k - 1 and then reads it for step k, in one pass over the
+// A network runs in units. Unit k changes the traces by step k - 1 and then reads them for step k, in one pass over the
 // synapses:
 //
-//     H_k = constraint(H_{k-1}, r d(post_{k-1}, pre_{k-1}))      where k > 0
-//     sum_k = (w + alpha read(H_k)) pre_k                        where k < T
+//     H_k, E_k = next(H_{k-1}, E_{k-1}, post_{k-1}, pre_{k-1}, rate)     where k > 0
+//     sum_k = (w + alpha read(H_k)) pre_k                                where k < T
 //
 // so that a modulator computed from step k - 1 is known when it is needed. The backward unit k is the adjoint of the
 // two lines, last line first. All traces are row-major, one row per post-synaptic neuron; a row is read, used and
@@ -12,63 +12,88 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../plasticity.h"
 
 namespace plastikern {
 
-// The parameters of a connection. Shapes: weight (O, I); alpha and rate (O, I) when per synapse, else (O,) or one
-// number: those of row j start at j * stride, with stride I or more, 1 or 0.
+// What belongs to a synapse and what to a neuron (or to the whole layer). Rates per synapse come with alpha per synapse
+// only: callers expand alpha, which costs less than a fourth set of kernels.
+enum class Layout { per_neuron, alpha_per_synapse, per_synapse };
+
+// A parameter (O, I), (O,) or of one number: that of row j starts at data + j * stride, with stride I or more, 1 or 0.
+template <typename S>
+struct Coefficients {
+    const S* data = nullptr;
+    int64_t stride = 0;
+
+    const S* row(int64_t j) const { return data + j * stride; }
+};
+
+// The parameters of a connection. The rate in force at a step is rate + rate_scale * M, with that step's modulator M.
 template <typename S>
 struct Connection {
     int64_t pres;  // I
-    const S *weight, *alpha, *rate;
-    int64_t weight_stride, alpha_stride, rate_stride;
-    bool alpha_per_synapse, rate_per_synapse;
+    Layout layout;
+    Coefficients<S> weight, alpha, rate, rate_scale, eligibility_rate;  // rate_scale.data null: no modulator
     S bound;
 };
 
-// One matrix of traces or trace gradients; a stride of 0 stands for rows that are all the same (all zero).
+// Matrices of traces and eligibility traces, or of their gradients; a stride of 0 stands for rows that are all the same
+// (all zero). Without eligibility that half is not looked at.
 template <typename S>
-struct Rows {
-    S* data;
-    int64_t stride;
+struct TraceRows {
+    S *trace = nullptr, *eligibility = nullptr;
+    int64_t stride = 0, eligibility_stride = 0;
 
-    S* row(int64_t j) const { return data + j * stride; }
+    operator TraceRows<const S>() const
+        requires(!std::is_const_v<S>)
+    {
+        return {trace, eligibility, stride, eligibility_stride};
+    }
+    S* row(int64_t j) const { return trace + j * stride; }
+    S* eligibility_row(int64_t j) const { return eligibility + j * eligibility_stride; }
 };
 
 template <typename S>
 struct ForwardUnit {
     const S *pre_before, *post_before;  // (I,), (O,): step k - 1; null where k = 0
+    S modulator;                        // M_{k-1}
     const S* pre;                       // (I,): step k; null where k = T
-    Rows<const S> trace;                // H_{k-1}, or H_0 where k = 0
-    Rows<S> trace_out;                  // H_k, may be the same memory; untouched where k = 0
+    TraceRows<const S> traces;          // H_{k-1}, or H_0 where k = 0
+    TraceRows<S> traces_out;            // H_k, may be the same memory; untouched where k = 0
     S* sum;                             // (O,): sum_k
 };
 
 template <typename S>
 struct BackwardUnit {
     const S *pre_before, *post_before, *pre;  // as forward
+    S modulator;                              // M_{k-1}
     const S* grad_sum;                        // (O,): of sum_k
-    bool reverse;                             // `trace` is H_k, and H_{k-1} is computed from it into `trace_out`
-    Rows<const S> trace;                      // H_k (reverse, or k = 0), else H_{k-1}
-    Rows<S> trace_out;                        // reverse only; may be the same memory
-    Rows<const S> grad_trace;                 // of H_k, as it came from unit k + 1
-    Rows<S> grad_trace_out;                   // of H_{k-1} (of H_0 where k = 0), may be the same memory
+    bool reverse;                             // `traces` is H_k, and H_{k-1} is computed from it into `traces_out`
+    TraceRows<const S> traces;                // H_k (reverse, or k = 0), else H_{k-1}
+    TraceRows<S> traces_out;                  // reverse only; may be the same memory
+    TraceRows<const S> grad_traces;           // of H_k, as it came from unit k + 1
+    TraceRows<S> grad_traces_out;             // of H_{k-1} (of H_0 where k = 0), may be the same memory
     S* grad_pre;                              // (I,), added to: of pre_k
     S* grad_pre_before;                       // (I,), added to: of pre_{k-1}
     S* grad_post_before;                      // (O,), written: of post_{k-1}
-    S* grad_rate;                             // (O,) or, per connection, (O, I), added to
+    S* grad_rate;              // (O,), written: of the rate in force; per synapse, of M_{k-1} by the rows
+    S* grad_alpha;             // (O,), added to; only per neuron
+    S* grad_eligibility_rate;  // (O,), added to; only per neuron
+    // (O, I), added to; only per synapse; null: not wanted
+    S *grad_rates, *grad_rate_scales, *grad_eligibility_rates;
 };
 
-// Some consecutive steps of one element, from a trace that is known. Step i has its pre at `first_pre` (i = 0) or
-// `pre + (i - 1) * pre_stride`, its post at `post + i * post_stride`.
+// Some consecutive steps of one element, from traces that are known. Step i has its pre at `first_pre` (i = 0) or
+// `pre + (i - 1) * pre_stride`, its post at `post + i * post_stride`, and so on.
 template <typename S>
 struct History {
-    const S *first_pre, *pre, *post;
-    int64_t pre_stride, post_stride, steps;
-    Rows<const S> trace;          // before the first of the steps
-    const S* grad_sum = nullptr;  // as post; for `gradients` only
+    const S *first_pre, *pre, *post, *modulators;
+    int64_t pre_stride, post_stride, modulator_stride, steps;
+    TraceRows<const S> traces;    // before the first of the steps
+    const S* grad_sum = nullptr;  // as post; for `alpha_gradient` only
     int64_t grad_stride = 0;
 };
 
@@ -79,37 +104,67 @@ inline __attribute__((always_inline)) int64_t steps_of(const History<S>* element
     return steps;
 }
 
-constexpr int64_t kGradientRows = 8;  // rows whose histories `gradients` gathers together
+constexpr int64_t kGradientRows = 8;  // rows whose histories `alpha_gradient` gathers together
 
 template <typename S>
-struct ParameterGradients {
-    S *weight, *alpha;  // (O, I), and alpha's own shape; null: not wanted. Written for the rows asked for.
-    const S* pres;      // the elements' pre, by `pack_history`
-    S* scratch;         // 2 * kGradientRows * (all steps of all elements)
+struct AlphaGradient {
+    S* alpha;       // (O, I), written for the rows asked for
+    const S* pres;  // the elements' pre, by `pack_history`
+    S* scratch;     // 3 * kGradientRows * (all steps of all elements)
 };
 
-// Kernels of one rule, constraint and parameter layout, for rows [begin, end).
+// Kernels of one rule, constraint, layout and eligibility, for rows [begin, end).
 template <typename S>
 struct ConnectionKernels {
     void (*forward)(const Connection<S>&, const ForwardUnit<S>&, int64_t begin, int64_t end);
     void (*backward)(const Connection<S>&, const BackwardUnit<S>&, int64_t begin, int64_t end);
-    // out: the trace after the first step; those after the others follow at a distance of out_step.
-    void (*recompute)(const Connection<S>&, const History<S>&, Rows<S> out, int64_t out_step, int64_t begin,
+    // out: the traces after the first step; those after the others follow at a distance of out_step.
+    void (*recompute)(const Connection<S>&, const History<S>&, TraceRows<S> out, int64_t out_step, int64_t begin,
                       int64_t end);
-    void (*gradients)(const Connection<S>&, const History<S>*, int64_t elements, const ParameterGradients<S>&,
-                      int64_t begin, int64_t end);
+    // Only where alpha is per synapse.
+    void (*alpha_gradient)(const Connection<S>&, const History<S>*, int64_t elements, const AlphaGradient<S>&,
+                           int64_t begin, int64_t end);
+};
+
+// Rows of the gates of one LSTM element, N values each.
+template <typename S>
+struct LstmStep {
+    int64_t neurons;
+    const S* drive;        // (4 N)
+    S* gates;              // (4 N): in, the recurrent sums; out, the activities of the gates i, f, g, o
+    const S* cell_before;  // (N)
+    S *cell, *hidden;      // (N), written
+    S* recurrent;          // (N), written: the candidate's recurrent sum; null: not wanted
+};
+
+template <typename S>
+struct LstmStepGrad {
+    int64_t neurons;
+    const S *gates, *cell_before, *cell;  // as they came out of the step
+    const S* grad_hidden;                 // (N)
+    const S* grad_candidate;              // (N), of the candidate beside what comes through the cell; null: none
+    S* grad_cell;                         // (N), in: of the cell; out: of the cell before
+    S* grad_drive;                        // (4 N), written
 };
 
 template <typename S>
 struct Kernels {
     const char* capability;
-    const ConnectionKernels<S>* (*connection)(RuleKind, ConstraintKind, bool alpha_per_synapse, bool rate_per_synapse);
-    // Columns that are packed together, and the packing of the elements' pre for `gradients`: tiles [first_tile,
+    const ConnectionKernels<S>* (*connection)(RuleKind, ConstraintKind, Layout, bool eligible);
+    // Columns that are packed together, and the packing of the elements' pre for `alpha_gradient`: tiles [first_tile,
     // last_tile).
     int64_t tile;
     void (*pack_history)(int64_t columns, const History<S>* elements, int64_t count, S* packed, int64_t first_tile,
                          int64_t last_tile);
     void (*activate)(Nonlinearity, const S* drive, const bool* clamp, S* sum_to_activity, int64_t count);
+    void (*lstm_forward)(const LstmStep<S>&, int64_t begin, int64_t end);
+    void (*lstm_backward)(const LstmStepGrad<S>&, int64_t begin, int64_t end);
+    // out[e][r] = row r of a matrix times vectors[e]: rows of `columns` values, next to each other.
+    void (*multiply)(const S* matrix, int64_t rows, int64_t columns, const S* const* vectors, S* const* out,
+                     int64_t count);
+    // out[e] += the sum of the rows r, each times factors[e][r].
+    void (*add_rows)(const S* matrix, int64_t rows, int64_t columns, const S* const* factors, S* const* out,
+                     int64_t count);
     void (*bandwidth)(const S* a, const S* b, S* c, int64_t count);
 };
 

@@ -4,22 +4,17 @@
 
 #include "activation.h"
 #include "lanes.h"
+#include "products.h"
 
 namespace {
 
 using namespace plastikern;
 
-template <class R, class C, bool kAlphaPerSynapse, bool kRatePerSynapse>
-struct Policy {
-    using Rule = R;
-    using Constraint = C;
-    static constexpr bool alpha_per_synapse = kAlphaPerSynapse;
-    static constexpr bool rate_per_synapse = kRatePerSynapse;
-    static constexpr bool reversible = std::is_same_v<C, Decay> && std::is_same_v<R, Hebb>;
-
-    static LANES_INLINE V next(V trace, V pre, V post, V rate, V bound) {
-        return C::apply(trace, R::change(trace, pre, post, rate), rate, bound);
-    }
+template <class R, class C, bool kEligible, Layout kLayout>
+struct Policy : Synapse<R, C, kEligible> {
+    static constexpr bool alpha_per_synapse = kLayout != Layout::per_neuron;
+    static constexpr bool rate_per_synapse = kLayout == Layout::per_synapse;
+    static constexpr bool reversible = std::is_same_v<C, Decay> && std::is_same_v<R, Hebb> && !kEligible;
 };
 
 // A row after the other: its streams run straight on into the next row's, which is what hardware prefetchers follow.
@@ -40,7 +35,7 @@ struct Coefficient {
     const S* row;
     V value;
 
-    LANES_INLINE Coefficient(const S* data, int64_t stride, int64_t j) : row(data + j * stride) {
+    LANES_INLINE Coefficient(Coefficients<S> all, int64_t j) : row(all.row(j)) {
         value = kPerSynapse ? V{} : splat(*row);
     }
     template <class Access>
@@ -53,25 +48,81 @@ struct Coefficient {
     }
 };
 
+// The rates of row j: in force, rate + rate_scale * M; and of the eligibility trace.
+template <class P>
+struct RowRates {
+    const S *rate, *scale, *eligibility;
+    V in_force{}, fading{}, modulator;
+
+    LANES_INLINE RowRates(const Connection<S>& c, int64_t j, S m)
+        : rate(c.rate.row(j)),
+          scale(c.rate_scale.data == nullptr ? nullptr : c.rate_scale.row(j)),
+          eligibility(P::eligible ? c.eligibility_rate.row(j) : nullptr),
+          modulator(splat(m)) {
+        if constexpr (!P::rate_per_synapse) {
+            in_force = splat(scale == nullptr ? *rate : *rate + *scale * m);
+            if constexpr (P::eligible) fading = splat(*eligibility);
+        }
+    }
+    template <class Access>
+    LANES_INLINE Traces<V> at(int64_t i, Access access) const {
+        if constexpr (P::rate_per_synapse) {
+            Traces<V> here;
+            here.trace = access.load(rate + i);
+            if (scale != nullptr) here.trace += access.load(scale + i) * modulator;
+            if constexpr (P::eligible) here.eligibility = access.load(eligibility + i);
+            return here;
+        } else {
+            return {in_force, fading};
+        }
+    }
+};
+
+// Rows of traces, or of their gradients.
+template <class P, typename T>
+struct TraceRow {
+    T *trace, *eligibility;
+
+    LANES_INLINE TraceRow(const TraceRows<T>& all, int64_t j)
+        : trace(all.row(j)), eligibility(P::eligible ? all.eligibility_row(j) : nullptr) {}
+    template <class Access>
+    LANES_INLINE Traces<V> load(int64_t i, Access access) const {
+        Traces<V> here;
+        here.trace = access.load(trace + i);
+        if constexpr (P::eligible) here.eligibility = access.load(eligibility + i);
+        return here;
+    }
+    template <class Access>
+    LANES_INLINE void store(int64_t i, Access access, Traces<V> value) const {
+        access.store(trace + i, value.trace);
+        if constexpr (P::eligible) access.store(eligibility + i, value.eligibility);
+    }
+};
+
 template <class P, bool kUpdate, bool kRead>
 void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int64_t end) {
     const V bound = splat(c.bound);
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
     for (int64_t j = begin; j < end; ++j) {
-        const S *weight = c.weight + j * c.weight_stride, *trace_in = u.trace.row(j);
-        S* trace_out = u.trace_out.row(j);
-        const Coefficient<P::alpha_per_synapse> alpha(c.alpha, c.alpha_stride, j);
-        const Coefficient<P::rate_per_synapse> rate(c.rate, c.rate_stride, j);
+        const S* weight = c.weight.row(j);
+        const TraceRow<P, const S> traces_in(u.traces, j);
+        const TraceRow<P, S> traces_out(u.traces_out, j);
+        const Coefficient<P::alpha_per_synapse> alpha(c.alpha, j);
+        const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{};
         V sum[kForwardChains] = {};
         for_lanes<kForwardChains>(c.pres, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
-            V trace = access.load(trace_in + i);
+            Traces<V> traces;
             if constexpr (kUpdate) {
-                trace = P::next(trace, access.load(pre_before_row + i), post, rate.at(i, access), bound);
-                access.store(trace_out + i, trace);
+                traces = P::next(traces_in.load(i, access), access.load(pre_before_row + i), post, rates.at(i, access),
+                                 bound);
+                traces_out.store(i, access, traces);
+            } else {
+                traces.trace = access.load(traces_in.trace + i);
             }
             if constexpr (kRead) {
-                const V effective = access.load(weight + i) + alpha.at(i, access) * P::Constraint::read(trace, bound);
+                const V readable = P::Constraint::read(traces.trace, bound);
+                const V effective = access.load(weight + i) + alpha.at(i, access) * readable;
                 sum[chain] += effective * access.load(pre_row + i);
             }
         });
@@ -88,65 +139,92 @@ void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t beg
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
     S *grad_pre_before_row = u.grad_pre_before, *grad_pre_row = u.grad_pre;
     for (int64_t j = begin; j < end; ++j) {
-        const S *weight = c.weight + j * c.weight_stride, *trace_in = u.trace.row(j), *grad_in = u.grad_trace.row(j);
-        S *trace_out = u.trace_out.row(j), *grad_out = u.grad_trace_out.row(j);
-        S* grad_rate_row = u.grad_rate + (P::rate_per_synapse ? j * c.pres : j);
-        const Coefficient<P::alpha_per_synapse> alpha(c.alpha, c.alpha_stride, j);
-        const Coefficient<P::rate_per_synapse> rate(c.rate, c.rate_stride, j);
+        const S* weight = c.weight.row(j);
+        const TraceRow<P, const S> traces_in(u.traces, j), grads_in(u.grad_traces, j);
+        const TraceRow<P, S> traces_out(u.traces_out, j), grads_out(u.grad_traces_out, j);
+        const int64_t in_matrix = j * c.pres;
+        const Coefficient<P::alpha_per_synapse> alpha(c.alpha, j);
+        const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{}, grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        const Inverse<S> row_inverse(kReverse ? *rate.row : S(0));
+        const Inverse<S> row_inverse(kReverse ? *rates.rate : S(0));
         const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
         RowSums<V> sums;
-        V direct{};
+        V rate_sum{}, fading_sum{}, plastic{};
         for_lanes(c.pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
-            V trace = access.load(trace_in + i), last = trace, change{}, pre_before{};
-            const V rate_here = rate.at(i, access);
+            // `traces` are what the unit reads, `before` what they were before the change.
+            Traces<V> traces, before;
+            Traces<V> rates_here;
+            V pre_before{};
             if constexpr (kUpdate) {
+                before = traces_in.load(i, access);
                 pre_before = access.load(pre_before_row + i);
-                change = Rule::change(last, pre_before, post, rate_here);
+                rates_here = rates.at(i, access);
                 if constexpr (kReverse) {
+                    traces = before;
+                    const V change = Rule::change(before.trace, pre_before, post, rates_here.trace);
                     if constexpr (P::rate_per_synapse) {
-                        const Inverse<V> inverse(rate_here);
-                        last = Constraint::reverse(trace, change, inverse.value, inverse.rest);
+                        const Inverse<V> inverse(rates_here.trace);
+                        before.trace = Constraint::reverse(traces.trace, change, inverse.value, inverse.rest);
                     } else {
-                        last = Constraint::reverse(trace, change, inverse_value, inverse_rest);
+                        before.trace = Constraint::reverse(traces.trace, change, inverse_value, inverse_rest);
                     }
-                    access.store(trace_out + i, last);
+                    access.store(traces_out.trace + i, before.trace);
                 } else {
-                    trace = Constraint::apply(last, change, rate_here, bound);
+                    traces = P::next(before, pre_before, post, rates_here, bound);
                 }
+            } else {
+                traces.trace = access.load(traces_in.trace + i);
             }
-            V grad = access.load(grad_in + i);
+            Traces<V> grad = grads_in.load(i, access);
             if constexpr (kRead) {
-                const V alpha_here = alpha.at(i, access);
-                const V effective = access.load(weight + i) + alpha_here * Constraint::read(trace, bound);
+                const V alpha_here = alpha.at(i, access), readable = Constraint::read(traces.trace, bound);
+                const V pre = access.load(pre_row + i), effective = access.load(weight + i) + alpha_here * readable;
                 access.store(grad_pre_row + i, access.load(grad_pre_row + i) + grad_sum * effective);
-                grad += Constraint::read_adjoint(trace, bound, (grad_sum * access.load(pre_row + i)) * alpha_here);
+                grad.trace += Constraint::read_adjoint(traces.trace, bound, (grad_sum * pre) * alpha_here);
+                if constexpr (!P::alpha_per_synapse) plastic += readable * pre;
             }
             if constexpr (kUpdate) {
-                const ConstraintGrad<V> through = Constraint::adjoint(last, change, rate_here, bound, grad);
-                const V before = access.load(grad_pre_before_row + i);
-                access.store(grad_pre_before_row + i, before + Rule::pre_adjoint(through.change, post, rate_here));
-                grad = Rule::trace_adjoint(through.trace, through.change, post, rate_here);
+                const SynapseGrad<V> through = P::adjoint(before, pre_before, post, rates_here, bound, grad);
+                grad = through.before;
+                const V grad_pre_before = access.load(grad_pre_before_row + i) + through.pre;
+                access.store(grad_pre_before_row + i, grad_pre_before);
                 if constexpr (P::rate_per_synapse) {
-                    Rule::accumulate(sums, last, pre_before, rate_here * through.change);
-                    V total = access.load(grad_rate_row + i);
-                    total += through.change * Rule::change(last, pre_before, post, splat(1));
-                    if constexpr (Constraint::has_rate) total += through.rate;
-                    access.store(grad_rate_row + i, total);
+                    const V rule_rate = P::rule_rate(rates_here);
+                    Rule::accumulate(sums, before.trace, pre_before, rule_rate * through.change);
+                    V rule = through.change * Rule::change(before.trace, pre_before, post, splat(1)),
+                      in_force = through.rate;
+                    const auto add = [&](S* to, V value) __attribute__((always_inline)) {
+                        if (to == nullptr) return;
+                        access.store(to + in_matrix + i, access.load(to + in_matrix + i) + value);
+                    };
+                    if constexpr (P::eligible) {
+                        add(u.grad_eligibility_rates, rule + through.fading);
+                    } else {
+                        in_force += rule;
+                    }
+                    add(u.grad_rates, in_force);
+                    add(u.grad_rate_scales, in_force * rates.modulator);
+                    if (rates.scale != nullptr) rate_sum += in_force * access.load(rates.scale + i);
                 } else {
-                    Rule::accumulate(sums, last, pre_before, through.change);
-                    if constexpr (Constraint::has_rate) direct += through.rate;
+                    Rule::accumulate(sums, before.trace, pre_before, through.change);
+                    if constexpr (P::has_rate) rate_sum += through.rate;
+                    if constexpr (P::eligible) fading_sum += through.fading;
                 }
             }
-            access.store(grad_out + i, grad);
+            grads_out.store(i, access, grad);
         });
+        if constexpr (kRead && !P::alpha_per_synapse) u.grad_alpha[j] += u.grad_sum[j] * sum_of(plastic);
         if constexpr (kUpdate) {
             const RowSums<S> totals = {sum_of(sums.with_pre), sum_of(sums.with_trace)};
-            const S row_rate = P::rate_per_synapse ? S(1) : *rate.row;
-            S through_rule;
-            Rule::finish(totals, u.post_before[j], row_rate, u.grad_post_before[j], through_rule);
-            if constexpr (!P::rate_per_synapse) *grad_rate_row += through_rule + sum_of(direct);
+            S rule_rate = 1, through_rule, rate = P::has_rate || P::rate_per_synapse ? sum_of(rate_sum) : S(0);
+            if constexpr (!P::rate_per_synapse) rule_rate = P::rule_rate(Traces<V>{rates.in_force, rates.fading})[0];
+            Rule::finish(totals, u.post_before[j], rule_rate, u.grad_post_before[j], through_rule);
+            if constexpr (!P::rate_per_synapse && P::eligible) {
+                u.grad_eligibility_rate[j] += through_rule + sum_of(fading_sum);
+            } else if constexpr (!P::rate_per_synapse) {
+                rate += through_rule;
+            }
+            u.grad_rate[j] = rate;
         }
     }
 }
@@ -171,31 +249,35 @@ void backward(const Connection<S>& c, const BackwardUnit<S>& u, int64_t begin, i
 
 // A block of synapses stays in registers over the whole segment.
 template <class P>
-void recompute(const Connection<S>& c, const History<S>& h, Rows<S> out, int64_t out_step, int64_t begin, int64_t end) {
+void recompute(const Connection<S>& c, const History<S>& h, TraceRows<S> out, int64_t out_step, int64_t begin,
+               int64_t end) {
     const V bound = splat(c.bound);
     for (int64_t j = begin; j < end; ++j) {
-        const S* trace_in = h.trace.row(j);
-        S* out_row = out.row(j);
-        const Coefficient<P::rate_per_synapse> rate(c.rate, c.rate_stride, j);
+        const TraceRow<P, const S> traces_in(h.traces, j);
         for_lanes(c.pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
-            const V rate_here = rate.at(i, access);
-            V trace = access.load(trace_in + i);
+            Traces<V> traces = traces_in.load(i, access);
+            TraceRow<P, S> to(out, j);
             const S* pre = h.first_pre + i;
             for (int64_t t = 0; t < h.steps; ++t) {
-                trace = P::next(trace, access.load(pre), splat(h.post[t * h.post_stride + j]), rate_here, bound);
-                access.store(out_row + t * out_step + i, trace);
+                const RowRates<P> rates(c, j, h.modulators[t * h.modulator_stride]);
+                const V post = splat(h.post[t * h.post_stride + j]);
+                traces = P::next(traces, access.load(pre), post, rates.at(i, access), bound);
+                to.store(i, access, traces);
+                to.trace += out_step;
+                if constexpr (P::eligible) to.eligibility += out_step;
                 pre = h.pre + t * h.pre_stride + i;
             }
         });
     }
 }
 
-// The columns that `gradients` treats together: as many vectors as hide the latency of its sums and fit into registers.
+// The columns that `alpha_gradient` treats together: as many vectors as hide the latency of its sums and fit into
+// registers.
 constexpr int kTileVectors = 4;
 constexpr int64_t kTile = kTileVectors * kLanes;
 
-// Histories of the columns [first_tile, last_tile) * kTile, in the order in which `gradients` reads them: all steps of
-// a tile, zeros beyond the last column. In place, every step would touch another page.
+// Histories of the columns [first_tile, last_tile) * kTile, in the order in which `alpha_gradient` reads them: all
+// steps of a tile, zeros beyond the last column. In place, every step would touch another page.
 void pack_history(int64_t columns, const History<S>* elements, int64_t count, S* packed, int64_t first_tile,
                   int64_t last_tile) {
     S* to = packed + first_tile * kTile * steps_of(elements, count);
@@ -213,59 +295,73 @@ void pack_history(int64_t columns, const History<S>* elements, int64_t count, S*
 
 // A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay untouched.
 LANES_INLINE V load_upto(const S* from, int64_t remaining) {
-    if (remaining >= kLanes) return Whole::load(from);
-    return remaining > 0 ? Part(remaining).load(from) : V{};
+    return remaining >= kLanes ? Whole::load(from) : Part(remaining).load(from);
 }
 LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
     if (remaining >= kLanes) return Whole::store(to, value);
-    if (remaining > 0) Part(remaining).store(to, value);
+    Part(remaining).store(to, value);
 }
 
-// Gradients of weight and alpha for one tile of one row: the synapses, their traces and both gradients stay in
-// registers over all steps of all elements. `pres` holds the tile's history, `grads` and `posts` the row's. Returns the
-// sum of alpha's.
-template <class P>
-V gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* pres, const S* grads,
-                const S* posts, int64_t j, int64_t i, const ParameterGradients<S>& out) {
-    V weight_grad[kTileVectors] = {}, alpha_grad[kTileVectors] = {}, rate[kTileVectors], trace[kTileVectors];
+// Gradient of alpha for kVectors vectors of one row: the synapses' traces and gradients stay in registers over all
+// steps of all elements. `pres` holds the tile's history; `grads`, `posts` and `modulators` the row's.
+template <class P, int kVectors>
+void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* pres,
+                         const S* grads, const S* posts, const S* modulators, int64_t j, int64_t i, S* alpha) {
+    V sum[kVectors] = {};
+    Traces<V> traces[kVectors], rate[kVectors];
+    V scale[kVectors] = {};
     const V bound = splat(c.bound);
-    const S* rate_row = c.rate + j * c.rate_stride;
-    for (int v = 0; v < kTileVectors; ++v) {
-        rate[v] =
-            P::rate_per_synapse ? load_upto(rate_row + i + v * kLanes, c.pres - i - v * kLanes) : splat(*rate_row);
+    const RowRates<P> fixed(c, j, 0);
+    const int64_t remaining = c.pres - i;
+    if constexpr (P::rate_per_synapse) {
+        for (int v = 0; v < kVectors; ++v) {
+            const int64_t at = i + v * kLanes, left = remaining - v * kLanes;
+            rate[v].trace = load_upto(fixed.rate + at, left);
+            if (fixed.scale != nullptr) scale[v] = load_upto(fixed.scale + at, left);
+            if constexpr (P::eligible) rate[v].eligibility = load_upto(fixed.eligibility + at, left);
+        }
     }
     for (const History<S>* e = elements; e != elements + count; ++e) {
-        const S* trace_row = e->trace.row(j) + i;
-        for (int v = 0; v < kTileVectors; ++v) trace[v] = load_upto(trace_row + v * kLanes, c.pres - i - v * kLanes);
+        const TraceRow<P, const S> traces_in(e->traces, j);
+        for (int v = 0; v < kVectors; ++v) {
+            const int64_t at = i + v * kLanes, left = remaining - v * kLanes;
+            traces[v].trace = load_upto(traces_in.trace + at, left);
+            if constexpr (P::eligible) traces[v].eligibility = load_upto(traces_in.eligibility + at, left);
+        }
         for (int64_t t = 0; t < e->steps; ++t, pres += kTile) {
             const V grad = splat(*grads++), post = splat(*posts++);
+            const S m = *modulators++;
+            const RowRates<P> rates(c, j, m);
 #pragma GCC unroll 8
-            for (int v = 0; v < kTileVectors; ++v) {
-                const V pre = Whole::load(pres + v * kLanes), through = grad * pre;
-                weight_grad[v] += through;
-                alpha_grad[v] += through * P::Constraint::read(trace[v], bound);
-                trace[v] = P::next(trace[v], pre, post, rate[v], bound);
+            for (int v = 0; v < kVectors; ++v) {
+                const V pre = Whole::load(pres + v * kLanes);
+                sum[v] += (grad * pre) * P::Constraint::read(traces[v].trace, bound);
+                Traces<V> rates_here = {rates.in_force, rates.fading};
+                if constexpr (P::rate_per_synapse) {
+                    rates_here = rate[v];
+                    if (fixed.scale != nullptr) rates_here.trace += scale[v] * rates.modulator;
+                }
+                traces[v] = P::next(traces[v], pre, post, rates_here, bound);
             }
         }
     }
-    V alpha_sum{};
-    for (int v = 0; v < kTileVectors; ++v) {
-        const int64_t at = j * c.pres + i + v * kLanes, remaining = c.pres - i - v * kLanes;
-        if (out.weight != nullptr) store_upto(out.weight + at, weight_grad[v], remaining);
-        if (P::alpha_per_synapse && out.alpha != nullptr) store_upto(out.alpha + at, alpha_grad[v], remaining);
-        alpha_sum += alpha_grad[v];
+    for (int v = 0; v < kVectors; ++v) {
+        store_upto(alpha + j * c.pres + i + v * kLanes, sum[v], remaining - v * kLanes);
     }
-    return alpha_sum;
 }
 
 template <class P>
-void gradients(const Connection<S>& c, const History<S>* elements, int64_t count, const ParameterGradients<S>& out,
-               int64_t begin, int64_t end) {
+void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t count, const AlphaGradient<S>& out,
+                    int64_t begin, int64_t end) {
     const int64_t steps = steps_of(elements, count);
-    S *grads = out.scratch, *posts = grads + kGradientRows * steps;
+    S *grads = out.scratch, *posts = grads + kGradientRows * steps, *modulators = posts + kGradientRows * steps;
+    int64_t at = 0;
+    for (const History<S>* e = elements; e != elements + count; ++e) {
+        for (int64_t t = 0; t < e->steps; ++t, ++at) modulators[at] = e->modulators[t * e->modulator_stride];
+    }
     for (int64_t first = begin; first < end; first += kGradientRows) {
         const int64_t rows = end - first < kGradientRows ? end - first : kGradientRows;
-        int64_t at = 0;
+        at = 0;
         for (const History<S>* e = elements; e != elements + count; ++e) {
             for (int64_t t = 0; t < e->steps; ++t, ++at) {
                 const S *grad_row = e->grad_sum + t * e->grad_stride, *post_row = e->post + t * e->post_stride;
@@ -274,54 +370,62 @@ void gradients(const Connection<S>& c, const History<S>* elements, int64_t count
             }
         }
         for (int64_t r = 0; r < rows; ++r) {
-            V alpha_sum{};
             for (int64_t i = 0; i < c.pres; i += kTile) {
-                alpha_sum += gradient_tile<P>(c, elements, count, out.pres + i * steps, grads + r * steps,
-                                              posts + r * steps, first + r, i, out);
+                const int64_t vectors = (c.pres - i + kLanes - 1) / kLanes;
+                const auto tile = vectors >= 4   ? alpha_gradient_tile<P, 4>
+                                  : vectors == 3 ? alpha_gradient_tile<P, 3>
+                                  : vectors == 2 ? alpha_gradient_tile<P, 2>
+                                                 : alpha_gradient_tile<P, 1>;
+                static_assert(kTileVectors == 4);
+                tile(c, elements, count, out.pres + i * steps, grads + r * steps, posts + r * steps, modulators,
+                     first + r, i, out.alpha);
             }
-            if (!P::alpha_per_synapse && out.alpha != nullptr) out.alpha[first + r] = sum_of(alpha_sum);
         }
     }
 }
 
-// A rate per synapse comes with alpha per synapse only: callers expand alpha, which costs less than a fourth set of
-// kernels.
-template <class R, class C>
-const ConnectionKernels<S>* table(bool alpha_per_synapse, bool rate_per_synapse) {
-    using PerNeuron = Policy<R, C, false, false>;
-    using PerSynapse = Policy<R, C, true, false>;
-    using RatePerSynapse = Policy<R, C, true, true>;
-    static constexpr ConnectionKernels<S> all[3] = {
-        {forward<PerNeuron>, backward<PerNeuron>, recompute<PerNeuron>, gradients<PerNeuron>},
-        {forward<PerSynapse>, backward<PerSynapse>, recompute<PerSynapse>, gradients<PerSynapse>},
-        {forward<RatePerSynapse>, backward<RatePerSynapse>, recompute<RatePerSynapse>, gradients<RatePerSynapse>},
-    };
-    if (rate_per_synapse) return alpha_per_synapse ? &all[2] : nullptr;
-    return &all[alpha_per_synapse ? 1 : 0];
+template <class P>
+constexpr ConnectionKernels<S> kernels_of() {
+    if constexpr (P::alpha_per_synapse) {
+        return {forward<P>, backward<P>, recompute<P>, alpha_gradient<P>};
+    } else {
+        return {forward<P>, backward<P>, recompute<P>, nullptr};
+    }
 }
 
-template <class R>
-const ConnectionKernels<S>* table(ConstraintKind constraint, bool alpha_per_synapse, bool rate_per_synapse) {
+template <class R, class C, bool kEligible>
+const ConnectionKernels<S>* table(Layout layout) {
+    static constexpr ConnectionKernels<S> all[3] = {
+        kernels_of<Policy<R, C, kEligible, Layout::per_neuron>>(),
+        kernels_of<Policy<R, C, kEligible, Layout::alpha_per_synapse>>(),
+        kernels_of<Policy<R, C, kEligible, Layout::per_synapse>>(),
+    };
+    return &all[static_cast<int>(layout)];
+}
+
+template <class R, bool kEligible>
+const ConnectionKernels<S>* table(ConstraintKind constraint, Layout layout) {
     switch (constraint) {
         case ConstraintKind::decay:
-            if constexpr (std::is_same_v<R, Hebb>) return table<R, Decay>(alpha_per_synapse, rate_per_synapse);
+            if constexpr (std::is_same_v<R, Hebb>) return table<R, Decay, kEligible>(layout);
             return nullptr;
         case ConstraintKind::clip:
-            return table<R, Clip>(alpha_per_synapse, rate_per_synapse);
+            return table<R, Clip, kEligible>(layout);
         case ConstraintKind::soft_clip:
-            return table<R, SoftClip>(alpha_per_synapse, rate_per_synapse);
+            return table<R, SoftClip, kEligible>(layout);
         case ConstraintKind::clip_on_read:
-            return table<R, ClipOnRead>(alpha_per_synapse, rate_per_synapse);
+            return table<R, ClipOnRead, kEligible>(layout);
         case ConstraintKind::none:
-            return table<R, None>(alpha_per_synapse, rate_per_synapse);
+            return table<R, None, kEligible>(layout);
     }
     return nullptr;
 }
 
-const ConnectionKernels<S>* connection(RuleKind rule, ConstraintKind constraint, bool alpha_per_synapse,
-                                       bool rate_per_synapse) {
-    return rule == RuleKind::hebb ? table<Hebb>(constraint, alpha_per_synapse, rate_per_synapse)
-                                  : table<Oja>(constraint, alpha_per_synapse, rate_per_synapse);
+const ConnectionKernels<S>* connection(RuleKind rule, ConstraintKind constraint, Layout layout, bool eligible) {
+    if (rule == RuleKind::hebb) {
+        return eligible ? table<Hebb, true>(constraint, layout) : table<Hebb, false>(constraint, layout);
+    }
+    return eligible ? table<Oja, true>(constraint, layout) : table<Oja, false>(constraint, layout);
 }
 
 // The traffic of a forward unit without its dependencies: three streams read, one of them written.
@@ -341,7 +445,15 @@ void bandwidth(const S* a, const S* b, S* c, int64_t count) {
 namespace plastikern {
 
 extern const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR);
-const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {
-    TEXT(PLASTIKERN_CAPABILITY), connection, kTile, pack_history, activate, bandwidth};
+const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {TEXT(PLASTIKERN_CAPABILITY),
+                                                                             connection,
+                                                                             kTile,
+                                                                             pack_history,
+                                                                             activate,
+                                                                             lstm_forward,
+                                                                             lstm_backward,
+                                                                             multiply,
+                                                                             add_rows,
+                                                                             bandwidth};
 
 }  // namespace plastikern

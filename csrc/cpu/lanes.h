@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -89,6 +90,16 @@ LANES_INLINE void for_lanes(int64_t columns, Body body) {
 }
 
 LANES_INLINE S sum_of(V value) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<S, float>) return _mm512_reduce_add_ps((__m512)value);
+#elif defined(__AVX2__)
+    if constexpr (std::is_same_v<S, float>) {
+        const __m256 all = (__m256)value;
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+    }
+#endif
     S total = 0;
     for (int64_t lane = 0; lane < kLanes; ++lane) total += value[lane];
     return total;

@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "rnn.h"
+#include "network.h"
 #include "team.h"
 
 namespace plastikern {
@@ -52,221 +52,372 @@ S* output_pointer(const Tensor& tensor) {
     return static_cast<S*>(tensor.mutable_data_ptr());
 }
 
-// A parameter of a connection with `rows` neurons: (rows, columns), (rows,) or ().
-int64_t row_stride(const char* name, const Tensor& tensor, int64_t rows, int64_t columns, ScalarType dtype) {
-    if (tensor.dim() == 0) return check(name, tensor, {}, dtype), 0;
-    if (tensor.dim() == 1) return check(name, tensor, {rows}, dtype), 1;
-    return check(name, tensor, {rows, columns}, dtype), columns;
-}
+// A tensor that is not there, as operators return it.
+Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
 
-// The tensors of one call, made contiguous and kept alive; their sizes and the rule.
-struct Call {
-    int64_t steps, batch, neurons;
-    bool batch_first;
-    ScalarType dtype;
-    MaybeTensor hidden, trace, clamp, lengths;
-    Tensor weight, alpha, eta;
-    int64_t rule, constraint, nonlinearity, checkpoint_every;
-    double clip;
-
-    // `sequence` has the shape of the drive: (T, B, N), (B, T, N), or (B, N) for a step.
-    Call(const Tensor& sequence, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& weight,
-         const Tensor& alpha, const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule,
-         int64_t constraint, double clip, int64_t nonlinearity, bool batch_first, int64_t checkpoint_every)
-        : batch_first(batch_first),
-          dtype(sequence.scalar_type()),
-          hidden(compact(hidden)),
-          trace(compact(trace)),
-          clamp(compact(clamp)),
-          lengths(compact(lengths)),
-          weight(compact(weight)),
-          alpha(compact(alpha)),
-          eta(compact(eta)),
-          rule(rule),
-          constraint(constraint),
-          nonlinearity(nonlinearity),
-          checkpoint_every(checkpoint_every),
-          clip(clip) {
-        const bool is_step = sequence.dim() == 2;
-        STD_TORCH_CHECK(is_step || sequence.dim() == 3, "drive must have 2 or 3 dimensions; got ", sequence.dim());
-        STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, "drive must be float32 or float64");
-        steps = is_step ? 1 : sequence.size(batch_first ? 1 : 0);
-        batch = is_step ? sequence.size(0) : sequence.size(batch_first ? 0 : 1);
-        neurons = sequence.size(sequence.dim() - 1);
-        const std::vector<int64_t> sequence_shape(sequence.sizes().begin(), sequence.sizes().end());
-        check("drive", sequence, sequence_shape, dtype);
-        check("hidden", hidden, {batch, neurons}, dtype);
-        check("trace", trace, {batch, neurons, neurons}, dtype);
-        check("weight", weight, {neurons, neurons}, dtype);
-        check("clamp", clamp, sequence_shape, ScalarType::Bool);
-        check("lengths", lengths, {batch}, ScalarType::Long);
-        const bool known =
-            rule >= 0 && rule <= 1 && constraint >= 0 && constraint <= 4 && nonlinearity >= 0 && nonlinearity <= 3;
-        STD_TORCH_CHECK(known && (rule == 0 || constraint != 0), "rule, constraint or nonlinearity out of range");
+// What both passes take: the arguments of an operator, checked.
+class Call {
+   public:
+    // `activities` has the shape of the outputs: (T, B, O), (B, T, O) with batch_first, or (B, O) for a step.
+    Call(const Tensor& activities, bool drive_is_given, const MaybeTensor& features, const MaybeTensor& hidden,
+         const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight,
+         const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
+         const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias,
+         const MaybeTensor& clamp, const MaybeTensor& lengths, const std::vector<int64_t>& codes, double clip,
+         bool batch_first, int64_t checkpoint_every)
+        : batch_first_(batch_first),
+          clip_(clip),
+          codes_(codes),
+          dtype_(activities.scalar_type()),
+          features_(compact(features)),
+          hidden_(compact(hidden)),
+          cell_(compact(cell)),
+          trace_(compact(trace)),
+          eligibility_(compact(eligibility)),
+          rate_(compact(rate)),
+          rate_scale_(compact(rate_scale)),
+          eligibility_rate_(compact(eligibility_rate)),
+          modulator_weight_(compact(modulator_weight)),
+          modulator_bias_(compact(modulator_bias)),
+          clamp_(compact(clamp)),
+          lengths_(compact(lengths)),
+          weight_(compact(weight)),
+          alpha_(compact(alpha)),
+          checkpoint_every_(checkpoint_every) {
+        const bool is_step = activities.dim() == 2;
+        STD_TORCH_CHECK(is_step || activities.dim() == 3, "drive must have 2 or 3 dimensions; got ", activities.dim());
+        STD_TORCH_CHECK(dtype_ == ScalarType::Float || dtype_ == ScalarType::Double,
+                        "drive must be float32 or float64");
+        STD_TORCH_CHECK(codes.size() == 8, "codes must be 8 numbers; got ", codes.size());
+        const int64_t limits[8] = {3, 2, 5, 5, 4, 2, 3, 3};
+        for (size_t i = 0; i < 8; ++i) {
+            STD_TORCH_CHECK(codes[i] >= 0 && codes[i] < limits[i], "code ", i, " is out of range: ", codes[i]);
+        }
+        STD_TORCH_CHECK(codes[1] == 0 || codes[2] != 0, "the rule oja is not combined with decay");
         STD_TORCH_CHECK(checkpoint_every >= 0, "checkpoint_every must not be negative");
-        for (int64_t b = 0; lengths.has_value() && b < batch; ++b) {
-            const int64_t length = pointer<int64_t>(this->lengths)[b];
-            STD_TORCH_CHECK(length >= 0 && length <= steps, "lengths must lie from 0 to ", steps, "; got ", length);
+        steps_ = is_step ? 1 : activities.size(batch_first ? 1 : 0);
+        batch_ = is_step ? activities.size(0) : activities.size(batch_first ? 0 : 1);
+        const int64_t gates = is(NetworkKind::lstm) ? 4 : 1;
+        posts_ = activities.size(activities.dim() - 1) / (drive_is_given ? gates : 1);
+        pres_ = posts_;
+        check("drive", activities, sequence_shape(is_step, posts_ * (drive_is_given ? gates : 1)), dtype_);
+        STD_TORCH_CHECK(features.has_value() == is(NetworkKind::linear), "features are for a linear layer");
+        if (features.has_value()) {
+            pres_ = features_->size(features_->dim() - 1);
+            check("features", features_, sequence_shape(is_step, pres_), dtype_);
+        }
+        check("weight", weight_, {gates * posts_, pres_}, dtype_);
+        check("hidden", hidden_, {batch_, posts_}, dtype_);
+        check("cell", cell_, {batch_, posts_}, dtype_);
+        check("trace", trace_, {batch_, posts_, pres_}, dtype_);
+        check("eligibility", eligibility_, {batch_, posts_, pres_}, dtype_);
+        check("modulator_weight", modulator_weight_, {posts_}, dtype_);
+        check("modulator_bias", modulator_bias_, {}, dtype_);
+        STD_TORCH_CHECK(modulator_weight.has_value() == modulator_bias.has_value(), "a modulator has weight and bias");
+        STD_TORCH_CHECK(rate.has_value() || modulated(), "rate must be a tensor without a modulator");
+        STD_TORCH_CHECK(modulated() || !rate_scale.has_value(), "rate_scale needs a modulator");
+        STD_TORCH_CHECK(retroactive() == eligibility_rate.has_value(),
+                        "eligibility_rate is for retroactive modulation");
+        check("clamp", clamp_, sequence_shape(is_step, posts_), ScalarType::Bool);
+        check("lengths", lengths_, {batch_}, ScalarType::Long);
+        for (int64_t b = 0; lengths_.has_value() && b < batch_; ++b) {
+            const int64_t length = pointer<int64_t>(lengths_)[b];
+            STD_TORCH_CHECK(length >= 0 && length <= steps_, "lengths must lie from 0 to ", steps_, "; got ", length);
         }
     }
 
+    bool is(NetworkKind kind) const { return codes_[0] == static_cast<int64_t>(kind); }
+    bool retroactive() const { return codes_[5] != 0; }
+    bool modulated() const { return modulator_weight_.has_value(); }
+    bool empty() const { return batch_ == 0; }
+    ScalarType dtype() const { return dtype_; }
+    int64_t steps() const { return steps_; }
+    int64_t batch() const { return batch_; }
+    int64_t posts() const { return posts_; }
+    int64_t pres() const { return pres_; }
+    int64_t drive_size() const { return posts_ * (is(NetworkKind::lstm) ? 4 : 1); }
+    bool reversible() const { return codes_[1] == 0 && codes_[2] == 0 && !retroactive() && !modulated(); }
+    // As Network::history_size and Network::traces.
+    int64_t history_size() const {
+        if (!is(NetworkKind::lstm)) return 0;
+        return (codes_[4] == static_cast<int64_t>(Post::recurrent) ? 6 : 5) * posts_;
+    }
+    std::vector<int64_t> checkpoints_shape() const {
+        const int64_t count = checkpoint_every_ > 0 && steps_ > 0 ? (steps_ - 1) / checkpoint_every_ : 0;
+        const int64_t row = dtype_ == ScalarType::Float ? padded<float>(pres_) : padded<double>(pres_);
+        return {count, batch_, retroactive() ? 2 : 1, posts_, row};
+    }
+    std::vector<int64_t> sequence_shape(bool is_step, int64_t size) const {
+        if (is_step) return {batch_, size};
+        return batch_first_ ? std::vector<int64_t>{batch_, steps_, size} : std::vector<int64_t>{steps_, batch_, size};
+    }
+
     template <typename S>
-    Sequence<S> layout(S* data) const {
-        const int64_t one = neurons;
-        return batch_first ? Sequence<S>{data, one, steps * one} : Sequence<S>{data, batch * one, one};
+    Sequence<S> layout(S* data, int64_t size) const {
+        return batch_first_ ? Sequence<S>{data, size, steps_ * size} : Sequence<S>{data, batch_ * size, size};
     }
 
-    std::vector<int64_t> sequence_shape() const {
-        return batch_first ? std::vector<int64_t>{batch, steps, neurons} : std::vector<int64_t>{steps, batch, neurons};
-    }
-
-    int64_t padded_neurons() const {
-        return dtype == ScalarType::Float ? padded<float>(neurons) : padded<double>(neurons);
-    }
-
-    int64_t checkpoints() const { return checkpoint_every > 0 && steps > 0 ? (steps - 1) / checkpoint_every : 0; }
+    // Parameters that the call owns, in case they had to be copied.
+    const Tensor& alpha() const { return alpha_; }
+    const MaybeTensor& rate() const { return rate_; }
+    const MaybeTensor& rate_scale() const { return rate_scale_; }
+    const MaybeTensor& eligibility_rate() const { return eligibility_rate_; }
 
     template <typename S>
-    Rnn<S> network() const {
-        Rnn<S> n{};
-        n.steps = steps;
-        n.batch = batch;
-        n.neurons = neurons;
+    Network<S> network() const {
+        static const S zero = 0, one = 1;
+        Network<S> n{};
+        n.kind = static_cast<NetworkKind>(codes_[0]);
+        n.steps = steps_;
+        n.batch = batch_;
+        n.posts = posts_;
+        n.pres = pres_;
         n.threads = static_cast<int64_t>(torch::stable::get_num_threads());
-        n.rule = static_cast<RuleKind>(rule);
-        n.constraint = static_cast<ConstraintKind>(constraint);
-        n.nonlinearity = static_cast<Nonlinearity>(nonlinearity);
-        n.connection.pres = neurons;
-        n.connection.weight = pointer<S>(weight);
-        n.connection.alpha = pointer<S>(alpha);
-        n.connection.rate = pointer<S>(eta);
-        n.connection.weight_stride = neurons;
-        n.connection.alpha_stride = row_stride("alpha", alpha, neurons, neurons, dtype);
-        n.connection.rate_stride = row_stride("eta", eta, neurons, neurons, dtype);
-        n.connection.alpha_per_synapse = alpha.dim() == 2;
-        n.connection.rate_per_synapse = eta.dim() == 2;
-        STD_TORCH_CHECK(!n.connection.rate_per_synapse || n.connection.alpha_per_synapse,
-                        "eta per connection needs alpha per connection");
-        n.connection.bound = static_cast<S>(clip);
-        n.hidden = pointer<S>(hidden);
-        n.trace = pointer<S>(trace);
-        n.clamp = layout(pointer<bool>(clamp));
-        n.lengths = pointer<int64_t>(lengths);
-        n.checkpoint_every = checkpoint_every;
+        n.rule = static_cast<RuleKind>(codes_[1]);
+        n.constraint = static_cast<ConstraintKind>(codes_[2]);
+        n.nonlinearity = static_cast<Nonlinearity>(codes_[3]);
+        n.post = static_cast<Post>(codes_[4]);
+        n.retroactive = retroactive();
+        const S* weight = pointer<S>(weight_);
+        n.gates = weight;
+        Connection<S>& c = n.connection;
+        c.pres = pres_;
+        c.weight = {weight + (is(NetworkKind::lstm) ? 2 * posts_ * pres_ : 0), pres_};
+        c.alpha = coefficients<S>("alpha", alpha_);
+        c.rate = rate_.has_value() ? coefficients<S>("rate", *rate_) : Coefficients<S>{&zero, 0};
+        if (modulated()) {
+            c.rate_scale =
+                rate_scale_.has_value() ? coefficients<S>("rate_scale", *rate_scale_) : Coefficients<S>{&one, 0};
+        }
+        if (retroactive()) c.eligibility_rate = coefficients<S>("eligibility_rate", *eligibility_rate_);
+        c.layout = alpha_.dim() == 2 ? Layout::alpha_per_synapse : Layout::per_neuron;
+        int64_t rates = 0, given = 0;
+        for (const MaybeTensor* tensor : {&rate_, &rate_scale_, &eligibility_rate_}) {
+            if (!tensor->has_value()) continue;
+            ++given;
+            rates += (*tensor)->dim() == 2 ? 1 : 0;
+        }
+        if (rates > 0) {
+            const bool whole =
+                rates == given && alpha_.dim() == 2 && (!modulated() || rate_scale_.has_value()) && rate_.has_value();
+            STD_TORCH_CHECK(whole, "a rate per connection needs alpha and every other rate per connection");
+            c.layout = Layout::per_synapse;
+        }
+        c.bound = static_cast<S>(clip_);
+        n.modulator = {pointer<S>(modulator_weight_), pointer<S>(modulator_bias_),
+                       static_cast<ModulatorInput>(codes_[6]), static_cast<ModulatorNonlinearity>(codes_[7])};
+        n.features = layout(pointer<S>(features_), pres_);
+        n.clamp = layout(pointer<bool>(clamp_), posts_);
+        n.hidden = pointer<S>(hidden_);
+        n.cell = pointer<S>(cell_);
+        n.trace = pointer<S>(trace_);
+        n.eligibility = pointer<S>(eligibility_);
+        n.lengths = pointer<int64_t>(lengths_);
+        n.checkpoint_every = checkpoint_every_;
         return n;
+    }
+
+   private:
+    // A parameter (O, I), (O,) or ().
+    template <typename S>
+    Coefficients<S> coefficients(const char* name, const Tensor& tensor) const {
+        if (tensor.dim() == 0) return check(name, tensor, {}, dtype_), Coefficients<S>{pointer<S>(tensor), 0};
+        if (tensor.dim() == 1) return check(name, tensor, {posts_}, dtype_), Coefficients<S>{pointer<S>(tensor), 1};
+        return check(name, tensor, {posts_, pres_}, dtype_), Coefficients<S>{pointer<S>(tensor), pres_};
+    }
+
+    bool batch_first_;
+    double clip_;
+    std::vector<int64_t> codes_;
+    ScalarType dtype_;
+    MaybeTensor features_, hidden_, cell_, trace_, eligibility_, rate_, rate_scale_, eligibility_rate_,
+        modulator_weight_, modulator_bias_, clamp_, lengths_;
+    Tensor weight_, alpha_;
+    int64_t steps_, batch_, posts_, pres_, checkpoint_every_;
+};
+
+template <class Run>
+void with_dtype(const Call& call, Run run) {
+    if (call.empty()) return;
+    if (call.dtype() == ScalarType::Float) {
+        run(float{});
+    } else {
+        run(double{});
+    }
+}
+
+// The tensors that a forward pass returns; `keep`: also those that only a backward pass needs.
+struct Results {
+    Tensor output, hidden, cell, trace, eligibility, history, modulators, checkpoints;
+
+    Results(const Call& call, const Tensor& drive, bool is_step, bool keep) {
+        using torch::stable::new_empty;
+        const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()};
+        const std::vector<int64_t> cells = {call.batch(), call.posts()};
+        const bool lstm = call.is(NetworkKind::lstm);
+        output = new_empty(drive, call.sequence_shape(is_step, call.posts()));
+        hidden = is_step || call.is(NetworkKind::linear) ? nothing(drive) : new_empty(drive, cells);
+        cell = lstm ? new_empty(drive, cells) : nothing(drive);
+        trace = new_empty(drive, traces);
+        eligibility = call.retroactive() ? new_empty(drive, traces) : nothing(drive);
+        history = lstm && keep ? new_empty(drive, call.sequence_shape(false, call.history_size())) : nothing(drive);
+        modulators = keep && call.modulated() ? new_empty(drive, call.sequence_shape(false, 1)) : nothing(drive);
+        checkpoints = keep && !is_step ? new_empty(drive, call.checkpoints_shape()) : nothing(drive);
+    }
+
+    void compute(const Call& call, const Tensor& drive) const {
+        with_dtype(call, [&]<typename S>(S) {
+            Network<S> n = call.network<S>();
+            n.drive = call.layout(pointer<S>(drive), call.drive_size());
+            const auto given = [](const Tensor& tensor) {
+                return tensor.numel() > 0 ? output_pointer<S>(tensor) : nullptr;
+            };
+            Outputs<S> out{};
+            out.activities.output = call.layout(output_pointer<S>(output), call.posts());
+            out.activities.history = call.layout(given(history), call.history_size());
+            if (modulators.numel() > 0) out.activities.modulators = call.layout(output_pointer<S>(modulators), 1);
+            out.hidden = given(hidden);
+            out.cell = given(cell);
+            out.trace = output_pointer<S>(trace);
+            out.eligibility = given(eligibility);
+            out.checkpoints = given(checkpoints);
+            forward(n, out);
+        });
     }
 };
 
-template <typename S>
-void forward(const Call& call, const Tensor& drive, const Tensor& output, const Tensor& hidden, const Tensor& trace,
-             const Tensor* checkpoints) {
-    if (call.batch == 0) return;
-    const Rnn<S> network = call.network<S>();
-    const RnnOutputs<S> outputs = {call.layout(output_pointer<S>(output)), output_pointer<S>(hidden),
-                                   output_pointer<S>(trace),
-                                   checkpoints == nullptr ? nullptr : output_pointer<S>(*checkpoints)};
-    rnn_forward(network, call.layout(pointer<S>(drive)), outputs);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn_sequence(
-    const Tensor& drive_in, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& weight,
-    const Tensor& alpha, const Tensor& eta, const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule,
-    int64_t constraint, double clip, int64_t nonlinearity, bool batch_first, int64_t checkpoint_every) {
-    STD_TORCH_CHECK(drive_in.dim() == 3, "drive must have 3 dimensions; got ", drive_in.dim());
-    const Tensor drive = compact(drive_in);
-    const Call call(drive, hidden, trace, weight, alpha, eta, clamp, lengths, rule, constraint, clip, nonlinearity,
-                    batch_first, checkpoint_every);
-    Tensor output = torch::stable::empty_like(drive);
-    Tensor last = torch::stable::new_empty(drive, {call.batch, call.neurons});
-    Tensor changed = torch::stable::new_empty(drive, {call.batch, call.neurons, call.neurons});
-    Tensor checkpoints =
-        torch::stable::new_empty(drive, {call.checkpoints(), call.batch, call.neurons, call.padded_neurons()});
-    if (call.dtype == ScalarType::Float) {
-        forward<float>(call, drive, output, last, changed, &checkpoints);
-    } else {
-        forward<double>(call, drive, output, last, changed, &checkpoints);
-    }
-    return {output, last, changed, checkpoints};
-}
-
-std::tuple<Tensor, Tensor> rnn_step(const Tensor& drive_in, const MaybeTensor& hidden, const MaybeTensor& trace,
-                                    const Tensor& weight, const Tensor& alpha, const Tensor& eta,
-                                    const MaybeTensor& clamp, int64_t rule, int64_t constraint, double clip,
-                                    int64_t nonlinearity) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> step(
+    const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
+    const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
+    const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
+    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& clamp,
+    std::vector<int64_t> codes, double clip, bool keep) {
     STD_TORCH_CHECK(drive_in.dim() == 2, "drive must have 2 dimensions; got ", drive_in.dim());
     const Tensor drive = compact(drive_in);
-    const Call call(drive, hidden, trace, weight, alpha, eta, clamp, std::nullopt, rule, constraint, clip, nonlinearity,
-                    false, 0);
-    Tensor output = torch::stable::empty_like(drive);
-    Tensor changed = torch::stable::new_empty(drive, {call.batch, call.neurons, call.neurons});
-    if (call.dtype == ScalarType::Float) {
-        forward<float>(call, drive, output, output, changed, nullptr);
-    } else {
-        forward<double>(call, drive, output, output, changed, nullptr);
-    }
-    return {output, changed};
+    const Call call(drive, true, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
+                    eligibility_rate, modulator_weight, modulator_bias, clamp, std::nullopt, codes, clip, false, 0);
+    const Results r(call, drive, true, keep);
+    r.compute(call, drive);
+    return {r.output, r.cell, r.trace, r.eligibility, r.history, r.modulators};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> rnn_sequence_backward(
-    const MaybeTensor& grad_output_in, const MaybeTensor& grad_hidden_in, const MaybeTensor& grad_trace_in,
-    const Tensor& output_in, const MaybeTensor& hidden, const MaybeTensor& trace, const Tensor& trace_out_in,
-    const Tensor& checkpoints_in, const Tensor& weight, const Tensor& alpha, const Tensor& eta,
-    const MaybeTensor& clamp, const MaybeTensor& lengths, int64_t rule, int64_t constraint, double clip,
-    int64_t nonlinearity, bool batch_first, int64_t checkpoint_every, bool reversible, bool needs_trace,
-    bool needs_weight, bool needs_alpha, bool needs_eta) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sequence(
+    const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
+    const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
+    const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
+    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& clamp,
+    const MaybeTensor& lengths, std::vector<int64_t> codes, double clip, bool batch_first, int64_t checkpoint_every) {
+    STD_TORCH_CHECK(drive_in.dim() == 3, "drive must have 3 dimensions; got ", drive_in.dim());
+    const Tensor drive = compact(drive_in);
+    const Call call(drive, true, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
+                    eligibility_rate, modulator_weight, modulator_bias, clamp, lengths, codes, clip, batch_first,
+                    checkpoint_every);
+    const Results r(call, drive, false, checkpoint_every > 0);
+    r.compute(call, drive);
+    return {r.output, r.hidden, r.cell, r.trace, r.eligibility, r.history, r.modulators, r.checkpoints};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
+sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hidden_in, const MaybeTensor& grad_cell_in,
+                  const MaybeTensor& grad_trace_in, const MaybeTensor& grad_eligibility_in, const Tensor& output_in,
+                  const Tensor& history_in, const Tensor& modulators_in, const Tensor& checkpoints_in,
+                  const MaybeTensor& trace_out_in, const MaybeTensor& features, const MaybeTensor& hidden,
+                  const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility,
+                  const Tensor& weight, const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
+                  const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight,
+                  const MaybeTensor& modulator_bias, const MaybeTensor& clamp, const MaybeTensor& lengths,
+                  std::vector<int64_t> codes, double clip, bool batch_first, int64_t checkpoint_every, bool reversible,
+                  int64_t needs) {
     using torch::stable::new_empty;
+    using torch::stable::new_zeros;
     STD_TORCH_CHECK(output_in.dim() == 3, "output must have 3 dimensions; got ", output_in.dim());
     STD_TORCH_CHECK(checkpoint_every >= 1, "checkpoint_every must be positive; got ", checkpoint_every);
-    const Tensor output = compact(output_in), trace_out = compact(trace_out_in), checkpoints = compact(checkpoints_in);
-    const MaybeTensor grad_output = compact(grad_output_in), grad_hidden = compact(grad_hidden_in),
-                      grad_trace = compact(grad_trace_in);
-    const Call call(output, hidden, trace, weight, alpha, eta, clamp, lengths, rule, constraint, clip, nonlinearity,
-                    batch_first, checkpoint_every);
-    const std::vector<int64_t> traces = {call.batch, call.neurons, call.neurons};
-    const bool reverse = reversible && rule == 0 && constraint == 0;
-    check("grad_output", grad_output, call.sequence_shape(), call.dtype);
-    check("grad_hidden", grad_hidden, {call.batch, call.neurons}, call.dtype);
-    check("grad_trace", grad_trace, traces, call.dtype);
-    if (reverse) check("trace_out", trace_out, traces, call.dtype);
-    if (call.checkpoints() > 0) {
-        check("checkpoints", checkpoints, {call.checkpoints(), call.batch, call.neurons, call.padded_neurons()},
-              call.dtype);
-    }
-    const std::vector<int64_t> none = {0};
-    const bool empty = call.batch == 0;
-    const auto like = [&](bool needed, const Tensor& tensor) {
-        if (!needed) return new_empty(tensor, none);
-        return empty ? torch::stable::new_zeros(tensor, tensor.sizes()) : torch::stable::empty_like(tensor);
+    const Tensor output = compact(output_in), history = compact(history_in), modulators = compact(modulators_in),
+                 checkpoints = compact(checkpoints_in);
+    const MaybeTensor trace_out = compact(trace_out_in), grad_output = compact(grad_output_in),
+                      grad_hidden = compact(grad_hidden_in), grad_cell = compact(grad_cell_in),
+                      grad_trace = compact(grad_trace_in), grad_eligibility = compact(grad_eligibility_in);
+    const Call call(output, false, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
+                    eligibility_rate, modulator_weight, modulator_bias, clamp, lengths, codes, clip, batch_first,
+                    checkpoint_every);
+    const bool lstm = call.is(NetworkKind::lstm), linear = call.is(NetworkKind::linear);
+    const bool reverse = reversible && call.reversible();
+    const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()}, cells = {call.batch(), call.posts()};
+    check("grad_output", grad_output, call.sequence_shape(false, call.posts()), call.dtype());
+    // Operators return empty tensors for what a network does not have, and gradients may come back for them.
+    if (!linear) check("grad_hidden", grad_hidden, cells, call.dtype());
+    if (lstm) check("grad_cell", grad_cell, cells, call.dtype());
+    check("grad_trace", grad_trace, traces, call.dtype());
+    if (call.retroactive()) check("grad_eligibility", grad_eligibility, traces, call.dtype());
+    if (lstm) check("history", history, call.sequence_shape(false, call.history_size()), call.dtype());
+    if (call.modulated()) check("modulators", modulators, call.sequence_shape(false, 1), call.dtype());
+    if (call.checkpoints_shape()[0] > 0) check("checkpoints", checkpoints, call.checkpoints_shape(), call.dtype());
+    STD_TORCH_CHECK(!reverse || trace_out.has_value(), "trace_out is needed to run the trace backwards");
+    check("trace_out", trace_out, traces, call.dtype());
+
+    // Positions of the operands, as in plastikern/ops/fused.py.
+    enum { kFeatures = 1, kTrace = 4, kEligibility = 5, kAlpha = 7, kRate = 8, kScale = 9, kEligibilityRate = 10 };
+    const auto needed = [&](int position) { return (needs >> position & 1) != 0; };
+    // The kernels write what is per neuron or layer, and add to what is per connection.
+    const auto like = [&](int position, const MaybeTensor& tensor) {
+        if (!needed(position) || !tensor.has_value()) return nothing(output);
+        return new_zeros(*tensor, tensor->sizes());
     };
-    Tensor grad_drive = torch::stable::empty_like(output);
-    Tensor grad_first = new_empty(output, {call.batch, call.neurons});
-    Tensor grad_first_trace = new_empty(output, needs_trace ? traces : none);
-    Tensor grad_weight = like(needs_weight, call.weight), grad_alpha = like(needs_alpha, call.alpha);
-    Tensor grad_eta =
-        call.eta.dim() == 2 ? torch::stable::new_zeros(call.eta, call.eta.sizes()) : like(needs_eta, call.eta);
-    const auto run = [&]<typename S>(S) {
-        const auto wanted = [](bool needed, const Tensor& tensor) {
-            return needed ? output_pointer<S>(tensor) : nullptr;
+    const auto empty = [&](bool wanted, const std::vector<int64_t>& shape) {
+        return wanted ? new_empty(output, shape) : nothing(output);
+    };
+    Tensor grad_drive = new_empty(output, call.sequence_shape(false, call.drive_size()));
+    const bool recurrent_post = lstm && codes[4] == static_cast<int64_t>(Post::recurrent);
+    Tensor grad_sum = empty(clamp.has_value() || recurrent_post, call.sequence_shape(false, call.posts()));
+    Tensor grad_features = empty(linear && needed(kFeatures), call.sequence_shape(false, call.pres()));
+    Tensor first_hidden = empty(!linear, cells), first_cell = empty(lstm, cells);
+    Tensor first_trace = empty(needed(kTrace), traces);
+    Tensor first_eligibility = empty(call.retroactive() && needed(kEligibility), traces);
+    Tensor grad_alpha = !needed(kAlpha) ? nothing(output)
+                        : call.empty()  ? new_zeros(call.alpha(), call.alpha().sizes())
+                                        : torch::stable::empty_like(call.alpha());
+    Tensor grad_rate = like(kRate, call.rate()), grad_scale = like(kScale, call.rate_scale()),
+           grad_eligibility_rate = like(kEligibilityRate, call.eligibility_rate());
+    Tensor grad_modulator = empty(call.modulated(), call.sequence_shape(false, 1));
+    with_dtype(call, [&]<typename S>(S) {
+        const Network<S> n = call.network<S>();
+        const auto given = [](const Tensor& tensor) {
+            return tensor.numel() > 0 ? output_pointer<S>(tensor) : nullptr;
         };
-        RnnGradients<S> g{};
-        g.output = call.layout(pointer<S>(output));
-        g.grad_output = call.layout(pointer<S>(grad_output));
-        g.grad_hidden = pointer<S>(grad_hidden);
-        g.grad_trace = pointer<S>(grad_trace);
+        static const S zero = 0;
+        Gradients<S> g{};
+        g.activities.output = call.layout(pointer<S>(output), call.posts());
+        g.activities.history = call.layout(pointer<S>(history), call.history_size());
+        g.activities.modulators = {&zero, 0, 0};
+        if (call.modulated()) g.activities.modulators = call.layout(pointer<S>(modulators), 1);
+        g.output = call.layout(pointer<S>(grad_output), call.posts());
+        g.hidden = pointer<S>(grad_hidden);
+        g.cell = lstm ? pointer<S>(grad_cell) : nullptr;
+        g.trace = pointer<S>(grad_trace);
+        g.eligibility = call.retroactive() ? pointer<S>(grad_eligibility) : nullptr;
         g.trace_out = pointer<S>(trace_out);
         g.checkpoints = pointer<S>(checkpoints);
         g.reverse = reverse;
-        g.grad_drive = call.layout(output_pointer<S>(grad_drive));
-        g.grad_hidden_in = output_pointer<S>(grad_first);
-        g.grad_trace_in = wanted(needs_trace, grad_first_trace);
-        g.weight = wanted(needs_weight, grad_weight);
-        g.alpha = wanted(needs_alpha, grad_alpha);
-        g.rate = wanted(needs_eta || call.eta.dim() == 2, grad_eta);
-        rnn_backward(call.network<S>(), g);
-    };
-    if (!empty && call.dtype == ScalarType::Float) run(float{});
-    if (!empty && call.dtype == ScalarType::Double) run(double{});
-    return {grad_drive, grad_first, grad_first_trace, grad_weight, grad_alpha, grad_eta};
+        g.drive = call.layout(output_pointer<S>(grad_drive), call.drive_size());
+        g.sum = call.layout(given(grad_sum), call.posts());
+        g.features = call.layout(given(grad_features), call.pres());
+        g.modulator = call.layout(given(grad_modulator), 1);
+        g.hidden_in = given(first_hidden);
+        g.cell_in = given(first_cell);
+        g.trace_in = given(first_trace);
+        g.eligibility_in = given(first_eligibility);
+        g.alpha = given(grad_alpha);
+        g.rate = given(grad_rate);
+        g.rate_scale = given(grad_scale);
+        g.eligibility_rate = given(grad_eligibility_rate);
+        backward(n, g);
+    });
+    if (call.modulated()) {
+        const std::vector<int64_t> flat = call.sequence_shape(false, 1);
+        grad_modulator = torch::stable::reshape(grad_modulator, {flat[0], flat[1]});
+    }
+    return {grad_drive, grad_sum,  grad_features, first_hidden,          first_cell,    first_trace, first_eligibility,
+            grad_alpha, grad_rate, grad_scale,    grad_eligibility_rate, grad_modulator};
 }
 
 void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeats) {
@@ -293,9 +444,9 @@ std::string cpu_capability() { return kernels<float>().capability; }
 }  // namespace plastikern
 
 STABLE_TORCH_LIBRARY_IMPL(plastikern, CPU, m) {
-    m.impl("rnn_step", TORCH_BOX(&plastikern::rnn_step));
-    m.impl("rnn_sequence", TORCH_BOX(&plastikern::rnn_sequence));
-    m.impl("rnn_sequence_backward", TORCH_BOX(&plastikern::rnn_sequence_backward));
+    m.impl("step", TORCH_BOX(&plastikern::step));
+    m.impl("sequence", TORCH_BOX(&plastikern::sequence));
+    m.impl("sequence_backward", TORCH_BOX(&plastikern::sequence_backward));
     m.impl("bandwidth", TORCH_BOX(&plastikern::bandwidth));
 }
 

@@ -111,6 +111,8 @@ def _operands(inputs: Inputs, state: State, connection: Connection, network: Net
     rates = [rate, scale, connection.eligibility_eta]
     if any(tensor is not None and tensor.dim() == 2 for tensor in rates):
         # The kernels know rates per connection only together with everything else per connection.
+        if modulator is not None and rate is None:
+            rates[:2] = alpha.new_zeros(()), alpha.new_ones(())
         shape = (connection.weight.shape[0] // (4 if network.kind == "lstm" else 1), connection.weight.shape[1])
         alpha, *rates = (
             None if tensor is None else per_connection(tensor).expand(shape) for tensor in (alpha, *rates)

@@ -1,0 +1,494 @@
+// The backward pass of plastic networks: the loop over steps, from the last to the first. What happens at a synapse is
+// in connection_kernels.cpp.
+#include <vector>
+
+#include "sharing.h"
+
+namespace plastikern {
+namespace {
+
+// Distance of vectors that are read and written side by side: whole pages would make a load wait for a store to the
+// same offset of another page, which processors take for the same address at first.
+template <typename S>
+constexpr int64_t apart(int64_t count) {
+    constexpr int64_t page = 4096 / sizeof(S);
+    return (count + page - 1) / page * page + padded<S>(page / 3);
+}
+
+template <typename S>
+struct BackwardScratch {
+    S* zeros;         // (max(O, I),)
+    S* traces;        // per slot: the trace run backwards, or a segment's traces, (checkpoint_every - 1) * n.traces()
+    S* grad_traces;   // per slot n.traces()
+    S* grad_posts;    // per slot (O,)
+    S* grad_hiddens;  // per slot (O,)
+    S* grad_cells;    // per slot (O,)
+    S* grad_rates;    // per slot (O,): of the rate in force at one step
+    S* grad_pres;     // per thread and element of a group (3, I), in rotation: a step's total, the step's before, the
+                      // one being read
+    S* modulators;    // per thread (2, kMaxGroup): contributions to the gradient of M, of even and odd steps
+    S *rates, *rate_scales, *eligibility_rates, *alphas;  // per thread (O,)
+    S* packed_pres;                                       // all steps of all elements, (I) rounded up to whole tiles
+    S* alpha_rows;                                        // per thread
+    int64_t segment, row, posts, alpha_size, tiles;
+
+    BackwardScratch(const Network<S>& n, const Gradients<S>& g, Parts<S>& parts) {
+        const Sharing sharing = sharing_of(n);
+        const int64_t threads = sharing.threads, slots = sharing.slots();
+        row = apart<S>(n.pres);
+        posts = apart<S>(n.posts);
+        segment = n.traces() * (g.reverse ? 1 : std::max<int64_t>(std::min(n.checkpoint_every, n.steps) - 1, 0));
+        alpha_size = padded<S>(3 * kGradientRows * n.steps * n.batch);
+        tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
+        zeros = parts.take(std::max(n.posts, n.pres));
+        traces = parts.take(slots * segment);
+        grad_traces = parts.take(slots * n.traces());
+        grad_posts = parts.take(slots * posts);
+        grad_hiddens = parts.take(slots * posts);
+        grad_cells = parts.take(slots * posts);
+        grad_rates = parts.take(slots * posts);
+        grad_pres = parts.take(threads * sharing.group * 3 * row);
+        modulators = parts.take(threads * 2 * kMaxGroup);
+        rates = parts.take(threads * posts);
+        rate_scales = parts.take(threads * posts);
+        eligibility_rates = parts.take(threads * posts);
+        alphas = parts.take(threads * posts);
+        const bool wanted = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
+        packed_pres = parts.take(wanted ? tiles * kernels<S>().tile * n.steps * n.batch : 0);
+        alpha_rows = parts.take(wanted ? threads * alpha_size : 0);
+    }
+};
+
+template <typename S>
+Sequence<S> grad_sums(const Network<S>& n, const Gradients<S>& g) {
+    if (g.sum) return g.sum;
+    Sequence<S> sums = g.drive;
+    if (n.kind == NetworkKind::lstm) sums.data += 2 * n.posts;
+    return sums;
+}
+
+// From the gradient of the activities to those of the drive and of the sum. A clamped activity is its drive; every
+// other one sees both through the nonlinearity, whose slope follows from the activity.
+template <typename S>
+void through_activity(Nonlinearity nonlinearity, const S* activity, const bool* clamp, const S* grad_activity,
+                      S* grad_drive, S* grad_sum, int64_t begin, int64_t end) {
+    const auto apply = [&](auto slope) {
+        if (clamp == nullptr) {
+            for (int64_t j = begin; j < end; ++j) grad_sum[j] = grad_drive[j] = grad_activity[j] * slope(activity[j]);
+            return;
+        }
+        for (int64_t j = begin; j < end; ++j) {
+            grad_sum[j] = clamp[j] ? S(0) : grad_activity[j] * slope(activity[j]);
+            grad_drive[j] = clamp[j] ? grad_activity[j] : grad_sum[j];
+        }
+    };
+    switch (nonlinearity) {
+        case Nonlinearity::tanh:
+            return apply([](S y) { return 1 - y * y; });
+        case Nonlinearity::relu:
+            return apply([](S y) { return y > 0 ? S(1) : S(0); });
+        case Nonlinearity::sigmoid:
+            return apply([](S y) { return y * (1 - y); });
+        case Nonlinearity::identity:
+            return apply([](S) { return S(1); });
+        case Nonlinearity::softmax: {
+            S mean = 0;
+            for (int64_t j = begin; j < end; ++j) mean += activity[j] * grad_activity[j];
+            for (int64_t j = begin; j < end; ++j) grad_sum[j] = grad_drive[j] = activity[j] * (grad_activity[j] - mean);
+        }
+    }
+}
+
+template <typename S>
+S modulator_slope(ModulatorNonlinearity nonlinearity, S m) {
+    if (nonlinearity == ModulatorNonlinearity::tanh) return 1 - m * m;
+    return nonlinearity == ModulatorNonlinearity::sigmoid ? m * (1 - m) : S(1);
+}
+
+// The passage of a group of elements through the steps, on one thread or on a team that shares the neurons.
+template <typename S>
+class BackwardGroup {
+   public:
+    BackwardGroup(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s, Group group, int64_t thread,
+                  Team team)
+        : n_(n), g_(g), s_(s), a_(g.activities), sums_(grad_sums(n, g)), group_(group), thread_(thread), team_(team) {
+        team.share(n.posts, begin_, end_);
+        team.share(n.pres, first_pre_, last_pre_);
+    }
+
+    void run() {
+        const ConnectionKernels<S>& kernel = n_.kernel();
+        const int64_t end_step = longest(n_, group_);
+        for (int64_t b = group_.first; b < group_.last; ++b) start(b);
+        team_.barrier();
+        for (int64_t k = end_step; k >= 0 && end_step > 0; --k) {
+            BackwardUnit<S> units[kMaxGroup];
+            int64_t count = 0;
+            for (int64_t b = group_.first; b < group_.last; ++b) {
+                if (runs(k, b) && prepare(k, b, units[count])) ++count;
+            }
+            for_row_blocks(n_, count, begin_, end_, [&](int64_t first, int64_t last) {
+                for (int64_t e = 0; e < count; ++e) kernel.backward(n_.connection, units[e], first, last);
+            });
+            for (int64_t b = group_.first; b < group_.last; ++b) {
+                if (runs(k, b) && k > 0) collect_rates(k, b);
+            }
+            team_.barrier();
+            for (int64_t b = group_.first; b < group_.last; ++b) {
+                if (runs(k, b)) finish(k, b);
+            }
+            if (k > 0 && n_.kind == NetworkKind::lstm) through_gates(k - 1);
+        }
+        team_.barrier();
+    }
+
+   private:
+    const Network<S>& n_;
+    const Gradients<S>& g_;
+    const BackwardScratch<S>& s_;
+    const Activities<const S>& a_;
+    const Sequence<S> sums_;
+    const Group group_;
+    const int64_t thread_;
+    const Team team_;
+    int64_t begin_, end_, first_pre_, last_pre_;  // own neurons, own columns
+    TraceRows<const S> grad_in_[kMaxGroup];
+    S through_input_[kMaxGroup] = {};  // gradient that waits for the activities before: of M from the previous hidden
+
+    bool runs(int64_t k, int64_t b) const { return k <= n_.length(b) && n_.length(b) > 0; }
+    int64_t slot(int64_t b) const { return (team_.size == 1 ? thread_ : 0) * sharing_of(n_).group + b - group_.first; }
+    S* grad_pre(int64_t member, int64_t k, int64_t b) const {
+        const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;
+        return s_.grad_pres + ((thread * sharing_of(n_).group + b - group_.first) * 3 + k % 3) * s_.row;
+    }
+    S* grad_modulator(int64_t member, int64_t k, int64_t b) const {
+        const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;
+        return s_.modulators + (thread * 2 + k % 2) * kMaxGroup + b - group_.first;
+    }
+    S* of_slot(S* vectors, int64_t b) const { return vectors + slot(b) * s_.posts; }
+    S* of_thread(S* vectors) const { return vectors + thread_ * s_.posts; }
+    S modulator(int64_t t, int64_t b) const { return *a_.modulators.at(t, b); }
+    TraceRows<S> segment(int64_t b, int64_t inside) const {
+        return packed_traces(n_, s_.traces + slot(b) * s_.segment + inside * n_.traces());
+    }
+    TraceRows<S> grad_work(int64_t b) const { return packed_traces(n_, s_.grad_traces + slot(b) * n_.traces()); }
+    // H_k where it is kept, exactly.
+    TraceRows<const S> kept_traces(int64_t k, int64_t b) const {
+        if (k == 0) return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, s_.zeros, b);
+        if (is_checkpoint(n_, k, n_.length(b))) return checkpoint(n_, g_.checkpoints, k, b);
+        if (k == n_.length(b) && g_.reverse) return tensor_traces<S, const S>(n_, g_.trace_out, nullptr, s_.zeros, b);
+        return {};
+    }
+    // Where the gradients of the first traces go: those that are asked for to their tensors.
+    TraceRows<S> first_grads(int64_t b) const {
+        TraceRows<S> rows = grad_work(b);
+        const TraceRows<S> wanted = tensor_traces<S, S>(n_, g_.trace_in, g_.eligibility_in, nullptr, b);
+        if (wanted.trace != nullptr) rows.trace = wanted.trace, rows.stride = wanted.stride;
+        if (wanted.eligibility != nullptr)
+            rows.eligibility = wanted.eligibility, rows.eligibility_stride = wanted.eligibility_stride;
+        return rows;
+    }
+
+    void start(int64_t b) {
+        const int64_t e = b - group_.first, length = n_.length(b);
+        grad_in_[e] = tensor_traces<S, const S>(n_, g_.trace, g_.eligibility, s_.zeros, b);
+        std::fill_n(grad_pre(team_.rank, 0, b), 3 * s_.row, S(0));
+        std::fill(of_slot(s_.grad_posts, b) + begin_, of_slot(s_.grad_posts, b) + end_, S(0));
+        std::fill(of_slot(s_.grad_rates, b) + begin_, of_slot(s_.grad_rates, b) + end_, S(0));
+        S* grad_cell = of_slot(s_.grad_cells, b);
+        const S* last = g_.cell == nullptr ? s_.zeros : g_.cell + b * n_.posts;
+        std::copy(last + begin_, last + end_, grad_cell + begin_);
+        const int64_t parts = n_.kind == NetworkKind::lstm ? 4 : 1;
+        for (int64_t t = length; t < n_.steps; ++t) {
+            for (int64_t part = 0; part < parts; ++part) {
+                S* row = g_.drive.at(t, b) + part * n_.posts;
+                std::fill(row + begin_, row + end_, S(0));
+            }
+            if (g_.sum) std::fill(g_.sum.at(t, b) + begin_, g_.sum.at(t, b) + end_, S(0));
+            if (g_.features) std::fill(g_.features.at(t, b) + first_pre_, g_.features.at(t, b) + last_pre_, S(0));
+            if (g_.modulator && team_.rank == 0) *g_.modulator.at(t, b) = 0;
+        }
+        if (length > 0) return;
+        // Nothing happened: what comes back to the last state goes on to the first.
+        const TraceRows<S> first = first_grads(b);
+        copy_traces(n_, grad_in_[e], first, begin_, end_);
+        if (g_.hidden_in != nullptr) {
+            const S* grad = g_.hidden == nullptr ? s_.zeros : g_.hidden + b * n_.posts;
+            std::copy(grad + begin_, grad + end_, g_.hidden_in + b * n_.posts + begin_);
+        }
+        if (g_.cell_in != nullptr) std::copy(grad_cell + begin_, grad_cell + end_, g_.cell_in + b * n_.posts + begin_);
+    }
+
+    // The unit of step k and what it needs of the traces; false where nothing comes back through the last traces.
+    bool prepare(int64_t k, int64_t b, BackwardUnit<S>& unit) {
+        const int64_t e = b - group_.first, length = n_.length(b), every = n_.checkpoint_every;
+        unit = {};
+        unit.reverse = g_.reverse;
+        unit.grad_traces = grad_in_[e];
+        unit.grad_traces_out = k == 0 ? first_grads(b) : grad_work(b);
+        unit.grad_alpha = of_thread(s_.alphas);
+        unit.grad_eligibility_rate = of_thread(s_.eligibility_rates);
+        unit.grad_rate = of_slot(s_.grad_rates, b);
+        if (n_.connection.layout == Layout::per_synapse) {
+            unit.grad_rates = g_.rate;
+            unit.grad_rate_scales = g_.rate_scale;
+            unit.grad_eligibility_rates = g_.eligibility_rate;
+        }
+        if (k < length) {
+            unit.pre = pre_of(n_, a_, s_.zeros, k, b);
+            unit.grad_sum = sums_.at(k, b);
+            unit.grad_pre = grad_pre(team_.rank, k, b);
+        }
+        if (k > 0) {
+            unit.pre_before = pre_of(n_, a_, s_.zeros, k - 1, b);
+            unit.post_before = post_of(n_, a_, k - 1, b);
+            unit.modulator = modulator(k - 1, b);
+            unit.grad_pre_before = grad_pre(team_.rank, k - 1, b);
+            unit.grad_post_before = of_slot(s_.grad_posts, b);
+        }
+        if (k == 0 || g_.reverse) {
+            const TraceRows<const S> kept = kept_traces(k, b);
+            unit.traces = kept.trace != nullptr ? kept : TraceRows<const S>(segment(b, 0));
+            unit.traces_out = segment(b, 0);
+        } else {
+            const int64_t first = (k - 1) / every * every, inside = k - 1 - first;
+            if (inside > 0 && (k == length || inside == every - 1)) recompute(first, inside, b);
+            unit.traces = inside == 0 ? kept_traces(first, b) : TraceRows<const S>(segment(b, inside - 1));
+        }
+        // Running backwards starts from the last trace in any case.
+        if (k == length && g_.trace == nullptr && g_.eligibility == nullptr && !g_.reverse) return false;
+        grad_in_[e] = grad_work(b);
+        return true;
+    }
+
+    void recompute(int64_t first, int64_t steps, int64_t b) const {
+        History<S> history = history_of(first, b);
+        history.steps = steps;
+        history.traces = kept_traces(first, b);
+        n_.kernel().recompute(n_.connection, history, segment(b, 0), n_.traces(), begin_, end_);
+    }
+
+    // What the rates of step k - 1 got: into the sums of this thread, and its share of what the modulator got.
+    void collect_rates(int64_t k, int64_t b) const {
+        const S m = modulator(k - 1, b), *grad = of_slot(s_.grad_rates, b);
+        S share = 0;
+        if (n_.connection.layout == Layout::per_synapse) {
+            for (int64_t j = begin_; j < end_; ++j) share += grad[j];
+        } else {
+            S *rates = of_thread(s_.rates), *scales = of_thread(s_.rate_scales);
+            for (int64_t j = begin_; j < end_; ++j) rates[j] += grad[j];
+            if (n_.modulator) {
+                for (int64_t j = begin_; j < end_; ++j) {
+                    scales[j] += m * grad[j];
+                    share += grad[j] * *n_.connection.rate_scale.row(j);
+                }
+            }
+        }
+        *grad_modulator(team_.rank, k, b) = share;
+    }
+
+    // Unit k is done everywhere: the gradient of the activity before step k is complete.
+    void finish(int64_t k, int64_t b) {
+        S* grad_hidden = of_slot(s_.grad_hiddens, b);
+        const int64_t e = b - group_.first;
+        const auto total = [&](S* to, int64_t begin, int64_t end) {
+            for (int64_t member = 0; member < team_.size; ++member) {
+                const S* part = grad_pre(member, k, b);
+                for (int64_t i = begin; i < end; ++i) to[i] += part[i];
+            }
+        };
+        if (n_.recurrent()) {
+            const S* last = k == n_.length(b) && g_.hidden != nullptr ? g_.hidden + b * n_.posts : s_.zeros;
+            std::copy(last + begin_, last + end_, grad_hidden + begin_);
+            total(grad_hidden, begin_, end_);
+            add_modulated(grad_hidden, through_input_[e]);
+            if (k == 0) std::copy(grad_hidden + begin_, grad_hidden + end_, g_.hidden_in + b * n_.posts + begin_);
+            if (k == 0 && g_.cell_in != nullptr) {
+                const S* grad_cell = of_slot(s_.grad_cells, b);
+                std::copy(grad_cell + begin_, grad_cell + end_, g_.cell_in + b * n_.posts + begin_);
+            }
+        } else {
+            std::fill(grad_hidden + begin_, grad_hidden + end_, S(0));
+            if (g_.features && k < n_.length(b)) {
+                std::fill(g_.features.at(k, b) + first_pre_, g_.features.at(k, b) + last_pre_, S(0));
+                total(g_.features.at(k, b), first_pre_, last_pre_);
+            }
+        }
+        if (k == 0) return;
+        const S* upstream = g_.output ? g_.output.at(k - 1, b) : s_.zeros;
+        for (int64_t j = begin_; j < end_; ++j) grad_hidden[j] += upstream[j];
+        through_modulator(k, b, grad_hidden);
+        through_step(k - 1, b, grad_hidden);
+        // The slot that unit k - 1 starts on was last read before the barrier above.
+        if (k > 1) std::fill_n(grad_pre(team_.rank, k - 2, b), n_.pres, S(0));
+    }
+
+    void add_modulated(S* to, S grad) const {
+        if (grad == 0) return;
+        for (int64_t j = begin_; j < end_; ++j) to[j] += grad * n_.modulator.weight[j];
+    }
+
+    void through_modulator(int64_t k, int64_t b, S* grad_hidden) {
+        if (!n_.modulator) return;
+        S grad = 0;
+        for (int64_t member = 0; member < team_.size; ++member) grad += *grad_modulator(member, k, b);
+        grad *= modulator_slope(n_.modulator.nonlinearity, modulator(k - 1, b));
+        if (team_.rank == 0) *g_.modulator.at(k - 1, b) = grad;
+        through_input_[b - group_.first] = 0;
+        switch (n_.modulator.input) {
+            case ModulatorInput::hidden:
+                return add_modulated(grad_hidden, grad);
+            case ModulatorInput::cell:
+                return add_modulated(of_slot(s_.grad_cells, b), grad);
+            case ModulatorInput::previous_hidden:
+                through_input_[b - group_.first] = grad;
+        }
+    }
+
+    // Through the activities of step t, whose gradient is complete but for that of post.
+    void through_step(int64_t t, int64_t b, S* grad_hidden) const {
+        const S* grad_post = of_slot(s_.grad_posts, b);
+        S *grad_cell = of_slot(s_.grad_cells, b), *grad_drive = g_.drive.at(t, b);
+        const auto add = [&](S* to) {
+            for (int64_t j = begin_; j < end_; ++j) to[j] += grad_post[j];
+        };
+        if (n_.kind != NetworkKind::lstm) {
+            add(grad_hidden);
+            return through_activity(n_.nonlinearity, a_.output.at(t, b), n_.clamp ? n_.clamp.at(t, b) : nullptr,
+                                    static_cast<const S*>(grad_hidden), grad_drive, sums_.at(t, b), begin_, end_);
+        }
+        if (n_.post == Post::hidden) add(grad_hidden);
+        if (n_.post == Post::cell) add(grad_cell);
+        LstmStepGrad<S> grad{};
+        grad.neurons = n_.posts;
+        grad.gates = a_.history.at(t, b);
+        grad.cell_before = cell_before(n_, a_, s_.zeros, t, b);
+        grad.cell = cell_of(n_, a_, t, b);
+        grad.grad_hidden = grad_hidden;
+        grad.grad_candidate = n_.post == Post::candidate ? grad_post : nullptr;
+        grad.grad_cell = grad_cell;
+        grad.grad_drive = grad_drive;
+        kernels<S>().lstm_backward(grad, begin_, end_);
+        if (n_.post != Post::recurrent) return;
+        const S* grad_candidate = grad_drive + 2 * n_.posts;
+        for (int64_t j = begin_; j < end_; ++j) sums_.at(t, b)[j] = grad_candidate[j] + grad_post[j];
+    }
+
+    // What the gates of step t give back to the activities before it.
+    void through_gates(int64_t t) const {
+        S* grad_pres[kMaxGroup];
+        int64_t elements[kMaxGroup], count = 0;
+        for (int64_t b = group_.first; b < group_.last; ++b) {
+            if (t >= n_.length(b)) continue;
+            grad_pres[count] = grad_pre(team_.rank, t, b);
+            elements[count++] = b;
+        }
+        for (const int64_t gate : {0, 1, 3}) {
+            const int64_t row = gate * n_.posts + begin_;
+            const S* factors[kMaxGroup];
+            for (int64_t e = 0; e < count; ++e) factors[e] = g_.drive.at(t, elements[e]) + row;
+            kernels<S>().add_rows(n_.gates + row * n_.pres, end_ - begin_, n_.pres, factors, grad_pres, count);
+        }
+    }
+
+   public:
+    History<S> history_of(int64_t first, int64_t b) const {
+        History<S> history{};
+        history.first_pre = pre_of(n_, a_, s_.zeros, first, b);
+        if (n_.recurrent()) {
+            history.pre = a_.output.at(first, b);
+            history.pre_stride = a_.output.step;
+        } else {
+            history.pre = n_.features.at(first, b) + n_.features.step;
+            history.pre_stride = n_.features.step;
+        }
+        const bool in_history = n_.kind == NetworkKind::lstm && n_.post != Post::hidden;
+        history.post = post_of(n_, a_, first, b);
+        history.post_stride = in_history ? a_.history.step : a_.output.step;
+        history.modulators = a_.modulators.at(first, b);
+        history.modulator_stride = a_.modulators.step;
+        return history;
+    }
+    History<S> whole_history(int64_t b) const {
+        History<S> history = history_of(0, b);
+        history.steps = n_.length(b);
+        history.traces = kept_traces(0, b);
+        history.grad_sum = sums_.at(0, b);
+        history.grad_stride = sums_.step;
+        return history;
+    }
+};
+
+// Adds up what the threads found, in a fixed order; for one value per layer over the neurons, too.
+template <typename S>
+void add_up(S* per_thread, int64_t threads, int64_t distance, int64_t neurons, int64_t stride, S* to) {
+    const auto summed = [](const S* values, int64_t count, int64_t step) {
+        double total = 0;
+        for (int64_t i = 0; i < count; ++i) total += static_cast<double>(values[i * step]);
+        return static_cast<S>(total);
+    };
+    if (to == nullptr) return;
+    for (int64_t j = 0; j < neurons; ++j) per_thread[j] = summed(per_thread + j, threads, distance);
+    if (stride == 0) {
+        *to = summed(per_thread, neurons, 1);
+    } else {
+        std::copy_n(per_thread, neurons, to);
+    }
+}
+
+template <typename S>
+void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s, int64_t threads) {
+    std::vector<History<S>> histories;
+    for (int64_t b = 0; b < n.batch; ++b) {
+        histories.push_back(BackwardGroup<S>(n, g, s, Group{b, b + 1}, 0, Team{}).whole_history(b));
+    }
+    parallel(threads, [&](Team team) {
+        int64_t begin, end;
+        kernels<S>().pack_history(n.pres, histories.data(), n.batch, s.packed_pres, s.tiles * team.rank / team.size,
+                                  s.tiles * (team.rank + 1) / team.size);
+        team.barrier();
+        team.share(n.posts, begin, end);
+        const AlphaGradient<S> out = {g.alpha, s.packed_pres, s.alpha_rows + team.rank * s.alpha_size};
+        n.kernel().alpha_gradient(n.connection, histories.data(), n.batch, out, begin, end);
+    });
+}
+
+}  // namespace
+
+template <typename S>
+void backward(const Network<S>& given, const Gradients<S>& g) {
+    Parts<S> counted(nullptr);
+    Packed<S>(given, counted);
+    BackwardScratch<S>(given, g, counted);
+    const Workspace workspace(counted.bytes());
+    Parts<S> parts(workspace.memory());
+    const Packed<S> packed(given, parts);
+    const BackwardScratch<S> s(given, g, parts);
+    const Network<S>& n = packed.network();
+    const Sharing sharing = sharing_of(n);
+    const int64_t threads = sharing.threads;
+    std::fill_n(s.zeros, std::max(n.posts, n.pres), S(0));
+    for (S* sums : {s.rates, s.rate_scales, s.eligibility_rates, s.alphas}) std::fill_n(sums, threads * s.posts, S(0));
+    parallel(threads, [&](Team all) {
+        packed.fill(all);
+        for_groups(n.batch, sharing, all, [&](Group group, int64_t thread, Team team) {
+            BackwardGroup<S>(n, g, s, group, thread, team).run();
+        });
+    });
+    const Connection<S>& c = n.connection;
+    if (c.layout != Layout::per_synapse) {
+        add_up(s.rates, threads, s.posts, n.posts, c.rate.stride, g.rate);
+        add_up(s.rate_scales, threads, s.posts, n.posts, c.rate_scale.stride, g.rate_scale);
+        add_up(s.eligibility_rates, threads, s.posts, n.posts, c.eligibility_rate.stride, g.eligibility_rate);
+    }
+    if (c.layout == Layout::per_neuron) {
+        add_up(s.alphas, threads, s.posts, n.posts, c.alpha.stride, g.alpha);
+    } else if (g.alpha != nullptr) {
+        alpha_gradient(n, g, s, threads);
+    }
+}
+
+template void backward(const Network<float>&, const Gradients<float>&);
+template void backward(const Network<double>&, const Gradients<double>&);
+
+}  // namespace plastikern

@@ -1,0 +1,213 @@
+// What both passes share: how the work is divided among threads, where activities and traces lie, packed parameters.
+#pragma once
+
+#include <algorithm>
+
+#include "network.h"
+#include "team.h"
+#include "workspace.h"
+
+namespace plastikern {
+
+// Divides a workspace into parts that start on cache lines: counted first, without memory, then handed out.
+template <typename S>
+class Parts {
+   public:
+    explicit Parts(void* memory) : start_(static_cast<S*>(memory)) {}
+    S* take(int64_t count) {
+        S* part = start_ == nullptr ? nullptr : start_ + used_;
+        used_ += padded<S>(count);
+        return part;
+    }
+    int64_t bytes() const { return used_ * static_cast<int64_t>(sizeof(S)); }
+
+   private:
+    S* start_;
+    int64_t used_ = 0;
+};
+
+// Over more than a few steps it pays to work on traces and parameters whose rows start on cache lines.
+template <typename S>
+bool worth_packing(const Network<S>& n) {
+    return n.steps >= 4;
+}
+
+// The network with those parameters of its connection that are per synapse copied to rows of padded length.
+template <typename S>
+class Packed {
+   public:
+    Packed(const Network<S>& n, Parts<S>& parts) : applied_(n) {
+        Connection<S>& c = applied_.connection;
+        if (!worth_packing(n) || padded<S>(n.pres) == n.pres) return;
+        for (Coefficients<S>* all : {&c.weight, &c.alpha, &c.rate, &c.rate_scale, &c.eligibility_rate}) {
+            if (all->data == nullptr || all->stride < n.pres) continue;
+            copies_[count_] = {all->data, parts.take(n.matrix())};
+            *all = {copies_[count_++].to, padded<S>(n.pres)};
+        }
+    }
+    void fill(Team team) const {
+        int64_t begin, end;
+        team.share(applied_.posts, begin, end);
+        const int64_t pres = applied_.pres;
+        for (int64_t i = 0; i < count_; ++i) {
+            for (int64_t j = begin; j < end; ++j)
+                std::copy_n(copies_[i].from + j * pres, pres, copies_[i].to + j * padded<S>(pres));
+        }
+        team.barrier();
+    }
+    const Network<S>& network() const { return applied_; }
+
+   private:
+    struct Copy {
+        const S* from;
+        S* to;
+    };
+    Network<S> applied_;
+    Copy copies_[5];
+    int64_t count_ = 0;
+};
+
+// Below this many synapses a step of one element takes less time than a barrier is worth.
+constexpr int64_t kSplitSynapses = 16384;
+// Elements side by side, each with its traces and their gradients, must not crowd each other out of the cache.
+constexpr int64_t kSideBySideBytes = int64_t{8} << 20;
+// Elements that go through the steps together.
+constexpr int64_t kMaxGroup = 16;
+
+// Elements [first, last), which go through the steps together.
+struct Group {
+    int64_t first, last;
+
+    int64_t size() const { return last - first; }
+};
+
+// How a call is shared by `threads` threads: the first `whole` elements are taken by one thread each, in groups, the
+// others by all together.
+struct Sharing {
+    int64_t threads, whole, group;
+
+    // A team is one thread where elements are taken whole, else all of them.
+    int64_t teams() const { return whole > 0 ? threads : 1; }
+    // Groups of whole elements that one thread takes.
+    int64_t slots() const { return teams() * group; }
+};
+
+template <typename S>
+Sharing sharing_of(const Network<S>& n) {
+    // All gates of an LSTM are read at every step: by as many elements together as there are.
+    const bool gated = n.kind == NetworkKind::lstm;
+    const int64_t synapses = n.synapses() * (gated ? 4 : 1);
+    // A softmax is over all neurons.
+    const bool splits = synapses >= kSplitSynapses && n.nonlinearity != Nonlinearity::softmax;
+    const int64_t together = gated ? std::min(n.batch, kMaxGroup) : 1;
+    // The gradient of a rate per synapse is one matrix, to which the elements add in turn.
+    if (n.connection.layout == Layout::per_synapse) return {splits ? n.threads : 1, 0, together};
+    const int64_t each = std::clamp((n.batch + n.threads - 1) / n.threads, int64_t{1}, together);
+    if (!splits) {
+        const bool worth_threads = n.batch * synapses * n.steps >= 4 * kSplitSynapses;
+        return worth_threads ? Sharing{std::min(n.batch, n.threads), n.batch, each} : Sharing{1, n.batch, together};
+    }
+    const bool fits = 2 * n.threads * n.traces() * static_cast<int64_t>(sizeof(S)) <= kSideBySideBytes;
+    return {n.threads, fits ? n.batch / n.threads * n.threads : 0, fits ? each : together};
+}
+
+// Calls run(group, thread, team) for every group of elements.
+template <class Run>
+void for_groups(int64_t batch, Sharing sharing, Team all, Run run) {
+    const int64_t groups = (sharing.whole + sharing.group - 1) / sharing.group;
+    for (int64_t g = all.rank; g < groups; g += all.size) {
+        run(Group{g * sharing.group, std::min((g + 1) * sharing.group, sharing.whole)}, all.rank, Team{});
+    }
+    if (sharing.whole == batch) return;
+    all.barrier();
+    for (int64_t b = sharing.whole; b < batch; b += sharing.group) {
+        run(Group{b, std::min(b + sharing.group, batch)}, all.rank, all);
+    }
+}
+
+// Calls run(begin, end) for blocks of rows that stay in the first cache while all elements of a group pass over them.
+template <typename S, class Run>
+void for_row_blocks(const Network<S>& n, int64_t elements, int64_t begin, int64_t end, Run run) {
+    constexpr int64_t bytes = 16384;
+    const int64_t rows = std::max<int64_t>(4, bytes / (n.pres * static_cast<int64_t>(sizeof(S))));
+    const int64_t block = elements == 1 ? end - begin : rows;
+    for (int64_t j = begin; j < end; j += block) run(j, std::min(j + block, end));
+}
+
+// Activity before step k.
+template <typename S, typename T>
+const S* pre_of(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
+    if (!n.recurrent()) return n.features.at(k, b);
+    if (k > 0) return a.output.at(k - 1, b);
+    return n.hidden == nullptr ? zeros : n.hidden + b * n.posts;
+}
+
+template <typename S, typename T>
+T* cell_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
+    return a.history.at(k, b) + 4 * n.posts;
+}
+
+template <typename S, typename T>
+const S* cell_before(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
+    if (k > 0) return cell_of(n, a, k - 1, b);
+    return n.cell == nullptr ? zeros : n.cell + b * n.posts;
+}
+
+// The signal that changes the traces after step k.
+template <typename S, typename T>
+T* post_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
+    if (n.kind != NetworkKind::lstm || n.post == Post::hidden) return a.output.at(k, b);
+    const int64_t row = n.post == Post::candidate ? 2 : n.post == Post::cell ? 4 : 5;
+    return a.history.at(k, b) + row * n.posts;
+}
+
+// What step k's modulator is computed from.
+template <typename S, typename T>
+const S* modulator_input(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
+    if (n.modulator.input == ModulatorInput::previous_hidden) return pre_of(n, a, zeros, k, b);
+    return n.modulator.input == ModulatorInput::cell ? cell_of(n, a, k, b) : a.output.at(k, b);
+}
+
+// Traces in a block of `n.traces()` values.
+template <typename S, typename T>
+TraceRows<T> packed_traces(const Network<S>& n, T* block) {
+    const int64_t stride = padded<S>(n.pres);
+    return {block, n.retroactive ? block + n.matrix() : nullptr, stride, stride};
+}
+
+// Traces of element b in tensors (B, O, I); those that are missing are zero.
+template <typename S, typename T>
+TraceRows<T> tensor_traces(const Network<S>& n, T* trace, T* eligibility, T* zeros, int64_t b) {
+    const int64_t at = b * n.synapses();
+    TraceRows<T> rows{zeros, zeros, 0, 0};
+    if (trace != nullptr) rows.trace = trace + at, rows.stride = n.pres;
+    if (eligibility != nullptr) rows.eligibility = eligibility + at, rows.eligibility_stride = n.pres;
+    return rows;
+}
+
+template <typename S>
+void copy_traces(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+        std::copy_n(from.row(j), n.pres, to.row(j));
+        if (n.retroactive) std::copy_n(from.eligibility_row(j), n.pres, to.eligibility_row(j));
+    }
+}
+
+template <typename S>
+bool is_checkpoint(const Network<S>& n, int64_t k, int64_t length) {
+    return n.checkpoint_every > 0 && k > 0 && k < length && k % n.checkpoint_every == 0;
+}
+
+template <typename S, typename T>
+TraceRows<T> checkpoint(const Network<S>& n, T* checkpoints, int64_t k, int64_t b) {
+    return packed_traces(n, checkpoints + ((k / n.checkpoint_every - 1) * n.batch + b) * n.traces());
+}
+
+template <typename S>
+int64_t longest(const Network<S>& n, Group group) {
+    int64_t most = 0;
+    for (int64_t b = group.first; b < group.last; ++b) most = std::max(most, n.length(b));
+    return most;
+}
+
+}  // namespace plastikern
