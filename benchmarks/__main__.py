@@ -51,6 +51,7 @@ def _add(report: dict[str, Any], workload: Workload, measured: dict[str, Any]) -
     report["bandwidth"][workload.name] = measured["bandwidth"]
     for name in ("rows", "floors", "failures"):
         report[name] += measured[name]
+    report["left_out"] |= measured["left_out"]
     report["ratios"] = ratios(report["rows"])
 
 

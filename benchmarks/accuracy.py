@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .workloads import FORWARD, Inputs, Parameters, State, Workload
+from .workloads import FORWARD, Drives, Inputs, Parameters, State, Workload
 
 # Largest error of any output or gradient, as a share of that tensor's largest value. Every variant computes in fp32,
 # whose unit is 6e-8; a thousand summands and hundreds of steps may cost three digits. A wrong formula costs them all.
@@ -24,29 +24,31 @@ def reference(workload: Workload) -> dict[str, list[Tensor]]:
     the rivals.
     """
     inputs = workload.inputs().map(Tensor.double)
-    batch = inputs.drive.shape[1]
-    outputs, drive_gradients = [], []
+    outputs = []
+    drive_gradients: list[list[Tensor]] = [[] for _ in inputs.drives]
     gradients = [torch.zeros_like(tensor) for tensor in inputs.parameters.values()]
-    for element in (inputs.element(index) for index in range(batch)):
+    for element in (inputs.element(index) for index in range(workload.batch)):
         for tensor in element.differentiated():
             tensor.requires_grad_()
         output = _sequence(workload, element)
-        drive_gradient, *others = torch.autograd.grad(output, element.differentiated(), element.upstream)
+        found = torch.autograd.grad(output, element.differentiated(), element.upstream)
         outputs.append(output.detach())
-        drive_gradients.append(drive_gradient)
-        for total, gradient in zip(gradients, others, strict=True):
+        for of_drive, gradient in zip(drive_gradients, found, strict=False):
+            of_drive.append(gradient)
+        for total, gradient in zip(gradients, found[len(drive_gradients) :], strict=True):
             total += gradient
     output = torch.cat(outputs, 1)
-    return {"output": [output], "gradients": [torch.cat(drive_gradients, 1), *gradients]}
+    return {"output": [output], "gradients": [*(torch.cat(of_drive, 1) for of_drive in drive_gradients), *gradients]}
 
 
 def _sequence(workload: Workload, inputs: Inputs) -> Tensor:
-    def advance(parameters: Parameters, state: State, drive: Tensor) -> tuple[Tensor, State]:
-        return workload.library(parameters, state, drive, "reference")
+    def advance(parameters: Parameters, state: State, drives: Drives) -> tuple[Tensor, State]:
+        return workload.library(parameters, state, drives, "reference")
 
     outputs, state = [], inputs.state
-    for drive in inputs.drive.split(math.isqrt(workload.steps)):
-        output, state = checkpoint(advance, inputs.parameters, state, drive, use_reentrant=False)
+    parts = (drive.split(math.isqrt(workload.steps)) for drive in inputs.drives)
+    for drives in zip(*parts, strict=True):
+        output, state = checkpoint(advance, inputs.parameters, state, drives, use_reentrant=False)
         outputs.append(output)
     return torch.cat(outputs)
 

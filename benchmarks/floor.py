@@ -18,8 +18,10 @@ PROBE_SECONDS = 0.05
 class Traffic:
     """What one kernel must move, in fp32 values.
 
-    ``reads`` and ``writes`` count for every one of ``synapse_steps`` (steps x batch x synapses), ``once`` for the whole
-    sequence. ``arrays`` of ``length`` values are the working set between which the kernel goes back and forth.
+    ``reads`` and ``writes`` count for every one of ``synapse_steps`` (steps x batch x synapses), ``shared`` is what all
+    steps together read for the batch as a whole, ``once`` counts for the whole sequence. ``arrays`` of ``length``
+    values are the working set between which the kernel goes back and forth; with ``element_per_thread`` every thread
+    has such a set, since it works on an element of the batch of its own.
     """
 
     reads: int
@@ -28,10 +30,12 @@ class Traffic:
     once: int
     arrays: int
     length: int
+    shared: int = 0
+    element_per_thread: bool = False
 
     @property
     def bytes(self) -> int:
-        return FLOAT_BYTES * ((self.reads + self.writes) * self.synapse_steps + self.once)
+        return FLOAT_BYTES * ((self.reads + self.writes) * self.synapse_steps + self.shared + self.once)
 
     @property
     def write_share(self) -> float:
@@ -39,6 +43,45 @@ class Traffic:
 
     def floor_ms(self, gb_per_s: float) -> float:
         return self.bytes / gb_per_s / 1e6
+
+
+def connection_traffic(
+    kernel: str,
+    steps: int,
+    batch: int,
+    synapses: int,
+    *,
+    matrices: int = 2,
+    traces: int = 1,
+    element_per_thread: bool = False,
+) -> Traffic:
+    """Traffic of a plastic connection.
+
+    Args:
+        kernel: ``"forward"`` or ``"backward"``.
+        synapses: of one element of the batch.
+        matrices: parameters of the connection's size: weight, and alpha where there is one per connection.
+        traces: traces of a synapse: its own, and its eligibility with retroactive modulation.
+        element_per_thread: as in :class:`Traffic`.
+    """
+    steps, kept = steps * batch * synapses, batch * traces * synapses
+    if kernel == "forward":
+        # Reads matrices and traces, writes the traces. Once: the last traces of each element.
+        reads, writes, once = matrices + traces, traces, kept
+    else:
+        # Reads matrices, traces and their gradients, writes the last two: rule decay is run backwards, traces of the
+        # other rules are computed a second time. Once: the gradients of the matrices, and the traces of each element
+        # from which the pass starts.
+        reads, writes, once = matrices + 2 * traces, 2 * traces, matrices * synapses + kept
+    return Traffic(
+        reads=reads,
+        writes=writes,
+        synapse_steps=steps,
+        once=once,
+        arrays=reads,
+        length=synapses,
+        element_per_thread=element_per_thread,
+    )
 
 
 @dataclass(frozen=True)
@@ -96,5 +139,6 @@ def probe_for(traffic: Traffic) -> Probe:
 
 
 def probe_length(traffic: Traffic, probe: Probe) -> int:
-    """Length of the probe's arrays that gives it the kernel's working set."""
-    return max(1, traffic.arrays * traffic.length // probe.arrays)
+    """Length of the probe's arrays that gives it the kernel's working set, over all threads."""
+    sets = torch.get_num_threads() if traffic.element_per_thread else 1
+    return max(1, sets * traffic.arrays * traffic.length // probe.arrays)

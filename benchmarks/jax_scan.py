@@ -20,30 +20,31 @@ UNROLL = 4
 class JaxProgram(Program):
     ahead_of_time = True
 
-    def __init__(self, step: Callable[[Any, Any, Any], Any], unroll: int = 1) -> None:
+    def __init__(self, workload: Workload, step: Callable[[Any, Any, Any], Any], unroll: int = 1) -> None:
         self._executables: dict[str, Any] = {}
 
-        def sequence(parameters: Any, state: Any, drive: Any) -> Any:
-            def advance(carry: Any, step_drive: Any) -> Any:
-                output, carry = step(parameters, carry, step_drive)
+        def sequence(parameters: Any, state: Any, drives: Any) -> Any:
+            def advance(carry: Any, step_drives: Any) -> Any:
+                output, carry = step(parameters, carry, step_drives)
                 return carry, output
 
-            return jax.lax.scan(advance, state, drive, unroll=unroll)[1]
+            state, drives = workload.begin(parameters, state, drives)
+            return jax.lax.scan(advance, state, drives, unroll=unroll)[1]
 
-        def forward(parameters: Any, state: Any, drive: Any, upstream: Any) -> Any:
-            return sequence(parameters, state, drive), ()
+        def forward(parameters: Any, state: Any, drives: Any, upstream: Any) -> Any:
+            return sequence(parameters, state, drives), ()
 
-        def forward_backward(parameters: Any, state: Any, drive: Any, upstream: Any) -> Any:
-            output, pull_back = jax.vjp(lambda p, d: sequence(p, state, d), parameters, drive)
-            grad_parameters, grad_drive = pull_back(upstream)
-            return output, (grad_drive, grad_parameters)
+        def forward_backward(parameters: Any, state: Any, drives: Any, upstream: Any) -> Any:
+            output, pull_back = jax.vjp(lambda p, d: sequence(p, state, d), parameters, drives)
+            grad_parameters, grad_drives = pull_back(upstream)
+            return output, (grad_drives, grad_parameters)
 
         self._forward, self._forward_backward = forward, forward_backward
 
     def place(self, inputs: Inputs) -> Any:
         parameters = {name: jnp.asarray(tensor.numpy()) for name, tensor in inputs.parameters.items()}
-        state = tuple(jnp.asarray(tensor.numpy()) for tensor in inputs.state)
-        return parameters, state, jnp.asarray(inputs.drive.numpy()), jnp.asarray(inputs.upstream.numpy())
+        state, drives = (tuple(jnp.asarray(tensor.numpy()) for tensor in of) for of in (inputs.state, inputs.drives))
+        return parameters, state, drives, jnp.asarray(inputs.upstream.numpy())
 
     def compile(self, placed: Any, which: str) -> None:
         function = self._forward if which == FORWARD else self._forward_backward
@@ -53,8 +54,8 @@ class JaxProgram(Program):
         output, gradients = jax.block_until_ready(self._executables[which](*placed))
         if which == FORWARD:
             return output, ()
-        drive, parameters = gradients
-        return output, (drive, *(parameters[name] for name in placed[0]))
+        drives, parameters = gradients
+        return output, (*drives, *(parameters[name] for name in placed[0]))
 
     def to_torch(self, array: Any) -> Tensor:
         return torch.from_numpy(np.array(array))
@@ -66,7 +67,7 @@ def jax_programs(workload: Workload) -> dict[str, Program]:
     if step is None:
         return {}
     return {
-        "plain": JaxProgram(step),
-        "checkpoint": JaxProgram(jax.checkpoint(step)),
-        f"unroll {UNROLL}": JaxProgram(step, unroll=UNROLL),
+        "plain": JaxProgram(workload, step),
+        "checkpoint": JaxProgram(workload, jax.checkpoint(step)),
+        f"unroll {UNROLL}": JaxProgram(workload, step, unroll=UNROLL),
     }

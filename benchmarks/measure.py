@@ -63,7 +63,8 @@ class Samples:
 
 
 def measure(workload: Workload, plan: Plan, scratch: Path, say: Say) -> dict[str, Any]:
-    """Rows, failures, bandwidth and floors of one workload."""
+    """Rows, failures, bandwidth, floors and what was left out of one workload."""
+    variants = [variant for variant in plan.variants if variant.kind not in workload.without]
     truth = scratch / f"{workload.name}.pt"
     say(f"{workload.name}: fp64 reference")
     reference = parse(f"{LIBRARY}reference")
@@ -76,7 +77,7 @@ def measure(workload: Workload, plan: Plan, scratch: Path, say: Say) -> dict[str
     with contextlib.ExitStack() as stack:
         probe, *processes = (
             stack.enter_context(worker(workload.name, variant, plan.threads, scratch))
-            for variant in (reference, *plan.variants)
+            for variant in (reference, *variants)
         )
         for process in (probe, *processes):
             process.ask("ready")
@@ -97,6 +98,11 @@ def measure(workload: Workload, plan: Plan, scratch: Path, say: Say) -> dict[str
         "failures": failures,
         "bandwidth": bandwidth,
         "floors": floors(workload, rows, bandwidth),
+        "left_out": {
+            f"{variant.name} on {workload.name}": workload.without[variant.kind]
+            for variant in plan.variants
+            if variant not in variants
+        },
     }
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .variants import EAGER, Variant
-from .workloads import FORWARD, Inputs, Parameters, State, Step, Workload
+from .workloads import FORWARD, Drives, Inputs, Parameters, State, Step, Workload
 
-SequenceFunction = Callable[[Parameters, State, Tensor], Tensor]
+SequenceFunction = Callable[[Parameters, State, Drives], Tensor]
 
 # The longer a chunk, the longer the compiler takes: these two keep a whole run within reason.
 CHUNK_LENGTHS = (4, 8)
@@ -37,7 +37,7 @@ class Program(ABC):
 
     @abstractmethod
     def run(self, placed: Any, which: str) -> tuple[Any, tuple[Any, ...]]:
-        """One iteration: the outputs, and the gradients of drive and parameters (none for the pass ``forward``)."""
+        """One iteration: the outputs, and the gradients of drives and parameters (none for the pass ``forward``)."""
 
     def to_torch(self, array: Any) -> Tensor:
         return array
@@ -60,13 +60,15 @@ class TorchProgram(Program):
     def run(self, placed: Inputs, which: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         if which == FORWARD:
             with torch.inference_mode():
-                return self._sequence(placed.parameters, placed.state, placed.drive), ()
-        output = self._sequence(placed.parameters, placed.state, placed.drive)
+                return self._sequence(placed.parameters, placed.state, placed.drives), ()
+        output = self._sequence(placed.parameters, placed.state, placed.drives)
         return output, torch.autograd.grad(output, placed.differentiated(), placed.upstream)
 
 
 def programs(variant: Variant, workload: Workload) -> dict[str, Program]:
     """The programs that a variant offers for a workload, by a short name."""
+    if variant.kind in workload.without:
+        return {}
     if variant.backend is not None:
         return {"sequence": TorchProgram(_library(workload, variant.backend))}
     if variant.kind == "jax":
@@ -74,20 +76,19 @@ def programs(variant: Variant, workload: Workload) -> dict[str, Program]:
 
         return jax_programs(workload)
     if variant.kind == EAGER:
-        return {name: TorchProgram(_stepwise(step)) for name, step in workload.eager_steps().items()}
+        return {name: TorchProgram(_stepwise(workload, step)) for name, step in workload.eager_steps().items()}
     _prepare_compiler()
     steps = workload.compiled_steps()
     compiled = {name: torch.compile(step, dynamic=False) for name, step in steps.items()}
     if variant.kind == "compile-step":
-        return {name: TorchProgram(_stepwise(step)) for name, step in compiled.items()}
+        return {name: TorchProgram(_stepwise(workload, step)) for name, step in compiled.items()}
     return {
         f"{name}, {length} steps": TorchProgram(
-            _chunkwise(torch.compile(_chunk(step), dynamic=False), compiled[name], length),
+            _chunkwise(workload, torch.compile(_chunk(step), dynamic=False), compiled[name], length),
             warm_steps=2 * length + workload.steps % length,
         )
         for name, step in steps.items()
-        for length in CHUNK_LENGTHS
-        if length <= workload.steps
+        for length in dict.fromkeys(min(length, workload.steps) for length in CHUNK_LENGTHS)
     }
 
 
@@ -99,42 +100,43 @@ def _prepare_compiler() -> None:
 
 
 def _library(workload: Workload, backend: str) -> SequenceFunction:
-    def sequence(parameters: Parameters, state: State, drive: Tensor) -> Tensor:
-        return workload.library(parameters, state, drive, backend)[0]
+    def sequence(parameters: Parameters, state: State, drives: Drives) -> Tensor:
+        return workload.library(parameters, state, drives, backend)[0]
 
     return sequence
 
 
-def _steps(step: Step, parameters: Parameters, state: State, drive: Tensor) -> tuple[Tensor, State]:
+def _steps(step: Step, parameters: Parameters, state: State, drives: Drives) -> tuple[Tensor, State]:
     outputs = []
     # One unbind, whose backward is one stack; indexing would fill a whole drive's gradient with zeros at every step.
-    for step_drive in drive.unbind(0):
-        output, state = step(parameters, state, step_drive)
+    for step_drives in zip(*(drive.unbind(0) for drive in drives), strict=True):
+        output, state = step(parameters, state, step_drives)
         outputs.append(output)
     return torch.stack(outputs), state
 
 
-def _stepwise(step: Step) -> SequenceFunction:
-    def sequence(parameters: Parameters, state: State, drive: Tensor) -> Tensor:
-        return _steps(step, parameters, state, drive)[0]
+def _stepwise(workload: Workload, step: Step) -> SequenceFunction:
+    def sequence(parameters: Parameters, state: State, drives: Drives) -> Tensor:
+        return _steps(step, parameters, *workload.begin(parameters, state, drives))[0]
 
     return sequence
 
 
 def _chunk(step: Step) -> Step:
-    def chunk(parameters: Parameters, state: State, drive: Tensor) -> tuple[Tensor, State]:
-        return _steps(step, parameters, state, drive)
+    def chunk(parameters: Parameters, state: State, drives: Drives) -> tuple[Tensor, State]:
+        return _steps(step, parameters, state, drives)
 
     return chunk
 
 
-def _chunkwise(chunk: Step, step: Step, length: int) -> SequenceFunction:
+def _chunkwise(workload: Workload, chunk: Step, step: Step, length: int) -> SequenceFunction:
     """Whole chunks by ``chunk``, the rest by ``step``."""
 
-    def sequence(parameters: Parameters, state: State, drive: Tensor) -> Tensor:
+    def sequence(parameters: Parameters, state: State, drives: Drives) -> Tensor:
         outputs = []
-        for part in drive.split(length):
-            advance = chunk if part.shape[0] == length else lambda *arguments: _steps(step, *arguments)
+        state, drives = workload.begin(parameters, state, drives)
+        for part in zip(*(drive.split(length) for drive in drives), strict=True):
+            advance = chunk if part[0].shape[0] == length else lambda *arguments: _steps(step, *arguments)
             output, state = advance(parameters, state, part)
             outputs.append(output)
         return torch.cat(outputs)

@@ -1,9 +1,9 @@
 """Plastic neural networks with fused kernels: connections that change by Hebbian rules while the network runs."""
 
-from . import functional
+from . import convert, functional
 from .backends import build_info, use_backend
-from .nn import PlasticRNN, PlasticRNNCell
 from .network import Modulator
+from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
 from .plasticity import Plasticity
 from .state import LinearState, LSTMState, RNNState
 from .version import __version__
@@ -12,12 +12,17 @@ __all__ = [
     "LSTMState",
     "LinearState",
     "Modulator",
+    "PlasticLSTM",
+    "PlasticLSTMCell",
+    "PlasticLinear",
+    "PlasticLinearCell",
     "PlasticRNN",
     "PlasticRNNCell",
     "Plasticity",
     "RNNState",
     "__version__",
     "build_info",
+    "convert",
     "functional",
     "use_backend",
 ]

@@ -1,8 +1,9 @@
-"""What the core tests share: random cases of the plastic recurrent network, and how results are compared."""
+"""What the core tests share: random cases of the plastic networks, and how results are compared."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 
 import plastikern.functional as PF
 from plastikern import Plasticity, library
-from plastikern.plasticity import CONSTRAINTS, RULES, granular_shape
+from plastikern.network import Modulator
+from plastikern.plasticity import CONSTRAINTS, MODULATOR_INPUTS, RULES, granular_shape
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
@@ -22,12 +24,15 @@ settings.load_profile("repeatable")
 needs_native = pytest.mark.skipif(library.MISSING is not None, reason=f"native library {library.MISSING}")
 BACKENDS = ["reference", pytest.param("cpu", marks=needs_native)]
 KINDS = [(rule, constraint) for rule in RULES for constraint in CONSTRAINTS if (rule, constraint) != ("oja", "decay")]
+NETWORKS = ("rnn", "lstm", "linear")
+MODULATED_BY = {"rnn": MODULATOR_INPUTS[:2], "lstm": MODULATOR_INPUTS, "linear": MODULATOR_INPUTS[:1]}
 INPUTS = ("drive", "hidden", "trace", "weight", "alpha", "eta")
+"""Tensors of the default case, in the order of the arguments."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of ``plastic_rnn_sequence`` with random tensors, and the gradients that come back to it."""
+    """One call of a network's sequence with random tensors, and the gradients that come back to it."""
 
     steps: int = 7
     batch: int = 2
@@ -39,54 +44,197 @@ class Case:
     lengths: tuple[int, ...] | None = None
     batch_first: bool = False
     checkpoint_every: int | None = None
-    upstream: tuple[bool, bool, bool] = (True, True, True)
+    upstream: tuple[str, ...] | None = None
+    """Outputs that are given an upstream gradient; None is all."""
     seed: int = 0
+    network: str = "rnn"
+    post: str = "candidate"
+    features: int = 4
+    """Width of a layer's input."""
+    half_modulated: bool = False
 
-    def random(self, offset: int, *shape: int) -> Tensor:
-        generator = torch.Generator().manual_seed(1000 * self.seed + offset)
+    def random(self, name: str, *shape: int) -> Tensor:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
         return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def over_time(self, width: int) -> tuple[int, int, int]:
+        return (self.batch, self.steps, width) if self.batch_first else (self.steps, self.batch, width)
 
     @property
     def drive_shape(self) -> tuple[int, int, int]:
-        if self.batch_first:
-            return self.batch, self.steps, self.neurons
-        return self.steps, self.batch, self.neurons
+        return self.over_time(self.neurons * (4 if self.network == "lstm" else 1))
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of what one step hands to the next."""
+        names = {"rnn": ("hidden", "trace"), "lstm": ("hidden", "cell", "trace"), "linear": ("trace",)}[self.network]
+        return (*names, "eligibility") if self.plasticity.modulation == "retroactive" else names
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return "output", *self.state
+
+    def distributions(self) -> dict[str, tuple[tuple[int, ...], float, float]]:
+        """Shape, mean and deviation of every tensor; the recurrent matrix has a norm of about 1, |M| is about 0.3."""
+        plasticity, posts = self.plasticity, self.neurons
+        pres = self.features if self.network == "linear" else posts
+        scale, traces = 0.5 / pres**0.5, (self.batch, posts, pres)
+        rate, rates = granular_shape(plasticity.eta, posts, pres), 0.0 if plasticity.eta == "layer" else 0.01
+        fan = granular_shape("layer" if plasticity.fan_out == "none" else plasticity.fan_out, posts, pres)
+        at_rest = -1.0 if plasticity.modulator_nonlinearity == "sigmoid" else 0.2
+        modulated, retroactive = plasticity.modulation != "none", plasticity.modulation == "retroactive"
+        fans_out = plasticity.fan_out != "none"
+        every: dict[str, tuple[bool, tuple[int, ...], float, float]] = {
+            "input": (self.network == "linear", self.over_time(pres), 0, 1),
+            "drive": (True, self.drive_shape, 0, 1),
+            "hidden": (self.network != "linear", (self.batch, posts), 0, 1),
+            "cell": (self.network == "lstm", (self.batch, posts), 0, 1),
+            "trace": (True, traces, 0, 0.5),
+            "eligibility": (retroactive, traces, 0, 0.5),
+            "weight": (True, (self.drive_shape[-1], pres), 0, scale),
+            "alpha": (True, granular_shape(plasticity.alpha, posts, pres), 0, scale),
+            "eta": (not modulated or self.half_modulated, rate, self.eta, rates),
+            "eligibility_eta": (retroactive, rate, 0.3, rates),
+            "modulator_weight": (modulated, (posts,), 0, 0.5 / posts**0.5),
+            "modulator_bias": (modulated, (), at_rest, 0.05),
+            "fan_out_weight": (fans_out, fan, 1, 0.2),
+            "fan_out_bias": (fans_out, fan, 0, 0.02),
+        }
+        return {name: described for name, (there, *described) in every.items() if there}  # type: ignore[misc]
 
     def inputs(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
-        """Leaves that ask for a gradient; the recurrent matrix has a norm of about 1."""
-        size, scale = self.neurons, 0.5 / self.neurons**0.5
-        spread = 0.0 if self.plasticity.eta == "layer" else 0.01
+        """Leaves that ask for a gradient."""
         tensors = {
-            "drive": self.random(0, *self.drive_shape),
-            "hidden": self.random(1, self.batch, size).tanh(),
-            "trace": self.random(2, self.batch, size, size) * 0.5,
-            "weight": self.random(3, size, size) * scale,
-            "alpha": self.random(4, *granular_shape(self.plasticity.alpha, size, size)) * scale,
-            "eta": self.eta + spread * self.random(5, *granular_shape(self.plasticity.eta, size, size)),
+            name: mean + deviation * self.random(name, *shape)
+            for name, (shape, mean, deviation) in self.distributions().items()
         }
+        for name in ("input", "hidden"):
+            if name in tensors:
+                tensors[name] = tensors[name].tanh()
         if self.with_clamp and self.nonlinearity in ("tanh", "sigmoid"):
             tensors["drive"] = tensors["drive"].clamp(-1, 1)
         # Rounded to single precision, so that a call in either precision is given the same numbers.
         return {name: tensor.float().to(dtype).requires_grad_() for name, tensor in tensors.items()}
 
     def options(self) -> dict[str, Any]:
+        own: dict[str, Any] = {"nonlinearity": self.nonlinearity}
+        if self.network == "lstm":
+            own = {"post": self.post}
+        elif self.network == "rnn":
+            own["clamp"] = self.random("clamp", *self.drive_shape) > 0.5 if self.with_clamp else None
         return {
+            **own,
             "plasticity": self.plasticity,
-            "nonlinearity": self.nonlinearity,
-            "clamp": self.random(6, *self.drive_shape) > 0.5 if self.with_clamp else None,
             "lengths": None if self.lengths is None else torch.tensor(self.lengths, dtype=torch.int64),
             "batch_first": self.batch_first,
             "checkpoint_every": self.checkpoint_every,
         }
 
-    def loss(self, outputs: Sequence[Tensor]) -> Tensor:
-        """A random linear function of the results that are given an upstream gradient."""
-        terms = [
-            (result * self.random(7 + i, *result.shape).to(result.dtype)).sum()
-            for i, (result, wanted) in enumerate(zip(outputs, self.upstream, strict=True))
-            if wanted
-        ]
-        return torch.stack(terms).sum()
+    def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Everything that the function of the whole sequence is given."""
+        given: dict[str, Any] = {"eta": None, **inputs}
+        modulator = {name.removeprefix("modulator_"): given.pop(name) for name in inputs if is_modulators(name)}
+        if modulator:
+            modulated = self.random("modulated", self.neurons) > 0 if self.half_modulated else None
+            given["modulator"] = Modulator(**modulator, modulated=modulated)
+        return {**given, **self.options()}
+
+    def sequence(self, inputs: Mapping[str, Tensor], backend: str | None, **changes: Any) -> dict[str, Tensor]:
+        """Outputs of the whole sequence, by name."""
+        function = getattr(PF, f"plastic_{self.network}_sequence")
+        found = function(**{**self.arguments(inputs), **changes}, backend=backend)
+        return dict(zip(self.outputs, found, strict=True))
+
+    def step(
+        self, inputs: Mapping[str, Tensor], t: int, state: Mapping[str, Tensor], backend: str | None
+    ) -> dict[str, Tensor]:
+        """Outputs of step ``t`` from that state, by name, in the shapes of a step."""
+        given = {**self.arguments(inputs), **state}
+        for name in ("input", "drive", "clamp"):
+            if given.get(name) is not None:
+                given[name] = given[name].select(1 if self.batch_first else 0, t)
+        for name in ("lengths", "batch_first", "checkpoint_every"):
+            del given[name]
+        found = getattr(PF, f"plastic_{self.network}_step")(**given, backend=backend)
+        return dict(zip(self.outputs, found if self.network == "linear" else (found[0], *found), strict=True))
+
+    def by_steps(self, inputs: Mapping[str, Tensor], backend: str | None) -> dict[str, Tensor]:
+        """The whole sequence as one call a step, each handing its state to the next."""
+        outputs, state = [], {name: inputs[name] for name in self.state}
+        for t in range(self.steps):
+            state = self.step(inputs, t, state, backend)
+            outputs.append(state.pop("output"))
+        return {"output": torch.stack(outputs, 1 if self.batch_first else 0), **state}
+
+    def loss(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """A random linear function of the outputs that are given an upstream gradient."""
+        wanted = self.outputs if self.upstream is None else self.upstream
+        terms = [outputs[name] * self.random(f"grad_{name}", *outputs[name].shape).to(outputs[name]) for name in wanted]
+        return torch.stack([term.sum() for term in terms]).sum()
+
+    def results(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs and the gradient of every input, by name."""
+        found = {name: output.detach() for name, output in outputs.items()}
+        return {**found, **gradients(self.loss(outputs), inputs)}
+
+
+def is_modulators(name: str) -> bool:
+    return name.startswith(("modulator_", "fan_out_"))
+
+
+def ruled(rule: str, constraint: str, **options: Any) -> Plasticity:
+    return Plasticity(rule=rule, constraint=constraint, clip=0.6, **options)
+
+
+SIMPLE, RETROACTIVE = {"modulation": "simple"}, {"modulation": "retroactive"}
+VARIANTS = {
+    "rnn-simple": Case(plasticity=ruled("hebb", "clip", **SIMPLE), with_clamp=True),
+    "rnn-simple-fan-out": Case(
+        plasticity=ruled("hebb", "decay", alpha="neuron", fan_out="connection", modulator_input="previous_hidden", **SIMPLE)
+    ),
+    "rnn-simple-half": Case(
+        plasticity=ruled("oja", "none", eta="connection", fan_out="neuron", modulator_nonlinearity="linear", **SIMPLE),
+        nonlinearity="sigmoid", half_modulated=True,
+    ),
+    "rnn-retroactive": Case(plasticity=ruled("hebb", "clip", **RETROACTIVE), lengths=(7, 4)),
+    "rnn-retroactive-fan-out": Case(
+        plasticity=ruled("oja", "soft_clip", alpha="layer", eta="neuron", fan_out="neuron", **RETROACTIVE), with_clamp=True
+    ),
+    "rnn-retroactive-half": Case(
+        plasticity=ruled(
+            "hebb", "decay", eta="connection", modulator_input="previous_hidden", modulator_nonlinearity="sigmoid",
+            **RETROACTIVE,
+        ),
+        half_modulated=True,
+    ),
+    "lstm": Case(network="lstm", plasticity=ruled("hebb", "decay")),
+    "lstm-recurrent": Case(network="lstm", plasticity=ruled("hebb", "clip_on_read", eta="neuron"), post="recurrent"),
+    "lstm-simple": Case(
+        network="lstm", plasticity=ruled("hebb", "clip", alpha="neuron", fan_out="connection", **SIMPLE), lengths=(7, 4)
+    ),
+    "lstm-simple-half": Case(
+        network="lstm", plasticity=ruled("oja", "clip", eta="neuron", modulator_input="cell", **SIMPLE), post="hidden",
+        half_modulated=True,
+    ),
+    "lstm-retroactive": Case(
+        network="lstm", plasticity=ruled("hebb", "clip", modulator_input="previous_hidden", **RETROACTIVE), post="cell"
+    ),
+    "lstm-retroactive-fan-out": Case(
+        network="lstm", post="recurrent",
+        plasticity=ruled("hebb", "soft_clip", alpha="layer", eta="connection", fan_out="neuron", **RETROACTIVE),
+    ),
+    "linear": Case(network="linear", plasticity=ruled("hebb", "decay"), nonlinearity="softmax"),
+    "linear-clip": Case(network="linear", plasticity=ruled("oja", "clip", alpha="neuron", eta="connection"), features=9),
+    "linear-simple": Case(
+        network="linear", plasticity=ruled("hebb", "none", fan_out="connection", **SIMPLE), nonlinearity="softmax",
+        half_modulated=True,
+    ),
+    "linear-retroactive": Case(
+        network="linear", plasticity=ruled("hebb", "clip", eta="neuron", **RETROACTIVE), features=9, lengths=(7, 4)
+    ),
+}  # fmt: skip
+"""Small cases that between them have every network with every feature."""
+each_variant = pytest.mark.parametrize("case", VARIANTS.values(), ids=VARIANTS)
 
 
 def gradients(loss: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,9 +251,7 @@ def run(case: Case, backend: str, dtype: torch.dtype = torch.float64) -> dict[st
     inputs = case.inputs(dtype)
     # The small steps of the reference are not worth a second thread.
     with threads(1 if backend == "reference" else torch.get_num_threads()):
-        outputs = PF.plastic_rnn_sequence(**inputs, **case.options(), backend=backend)
-        results = dict(zip(("output", "hidden", "trace"), (result.detach() for result in outputs), strict=True))
-        return {**results, **gradients(case.loss(outputs), inputs)}
+        return case.results(case.sequence(inputs, backend), inputs)
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:

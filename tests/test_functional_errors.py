@@ -6,12 +6,25 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import BACKENDS, INPUTS, KINDS, Case, gradients, needs_native
+from conftest import (
+    BACKENDS,
+    INPUTS,
+    KINDS,
+    RETROACTIVE,
+    SIMPLE,
+    Case,
+    each_variant,
+    gradients,
+    is_modulators,
+    needs_native,
+    ruled,
+)  # fmt: skip
 from torch import Tensor
 
 import plastikern
@@ -85,6 +98,90 @@ def test_a_step_names_itself_in_its_errors() -> None:
     inputs = {**CASE.inputs(), "drive": torch.zeros(2, 4, dtype=torch.float64), "trace": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"^plastic_rnn_step: trace must have shape \(2, 4, 4\); got \(1,\)"):
         PF.plastic_rnn_step(**inputs)
+
+
+def spoken(name: str) -> str:
+    """A tensor's name in errors: the modulator's are its fields."""
+    return f"modulator.{name.removeprefix('modulator_')}" if is_modulators(name) else name
+
+
+@each_variant
+def test_a_wrong_shape_or_dtype_is_named_in_every_network(case: Case) -> None:
+    inputs = case.inputs()
+    for name, right in inputs.items():
+        got = re.escape(str((*right.shape, 1)))
+        with pytest.raises(ValueError, match=rf"^plastic_{case.network}_sequence: {spoken(name)} must .*; got {got}"):
+            case.sequence({**inputs, name: right.unsqueeze(-1)}, None)
+        if name == ("input" if case.network == "linear" else "drive"):
+            continue
+        with pytest.raises(TypeError, match=rf"{spoken(name)} must have dtype torch\.float64; got torch\.float32"):
+            case.sequence({**inputs, name: right.float()}, None)
+
+
+PLAIN, FAN_OUT = Case(), Case(plasticity=ruled("hebb", "clip", fan_out="neuron", **SIMPLE))
+MODULATED, HALF = Case(plasticity=Plasticity(**SIMPLE)), Case(plasticity=Plasticity(**SIMPLE), half_modulated=True)
+REACTIVE = Case(plasticity=Plasticity(eta="neuron", **RETROACTIVE))
+LSTM, LAYER = Case(network="lstm"), Case(network="linear")
+BY_CELL = Plasticity(modulator_input="cell", **SIMPLE)
+SQUARE, ROW = torch.zeros(2, 5, 5).double(), torch.zeros(5).double()
+WITHOUT = "must be None with modulation 'none' and fan_out 'none'"
+NETWORK_BAD: list[tuple[Case, dict[str, Any], str]] = [
+    (MODULATED, {"modulator": None}, "modulator must be a Modulator; got None"),
+    (PLAIN, {"modulator": MODULATED.arguments(MODULATED.inputs())["modulator"]}, f"modulator {WITHOUT}"),
+    (PLAIN, {"eta": None}, "eta must be a tensor; got None"),
+    (HALF, {"eta": None}, "eta must be a tensor; got None"),
+    (MODULATED, {"eta": ROW[0]}, "eta must be None where a modulator governs every neuron with modulation 'simple'"),
+    (REACTIVE, {"eligibility_eta": None}, "eligibility_eta must be a tensor; got None"),
+    (REACTIVE, {"eligibility_eta": ROW[0]}, r"eligibility_eta must have shape \(5,\); got \(\)"),
+    (MODULATED, {"eligibility_eta": ROW[0]}, "eligibility_eta must be None with modulation 'simple'"),
+    (PLAIN, {"eligibility": SQUARE}, "eligibility is for retroactive modulation; got modulation 'none'"),
+    (MODULATED, {"eligibility": SQUARE}, "eligibility is for retroactive modulation; got modulation 'simple'"),
+    (REACTIVE, {"eligibility": SQUARE[:1]}, r"eligibility must have shape \(2, 5, 5\); got \(1, 5, 5\)"),
+    (MODULATED, {"plasticity": BY_CELL}, "modulator_input must be one of hidden, previous_hidden; got 'cell'"),
+    (LAYER, {"nonlinearity": "gelu"}, "nonlinearity must be one of .*, softmax; got 'gelu'"),
+    (PLAIN, {"nonlinearity": "softmax"}, "nonlinearity must be one of tanh, relu, sigmoid, identity; got 'softmax'"),
+    (LSTM, {"drive": torch.zeros(7, 2, 21)}, r"drive must have four values per neuron; got shape \(7, 2, 21\)"),
+    (LSTM, {"post": "gate"}, "post must be one of candidate, recurrent, cell, hidden; got 'gate'"),
+    (LSTM, {"cell": SQUARE[0]}, r"cell must have shape \(2, 5\); got \(5, 5\)"),
+    (LAYER, {"input": torch.zeros(7, 2, 3).double()}, r"weight must have shape \(5, 3\); got \(5, 4\)"),
+    (LAYER, {"input": torch.zeros(2, 4)}, r"input must have shape \(T, B, I\); got \(2, 4\)"),
+    (LAYER, {"input": [1.0]}, "input must be a floating-point tensor; got list"),
+    (LAYER, {"weight": None}, r"weight must have shape \(O, 4\); got NoneType"),
+    (LAYER, {"weight": ROW}, r"weight must have shape \(O, 4\); got \(5,\)"),
+    (LAYER, {"drive": torch.zeros(7, 2, 4).double()}, r"drive must have shape \(7, 2, 5\); got \(7, 2, 4\)"),
+    (LAYER, {"drive": torch.zeros(7, 3, 5).double()}, r"drive must have shape \(7, 2, 5\); got \(7, 3, 5\)"),
+    (LAYER, {"trace": SQUARE}, r"trace must have shape \(2, 5, 4\); got \(2, 5, 5\)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case, changes, message", NETWORK_BAD, ids=range(len(NETWORK_BAD)))
+def test_what_a_network_does_not_take_is_named(case: Case, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^plastic_{case.network}_sequence: {message}"):
+        case.sequence(case.inputs(), None, **changes)
+
+
+@pytest.mark.parametrize(
+    "case, changes, message",
+    [
+        (FAN_OUT, {"fan_out_weight": None}, "fan_out_weight must be a tensor; got None"),
+        (FAN_OUT, {"fan_out_bias": None}, "fan_out_bias must be a tensor; got None"),
+        (FAN_OUT, {"fan_out_weight": SQUARE[0]}, r"fan_out_weight must have shape \(5,\); got \(5, 5\)"),
+        (MODULATED, {"fan_out_weight": ROW}, "fan_out_weight must be None with modulation 'simple' and fan_out 'none'"),
+        (MODULATED, {"fan_out_bias": ROW}, "fan_out_bias must be None with modulation 'simple' and fan_out 'none'"),
+        (MODULATED, {"weight": ROW[:3]}, r"weight must have shape \(5,\); got \(3,\)"),
+        (MODULATED, {"bias": ROW}, r"bias must have shape \(\); got \(5,\)"),
+        (MODULATED, {"bias": 0.5}, "bias must be a tensor; got float"),
+        (HALF, {"modulated": ROW}, r"modulated must have dtype torch\.bool; got torch\.float64"),
+        (HALF, {"modulated": ROW[:4] == 0}, r"modulated must have shape \(5,\); got \(4,\)"),
+    ],
+)
+def test_a_bad_field_of_a_modulator_is_named(case: Case, changes: dict[str, Any], message: str) -> None:
+    for network in ("rnn", "lstm", "linear"):
+        case = replace(case, network=network)
+        inputs = case.inputs()
+        modulator = case.arguments(inputs)["modulator"]._replace(**changes)
+        with pytest.raises((TypeError, ValueError), match=rf"^plastic_{network}_sequence: modulator\.{message}"):
+            case.sequence(inputs, None, modulator=modulator)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +271,19 @@ def test_no_steps_or_no_elements_give_the_empty_result(
     assert not any(grads[f"grad_{name}"].any() for name in ("drive", "weight", "alpha", "eta"))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("steps, batch", [(0, 2), (5, 0), (0, 0)])
+@each_variant
+def test_every_network_gives_the_empty_result(backend: str, steps: int, batch: int, case: Case) -> None:
+    case = replace(case, steps=steps, batch=batch, lengths=(0,) * batch if steps else None)
+    inputs = case.inputs()
+    outputs = case.sequence(inputs, backend)
+    assert outputs["output"].shape == (steps, batch, case.neurons)
+    assert all(torch.equal(outputs[name], inputs[name]) for name in case.state)
+    for name, grad in gradients(torch.stack([tensor.sum() for tensor in outputs.values()]).sum(), inputs).items():
+        assert (grad == (name.removeprefix("grad_") in case.state)).all(), name
+
+
 def test_no_elements_and_their_lengths_as_an_empty_list() -> None:
     output, _ = PlasticRNN(3, 4)(torch.zeros(5, 0, 3), lengths=[])
     assert output.shape == (5, 0, 4)
@@ -194,58 +304,81 @@ def test_nan_in_a_tensor_is_passed_on(backend: str, name: str, value: float) -> 
         assert math.isinf(value) or any(tensor.isnan().any() for tensor in found[:3])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@each_variant
+def test_nan_in_a_tensor_of_any_network_is_passed_on(backend: str, case: Case) -> None:
+    for name in case.inputs():
+        inputs = case.inputs()
+        with torch.no_grad():
+            inputs[name].fill_(torch.nan)
+        outputs = case.sequence(inputs, backend)
+        assert any(tensor.isnan().any() for tensor in outputs.values()), name
+        gradients(case.loss(outputs), inputs)
+
+
 RUBBISH = """
 import itertools, torch
 ops = torch.ops.plastikern
-good = dict(drive=(5, 2, 4), hidden=(2, 4), trace=(2, 4, 4), weight=(4, 4), alpha=(4, 4), eta=(), clamp=(5, 2, 4),
-            lengths=(2,))
-all_ops = lambda: (step, sequence, backward)
+OPERANDS = ("drive features hidden cell trace eligibility weight alpha rate rate_scale eligibility_rate modulator_weight "
+            "modulator_bias clamp lengths").split()
+RESULTS = "output hidden cell trace eligibility history modulators checkpoints".split()
+GRADS = ["grad_" + name for name in RESULTS[:5]]
+KEPT = ["output", "history", "modulators", "checkpoints", "trace_out"]
+NETWORKS = [
+    ([0, 0, 1, 0, 0, 0, 0, 0], dict(drive=(5, 2, 4), hidden=(2, 4), trace=(2, 4, 4), weight=(4, 4), alpha=(4, 4), rate=(),
+     clamp=(5, 2, 4), lengths=(2,))),
+    ([1, 0, 1, 0, 0, 1, 0, 0], dict(drive=(5, 2, 16), hidden=(2, 4), cell=(2, 4), trace=(2, 4, 4),
+     eligibility=(2, 4, 4), weight=(16, 4), alpha=(4,), rate=(4,), rate_scale=(4,), eligibility_rate=(),
+     modulator_weight=(4,), modulator_bias=(), lengths=(2,))),
+    ([2, 0, 1, 4, 0, 0, 0, 0], dict(drive=(5, 2, 4), features=(5, 2, 3), trace=(2, 4, 3), weight=(4, 3), alpha=(4, 3),
+     rate=(4, 3), rate_scale=(4, 3), modulator_weight=(4,), modulator_bias=(), lengths=(2,))),
+]
 kinds = dict(clamp=torch.bool, lengths=torch.int64)
 made = lambda shapes: {k: torch.zeros(s, dtype=kinds.get(k)) for k, s in shapes.items()}
-rest = dict(rule=0, constraint=1, clip=1.0, nonlinearity=0)
-tail = dict(batch_first=False, checkpoint_every=2)
-back = dict(reversible=False, needs_trace=True, needs_weight=True, needs_alpha=True, needs_eta=True)
-def step(t, o):
-    t = {k: v for k, v in t.items() if k != "lengths"}
-    t = {k: v[0] if k in ("drive", "clamp") and v.dim() == 3 and len(v) else v for k, v in t.items()}
-    return ops.rnn_step(**t, **{k: v for k, v in o.items() if k in rest})
-def sequence(t, o):
-    return ops.rnn_sequence(**t, **{k: v for k, v in o.items() if k in rest or k in tail})
-def backward(t, o, **more):
-    t = dict(t)
-    t["output"] = t.pop("drive")
-    made = dict(grad_output=torch.zeros(5, 2, 4), grad_hidden=torch.zeros(2, 4), grad_trace=torch.zeros(2, 4, 4),
-                trace_out=torch.zeros(2, 4, 4), checkpoints=torch.zeros(2, 2, 4, 16))
-    return ops.rnn_sequence_backward(**t, **{**made, **more}, **o)
-plain = {**rest, **tail, **back}
-for op in all_ops():
-    op(made(good), plain)
-wrong = []
-for name, op in itertools.product(good, all_ops()):
-    if name == "lengths" and op is step: continue
-    base = made(good)
-    for bad in (torch.zeros(3, dtype=base[name].dtype), torch.zeros(1, 1, 1, 1), base[name].to(torch.float16),
-                base[name].to("meta"), base[name].to(torch.complex64)):
-        wrong.append((op, {**base, name: bad}, plain, {}))
-for key, value in itertools.product(("rule", "constraint", "nonlinearity"), (-1, 5, 2**40)):
-    wrong += [(op, made(good), {**plain, key: value}, {}) for op in all_ops()]
-wrong.append((sequence, made(good), {**plain, "rule": 1, "constraint": 0}, {}))
-wrong += [(op, made(good), {**plain, "checkpoint_every": -1}, {}) for op in (sequence, backward)]
-wrong.append((backward, made(good), {**plain, "checkpoint_every": 0}, {}))
-wrong.append((backward, made(good), {**plain, "checkpoint_every": 1}, {}))
-for lengths in (torch.tensor([6, 0]), torch.tensor([0, -1])):
-    wrong += [(op, {**made(good), "lengths": lengths}, plain, {}) for op in (sequence, backward)]
-fine_eta = {"eta": torch.zeros(4, 4), "alpha": torch.zeros(())}
-wrong += [(op, {**made(good), **fine_eta}, plain, {}) for op in all_ops()]
-for name in ("grad_output", "grad_hidden", "grad_trace", "checkpoints"):
-    wrong += [(backward, made(good), plain, {name: bad}) for bad in (torch.zeros(3), torch.zeros(5, 2, 4).double())]
-wrong.append((backward, made(good), {**plain, "constraint": 0, "reversible": True}, {"trace_out": torch.zeros(0)}))
+in_order = lambda t, names: [t.get(name) for name in names]
+def step(t, codes, checkpoint_every=2, reversible=False):
+    t = {k: v[0] if k in ("drive", "features", "clamp") and v.dim() == 3 and len(v) else v for k, v in t.items()}
+    return ops.step(*in_order(t, OPERANDS[:-1]), codes, 1.0, True)
+def sequence(t, codes, checkpoint_every=2, reversible=False):
+    return ops.sequence(*in_order(t, OPERANDS), codes, 1.0, False, checkpoint_every)
+def backward(t, codes, checkpoint_every=2, reversible=False):
+    needs = sum(1 << k for k, name in enumerate(OPERANDS[:13]) if name in t)
+    return ops.sequence_backward(*in_order(t, GRADS), *in_order(t, KEPT), *in_order(t, OPERANDS[1:]), codes, 1.0, False,
+                                 checkpoint_every, reversible, needs)
+def complete(shapes, codes):
+    t = made(shapes)
+    found = dict(zip(RESULTS, sequence(t, codes)))
+    t.update({"grad_" + name: torch.zeros_like(found[name]) for name in RESULTS[:5] if found[name].numel()})
+    return {**t, **{name: found[name] for name in KEPT[:4]}}
+all_ops, wrong = (step, sequence, backward), []
+for codes, shapes in NETWORKS:
+    good = complete(shapes, codes)
+    for op in all_ops:
+        op(good, codes)
+    mine = {step: [k for k in shapes if k != "lengths"], sequence: list(shapes),
+            backward: [k for k in good if k != "drive" and good[k].numel()]}
+    for op in all_ops:
+        for name in mine[op]:
+            for bad in (torch.zeros(3, dtype=good[name].dtype), torch.zeros(1, 1, 1, 1), good[name].to(torch.float16),
+                        good[name].to("meta"), good[name].to(torch.complex64)):
+                wrong.append((op, {**good, name: bad}, codes, {}))
+        for position, value in itertools.product(range(8), (-1, 5, 2**40)):
+            wrong.append((op, good, [*codes[:position], value, *codes[position + 1:]], {}))
+        wrong += [(op, good, bad, {}) for bad in ([], codes[:7], [*codes, 0], [codes[0], 1, 0, *codes[3:]])]
+    for op in (sequence, backward):
+        wrong.append((op, good, codes, dict(checkpoint_every=-1)))
+        wrong += [(op, {**good, "lengths": torch.tensor(bad)}, codes, {}) for bad in ([6, 0], [0, -1])]
+    wrong += [(backward, good, codes, dict(checkpoint_every=every)) for every in (0, 1)]
+codes, shapes = NETWORKS[0]
+good = complete(shapes, codes)
+wrong += [(op, {**good, "rate": torch.zeros(4, 4), "alpha": torch.zeros(())}, codes, {}) for op in all_ops]
+wrong.append((backward, {**good, "trace_out": torch.zeros(0)}, [0] * 8, dict(reversible=True)))
 accepted = []
-for op, tensors, options, more in wrong:
+for op, tensors, codes, options in wrong:
     try:
-        op(tensors, options, **more)
+        op(tensors, codes, **options)
         described = {k: (v.dtype, v.device.type, tuple(v.shape)) for k, v in tensors.items()}
-        accepted.append((op.__name__, described, options, list(more)))
+        accepted.append((op.__name__, described, codes, options))
     except (RuntimeError, NotImplementedError):
         pass
 print(len(wrong), "calls; accepted:", accepted)

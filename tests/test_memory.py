@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, Case, assert_close, assert_same_bits, needs_native, run
+from conftest import KINDS, VARIANTS, Case, assert_close, assert_same_bits, each_variant, needs_native, run
 from tolerances import FP64
 from torch import Tensor
 
@@ -30,8 +31,8 @@ def kept_traces(case: Case, backend: str) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = PF.plastic_rnn_sequence(**inputs, **case.options(), backend=backend)
-    assert all(result.requires_grad for result in outputs)
+        outputs = case.sequence(inputs, backend)
+    assert all(result.requires_grad for result in outputs.values())
     return sum(saved.values()) / (case.batch * case.neurons**2 * 8)
 
 
@@ -62,6 +63,38 @@ def test_a_spacing_that_is_asked_for_is_honoured(constraint: str, every: int) ->
     assert kept_traces(case, "cpu") == pytest.approx(ACTIVITIES + (case.steps - 1) // every)
 
 
+def long(case: Case, every: int | None = None) -> Case:
+    return replace(case, **LONG, features=64, eta=0.3, lengths=None, checkpoint_every=every)
+
+
+def traces(case: Case) -> int:
+    """How many a checkpoint holds."""
+    return 2 if case.plasticity.modulation == "retroactive" else 1
+
+
+@each_variant
+def test_about_the_square_root_of_the_steps_are_kept_in_every_network(case: Case) -> None:
+    # Activities: of an LSTM four gates, the cell, the plastic sum and the output, each of the size of the output; else
+    # the output and what the nonlinearity's derivative needs. And rates per connection, made from several parameters.
+    activities = 7 if case.network == "lstm" else 2
+    rates = 3
+    limit = traces(case) * math.sqrt(LONG["steps"]) + activities * ACTIVITIES + rates
+    assert kept_traces(long(case), "cpu") <= limit
+
+
+@each_variant
+def test_a_spacing_that_is_asked_for_is_honoured_in_every_network(case: Case) -> None:
+    sparse = kept_traces(long(case, 1000), "cpu")
+    for every in (1, 7, 25, 99):
+        kept = kept_traces(long(case, every), "cpu")
+        assert kept - sparse == pytest.approx(traces(case) * ((LONG["steps"] - 1) // every))
+
+
+@pytest.mark.parametrize("name", ["rnn-simple", "rnn-retroactive", "lstm-simple", "lstm-retroactive", "linear-simple"])
+def test_the_measure_sees_a_trace_per_step_in_the_reference_of_every_network(name: str) -> None:
+    assert kept_traces(long(VARIANTS[name]), "reference") > LONG["steps"]
+
+
 def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
     case = Case(**LONG)
     with torch.no_grad():
@@ -83,6 +116,15 @@ def test_the_spacing_changes_no_bit_of_what_is_recomputed(rule: str, constraint:
     assert_close(by_the_library, expected, FP64)
     if constraint != "decay":
         assert_same_bits(by_the_library, expected)
+
+
+@each_variant
+def test_the_spacing_changes_no_bit_of_any_network(case: Case) -> None:
+    case = replace(case, steps=23, neurons=13, lengths=(23, 16))
+    expected = run(replace(case, checkpoint_every=1), "cpu")
+    for every in (2, 5, 22, 24):
+        assert_same_bits(run(replace(case, checkpoint_every=every), "cpu"), expected)
+    assert_close(run(case, "cpu"), expected, FP64)
 
 
 def test_a_module_hands_its_spacing_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ FP64_ROUNDING = 1e-12
 """The same arithmetic in another order (one call or many, another library's matrix product) over at most 30 steps."""
 
 
-def fp32(steps: int, neurons: int) -> float:
+def fp32(steps: int, neurons: int, network: str = "rnn", modulated: bool = False) -> float:
     """Fused single precision against the reference in double precision, for networks that do not amplify.
 
     The partial sums of N products are at most about 1, each rounded by eps / 2 with independent signs: a recurrent sum
@@ -28,6 +28,9 @@ def fp32(steps: int, neurons: int) -> float:
     has a norm of about 1, errors of different steps add and do not multiply, again with independent signs: sqrt(T)
     times that. The backward pass reads histories that are wrong by as much, and adds as much of its own: twice. The
     last 2 is safety for the largest of many tensor elements, and for the trace that is run backwards.
+
+    A step of an LSTM makes four such sums, a modulator one more, with independent signs: sqrt(sums) times that.
     """
     eps = torch.finfo(torch.float32).eps
-    return 2 * 2 * math.sqrt(steps) * (math.sqrt(neurons) / 2 + 4) * eps
+    sums = (4 if network == "lstm" else 1) + modulated
+    return 2 * 2 * math.sqrt(steps * sums) * (math.sqrt(neurons) / 2 + 4) * eps

@@ -15,6 +15,10 @@ constexpr int64_t apart(int64_t count) {
     return (count + page - 1) / page * page + padded<S>(page / 3);
 }
 
+// Up to this size the gradient of alpha is a matrix per thread, to which every step adds; beyond it would crowd out the
+// traces, and is found afterwards, a block of synapses at a time over all steps.
+constexpr int64_t kAlphasBytes = int64_t{256} << 10;
+
 template <typename S>
 struct BackwardScratch {
     S* zeros;         // (max(O, I),)
@@ -30,7 +34,11 @@ struct BackwardScratch {
     S *rates, *rate_scales, *eligibility_rates, *alphas;  // per thread (O,)
     S* packed_pres;                                       // all steps of all elements, (I) rounded up to whole tiles
     S* alpha_rows;                                        // per thread
-    int64_t segment, row, posts, alpha_size, tiles;
+    S* grad_alphas;                                       // per thread, where `adds_alphas`: (O, padded(I))
+    S* pres;                                              // per thread PreRing::size
+    S* segment_pres;  // per thread (segment_steps, padded(I)), and 2 * segment_steps values
+    int64_t segment, segment_steps, row, posts, alpha_size, tiles;
+    bool wants_alphas, adds_alphas;  // alpha is per synapse; its gradient is summed up on the way, not afterwards
 
     BackwardScratch(const Network<S>& n, const Gradients<S>& g, Parts<S>& parts) {
         const Sharing sharing = sharing_of(n);
@@ -40,7 +48,7 @@ struct BackwardScratch {
         segment = n.traces() * (g.reverse ? 1 : std::max<int64_t>(std::min(n.checkpoint_every, n.steps) - 1, 0));
         alpha_size = padded<S>(3 * kGradientRows * n.steps * n.batch);
         tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
-        zeros = parts.take(std::max(n.posts, n.pres));
+        zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
         traces = parts.take(slots * segment);
         grad_traces = parts.take(slots * n.traces());
         grad_posts = parts.take(slots * posts);
@@ -53,10 +61,17 @@ struct BackwardScratch {
         rate_scales = parts.take(threads * posts);
         eligibility_rates = parts.take(threads * posts);
         alphas = parts.take(threads * posts);
-        const bool wanted = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
-        packed_pres = parts.take(wanted ? tiles * kernels<S>().tile * n.steps * n.batch : 0);
-        alpha_rows = parts.take(wanted ? threads * alpha_size : 0);
+        wants_alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
+        adds_alphas = wants_alphas && n.matrix() * static_cast<int64_t>(sizeof(S)) <= kAlphasBytes;
+        const bool afterwards = wants_alphas && !adds_alphas;
+        packed_pres = parts.take(afterwards ? tiles * kernels<S>().tile * n.steps * n.batch : 0);
+        alpha_rows = parts.take(afterwards ? threads * alpha_size : 0);
+        grad_alphas = parts.take(adds_alphas ? threads * n.matrix() : 0);
+        pres = parts.take(threads * PreRing<S>::size(n, sharing.group));
+        segment_steps = g.reverse ? 0 : std::min(n.checkpoint_every, n.steps);
+        segment_pres = parts.take(threads * segment_size(n));
     }
+    int64_t segment_size(const Network<S>& n) const { return padded<S>(segment_steps * (padded<S>(n.pres) + 2)); }
 };
 
 template <typename S>
@@ -111,7 +126,15 @@ class BackwardGroup {
    public:
     BackwardGroup(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s, Group group, int64_t thread,
                   Team team)
-        : n_(n), g_(g), s_(s), a_(g.activities), sums_(grad_sums(n, g)), group_(group), thread_(thread), team_(team) {
+        : n_(n),
+          g_(g),
+          s_(s),
+          a_(g.activities),
+          sums_(grad_sums(n, g)),
+          group_(group),
+          thread_(thread),
+          team_(team),
+          pres_(s.pres + thread * PreRing<S>::size(n, sharing_of(n).group), n) {
         team.share(n.posts, begin_, end_);
         team.share(n.pres, first_pre_, last_pre_);
     }
@@ -151,6 +174,7 @@ class BackwardGroup {
     const Group group_;
     const int64_t thread_;
     const Team team_;
+    const PreRing<S> pres_;
     int64_t begin_, end_, first_pre_, last_pre_;  // own neurons, own columns
     TraceRows<const S> grad_in_[kMaxGroup];
     S through_input_[kMaxGroup] = {};  // gradient that waits for the activities before: of M from the previous hidden
@@ -193,6 +217,8 @@ class BackwardGroup {
         const int64_t e = b - group_.first, length = n_.length(b);
         grad_in_[e] = tensor_traces<S, const S>(n_, g_.trace, g_.eligibility, s_.zeros, b);
         std::fill_n(grad_pre(team_.rank, 0, b), 3 * s_.row, S(0));
+        clear_padding(n_, grad_work(b), begin_, end_);
+        if (g_.reverse) clear_padding(n_, segment(b, 0), begin_, end_);
         std::fill(of_slot(s_.grad_posts, b) + begin_, of_slot(s_.grad_posts, b) + end_, S(0));
         std::fill(of_slot(s_.grad_rates, b) + begin_, of_slot(s_.grad_rates, b) + end_, S(0));
         S* grad_cell = of_slot(s_.grad_cells, b);
@@ -229,18 +255,20 @@ class BackwardGroup {
         unit.grad_alpha = of_thread(s_.alphas);
         unit.grad_eligibility_rate = of_thread(s_.eligibility_rates);
         unit.grad_rate = of_slot(s_.grad_rates, b);
+        unit.alpha_stride = padded<S>(n_.pres);
+        if (s_.adds_alphas) unit.grad_alphas = s_.grad_alphas + thread_ * n_.matrix();
         if (n_.connection.layout == Layout::per_synapse) {
             unit.grad_rates = g_.rate;
             unit.grad_rate_scales = g_.rate_scale;
             unit.grad_eligibility_rates = g_.eligibility_rate;
         }
         if (k < length) {
-            unit.pre = pre_of(n_, a_, s_.zeros, k, b);
+            unit.pre = pres_.row(k, e);
             unit.grad_sum = sums_.at(k, b);
             unit.grad_pre = grad_pre(team_.rank, k, b);
         }
         if (k > 0) {
-            unit.pre_before = pre_of(n_, a_, s_.zeros, k - 1, b);
+            unit.pre_before = pres_.filled(k - 1, e, pre_of(n_, a_, s_.zeros, k - 1, b));
             unit.post_before = post_of(n_, a_, k - 1, b);
             unit.modulator = modulator(k - 1, b);
             unit.grad_pre_before = grad_pre(team_.rank, k - 1, b);
@@ -255,17 +283,31 @@ class BackwardGroup {
             if (inside > 0 && (k == length || inside == every - 1)) recompute(first, inside, b);
             unit.traces = inside == 0 ? kept_traces(first, b) : TraceRows<const S>(segment(b, inside - 1));
         }
+        // The first and the last traces and their gradients lie in tensors, as do the gradients per synapse.
+        const bool from_tensor = k <= 1 && (n_.trace != nullptr || n_.eligibility != nullptr);
+        const bool of_last = k == length && (g_.reverse || g_.trace != nullptr || g_.eligibility != nullptr);
+        unit.padded =
+            worth_packing(n_) && n_.connection.layout != Layout::per_synapse && k > 0 && !from_tensor && !of_last;
         // Running backwards starts from the last trace in any case.
         if (k == length && g_.trace == nullptr && g_.eligibility == nullptr && !g_.reverse) return false;
         grad_in_[e] = grad_work(b);
         return true;
     }
 
+    // The steps of a segment lie pages apart, at the same offsets, which no cache likes: their pre are gathered first.
     void recompute(int64_t first, int64_t steps, int64_t b) const {
+        const int64_t stride = padded<S>(n_.pres);
+        S *pres = s_.segment_pres + thread_ * s_.segment_size(n_), *scratch = pres + s_.segment_steps * stride;
+        for (int64_t t = 0; t < steps; ++t)
+            copy_padded(pre_of(n_, a_, s_.zeros, first + t, b), n_.pres, pres + t * stride);
         History<S> history = history_of(first, b);
         history.steps = steps;
+        history.first_pre = pres;
+        history.pre = pres + stride;
+        history.pre_stride = stride;
         history.traces = kept_traces(first, b);
-        n_.kernel().recompute(n_.connection, history, segment(b, 0), n_.traces(), begin_, end_);
+        const bool from_tensor = first == 0 && (n_.trace != nullptr || n_.eligibility != nullptr);
+        n_.kernel().recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, begin_, end_);
     }
 
     // What the rates of step k - 1 got: into the sums of this thread, and its share of what the modulator got.
@@ -467,8 +509,9 @@ void backward(const Network<S>& given, const Gradients<S>& g) {
     const Network<S>& n = packed.network();
     const Sharing sharing = sharing_of(n);
     const int64_t threads = sharing.threads;
-    std::fill_n(s.zeros, std::max(n.posts, n.pres), S(0));
+    std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
     for (S* sums : {s.rates, s.rate_scales, s.eligibility_rates, s.alphas}) std::fill_n(sums, threads * s.posts, S(0));
+    if (s.adds_alphas) std::fill_n(s.grad_alphas, threads * n.matrix(), S(0));
     parallel(threads, [&](Team all) {
         packed.fill(all);
         for_groups(n.batch, sharing, all, [&](Group group, int64_t thread, Team team) {
@@ -483,7 +526,10 @@ void backward(const Network<S>& given, const Gradients<S>& g) {
     }
     if (c.layout == Layout::per_neuron) {
         add_up(s.alphas, threads, s.posts, n.posts, c.alpha.stride, g.alpha);
-    } else if (g.alpha != nullptr) {
+    } else if (s.adds_alphas) {
+        for (int64_t j = 0; j < n.posts; ++j)
+            add_up(s.grad_alphas + j * padded<S>(n.pres), threads, n.matrix(), n.pres, 1, g.alpha + j * n.pres);
+    } else if (s.wants_alphas) {
         alpha_gradient(n, g, s, threads);
     }
 }

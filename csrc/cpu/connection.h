@@ -56,8 +56,11 @@ struct TraceRows {
     S* eligibility_row(int64_t j) const { return eligibility + j * eligibility_stride; }
 };
 
+// Units whose rows are `padded` read and write whole vectors: beyond the last column all rows go on to the next cache
+// line, with zeros in parameters and pre and anything finite in traces.
 template <typename S>
 struct ForwardUnit {
+    bool padded;
     const S *pre_before, *post_before;  // (I,), (O,): step k - 1; null where k = 0
     S modulator;                        // M_{k-1}
     const S* pre;                       // (I,): step k; null where k = T
@@ -68,6 +71,7 @@ struct ForwardUnit {
 
 template <typename S>
 struct BackwardUnit {
+    bool padded;
     const S *pre_before, *post_before, *pre;  // as forward
     S modulator;                              // M_{k-1}
     const S* grad_sum;                        // (O,): of sum_k
@@ -79,8 +83,10 @@ struct BackwardUnit {
     S* grad_pre;                              // (I,), added to: of pre_k
     S* grad_pre_before;                       // (I,), added to: of pre_{k-1}
     S* grad_post_before;                      // (O,), written: of post_{k-1}
-    S* grad_rate;              // (O,), written: of the rate in force; per synapse, of M_{k-1} by the rows
-    S* grad_alpha;             // (O,), added to; only per neuron
+    S* grad_rate;    // (O,), written: of the rate in force; per synapse, of M_{k-1} by the rows
+    S* grad_alpha;   // (O,), added to; only per neuron
+    S* grad_alphas;  // (O, alpha_stride), added to; only per synapse; null: not wanted
+    int64_t alpha_stride;
     S* grad_eligibility_rate;  // (O,), added to; only per neuron
     // (O, I), added to; only per synapse; null: not wanted
     S *grad_rates, *grad_rate_scales, *grad_eligibility_rates;
@@ -118,9 +124,10 @@ template <typename S>
 struct ConnectionKernels {
     void (*forward)(const Connection<S>&, const ForwardUnit<S>&, int64_t begin, int64_t end);
     void (*backward)(const Connection<S>&, const BackwardUnit<S>&, int64_t begin, int64_t end);
-    // out: the traces after the first step; those after the others follow at a distance of out_step.
-    void (*recompute)(const Connection<S>&, const History<S>&, TraceRows<S> out, int64_t out_step, int64_t begin,
-                      int64_t end);
+    // out: the traces after the first step; those after the others follow at a distance of out_step. All rows but those
+    // the history starts from (unless `padded`) are padded, the pre, too. scratch: 2 * steps.
+    void (*recompute)(const Connection<S>&, const History<S>&, bool padded, TraceRows<S> out, int64_t out_step,
+                      S* scratch, int64_t begin, int64_t end);
     // Only where alpha is per synapse.
     void (*alpha_gradient)(const Connection<S>&, const History<S>*, int64_t elements, const AlphaGradient<S>&,
                            int64_t begin, int64_t end);

@@ -99,8 +99,14 @@ struct TraceRow {
     }
 };
 
+// Columns to go through: where rows are padded, whole vectors.
+LANES_INLINE int64_t columns_of(const Connection<S>& c, bool padded) {
+    return padded ? (c.pres + kLanes - 1) / kLanes * kLanes : c.pres;
+}
+
 template <class P, bool kUpdate, bool kRead>
 void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int64_t end) {
+    const int64_t columns = columns_of(c, u.padded);
     const V bound = splat(c.bound);
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
     for (int64_t j = begin; j < end; ++j) {
@@ -111,7 +117,7 @@ void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{};
         V sum[kForwardChains] = {};
-        for_lanes<kForwardChains>(c.pres, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
+        for_lanes<kForwardChains>(columns, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
             Traces<V> traces;
             if constexpr (kUpdate) {
                 traces = P::next(traces_in.load(i, access), access.load(pre_before_row + i), post, rates.at(i, access),
@@ -133,6 +139,7 @@ void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin
 
 template <class P, bool kUpdate, bool kRead, bool kReverse>
 void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t begin, int64_t end) {
+    const int64_t columns = columns_of(c, u.padded);
     using Rule = typename P::Rule;
     using Constraint = typename P::Constraint;
     const V bound = splat(c.bound);
@@ -150,7 +157,8 @@ void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t beg
         const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
         RowSums<V> sums;
         V rate_sum{}, fading_sum{}, plastic{};
-        for_lanes(c.pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
+        S* grad_alphas = u.grad_alphas == nullptr ? nullptr : u.grad_alphas + j * u.alpha_stride;
+        for_lanes(columns, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
             // `traces` are what the unit reads, `before` what they were before the change.
             Traces<V> traces, before;
             Traces<V> rates_here;
@@ -180,8 +188,13 @@ void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t beg
                 const V alpha_here = alpha.at(i, access), readable = Constraint::read(traces.trace, bound);
                 const V pre = access.load(pre_row + i), effective = access.load(weight + i) + alpha_here * readable;
                 access.store(grad_pre_row + i, access.load(grad_pre_row + i) + grad_sum * effective);
-                grad.trace += Constraint::read_adjoint(traces.trace, bound, (grad_sum * pre) * alpha_here);
-                if constexpr (!P::alpha_per_synapse) plastic += readable * pre;
+                const V through = grad_sum * pre;
+                grad.trace += Constraint::read_adjoint(traces.trace, bound, through * alpha_here);
+                if constexpr (!P::alpha_per_synapse) {
+                    plastic += readable * pre;
+                } else if (grad_alphas != nullptr) {
+                    access.store(grad_alphas + i, access.load(grad_alphas + i) + through * readable);
+                }
             }
             if constexpr (kUpdate) {
                 const SynapseGrad<V> through = P::adjoint(before, pre_before, post, rates_here, bound, grad);
@@ -247,34 +260,74 @@ void backward(const Connection<S>& c, const BackwardUnit<S>& u, int64_t begin, i
     backward_rows<P, true, true, false>(c, u, begin, end);
 }
 
-// A block of synapses stays in registers over the whole segment.
-template <class P>
-void recompute(const Connection<S>& c, const History<S>& h, TraceRows<S> out, int64_t out_step, int64_t begin,
-               int64_t end) {
+// The columns that stay in registers over many steps: as many vectors as hide the latency of their changes.
+constexpr int kTileVectors = 4;
+constexpr int64_t kTile = kTileVectors * kLanes;
+
+// A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay untouched.
+LANES_INLINE V load_upto(const S* from, int64_t remaining) {
+    if (remaining >= kLanes) return Whole::load(from);
+    return remaining > 0 ? Part(remaining).load(from) : V{};
+}
+LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
+    if (remaining >= kLanes) return Whole::store(to, value);
+    if (remaining > 0) Part(remaining).store(to, value);
+}
+
+// kVectors vectors of a row through all steps, with its posts and, per neuron, its rates in force.
+template <class P, int kVectors>
+void recompute_tile(const Connection<S>& c, const History<S>& h, int64_t columns, TraceRows<S> out, int64_t out_step,
+                    const S* posts, const S* in_force, int64_t j, int64_t i) {
     const V bound = splat(c.bound);
-    for (int64_t j = begin; j < end; ++j) {
-        const TraceRow<P, const S> traces_in(h.traces, j);
-        for_lanes(c.pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
-            Traces<V> traces = traces_in.load(i, access);
-            TraceRow<P, S> to(out, j);
-            const S* pre = h.first_pre + i;
-            for (int64_t t = 0; t < h.steps; ++t) {
-                const RowRates<P> rates(c, j, h.modulators[t * h.modulator_stride]);
-                const V post = splat(h.post[t * h.post_stride + j]);
-                traces = P::next(traces, access.load(pre), post, rates.at(i, access), bound);
-                to.store(i, access, traces);
-                to.trace += out_step;
-                if constexpr (P::eligible) to.eligibility += out_step;
-                pre = h.pre + t * h.pre_stride + i;
-            }
-        });
+    const TraceRow<P, const S> traces_in(h.traces, j);
+    TraceRow<P, S> to(out, j);
+    RowRates<P> rates(c, j, 0);
+    Traces<V> traces[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+        const int64_t at = i + v * kLanes;
+        traces[v].trace = load_upto(traces_in.trace + at, columns - at);
+        if constexpr (P::eligible) traces[v].eligibility = load_upto(traces_in.eligibility + at, columns - at);
+    }
+    const S* pre = h.first_pre + i;
+    for (int64_t t = 0; t < h.steps; ++t) {
+        const V post = splat(posts[t]);
+        if constexpr (P::rate_per_synapse) {
+            rates.modulator = splat(in_force[t]);
+        } else {
+            rates.in_force = splat(in_force[t]);
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+            const int64_t at = i + v * kLanes;
+            const V here = Whole::load(pre + v * kLanes);
+            traces[v] = P::next(traces[v], here, post, rates.at(at, Whole()), bound);
+            to.store(at, Whole(), traces[v]);
+        }
+        to.trace += out_step;
+        if constexpr (P::eligible) to.eligibility += out_step;
+        pre = h.pre + t * h.pre_stride + i;
     }
 }
 
-// The columns that `alpha_gradient` treats together: as many vectors as hide the latency of its sums and fit into
-// registers.
-constexpr int kTileVectors = 4;
-constexpr int64_t kTile = kTileVectors * kLanes;
+// Synapses stay in registers over the whole segment.
+template <class P>
+void recompute(const Connection<S>& c, const History<S>& h, bool padded, TraceRows<S> out, int64_t out_step, S* scratch,
+               int64_t begin, int64_t end) {
+    S *posts = scratch, *in_force = scratch + h.steps;
+    const int64_t columns = columns_of(c, padded), whole = columns_of(c, true);
+    for (int64_t j = begin; j < end; ++j) {
+        for (int64_t t = 0; t < h.steps; ++t) {
+            const S m = h.modulators[t * h.modulator_stride];
+            posts[t] = h.post[t * h.post_stride + j];
+            in_force[t] = P::rate_per_synapse ? m : RowRates<P>(c, j, m).in_force[0];
+        }
+        int64_t i = 0;
+        for (; i + kTile <= whole; i += kTile) {
+            recompute_tile<P, kTileVectors>(c, h, columns, out, out_step, posts, in_force, j, i);
+        }
+        for (; i < whole; i += kLanes) recompute_tile<P, 1>(c, h, columns, out, out_step, posts, in_force, j, i);
+    }
+}
 
 // Histories of the columns [first_tile, last_tile) * kTile, in the order in which `alpha_gradient` reads them: all
 // steps of a tile, zeros beyond the last column. In place, every step would touch another page.
@@ -293,28 +346,19 @@ void pack_history(int64_t columns, const History<S>* elements, int64_t count, S*
     }
 }
 
-// A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay untouched.
-LANES_INLINE V load_upto(const S* from, int64_t remaining) {
-    return remaining >= kLanes ? Whole::load(from) : Part(remaining).load(from);
-}
-LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
-    if (remaining >= kLanes) return Whole::store(to, value);
-    Part(remaining).store(to, value);
-}
-
-// Gradient of alpha for kVectors vectors of one row: the synapses' traces and gradients stay in registers over all
+// Gradient of alpha for a tile of one row: the synapses' traces and gradients stay in registers over all
 // steps of all elements. `pres` holds the tile's history; `grads`, `posts` and `modulators` the row's.
-template <class P, int kVectors>
+template <class P>
 void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* pres,
                          const S* grads, const S* posts, const S* modulators, int64_t j, int64_t i, S* alpha) {
-    V sum[kVectors] = {};
-    Traces<V> traces[kVectors], rate[kVectors];
-    V scale[kVectors] = {};
+    V sum[kTileVectors] = {};
+    Traces<V> traces[kTileVectors], rate[kTileVectors];
+    V scale[kTileVectors] = {};
     const V bound = splat(c.bound);
     const RowRates<P> fixed(c, j, 0);
     const int64_t remaining = c.pres - i;
     if constexpr (P::rate_per_synapse) {
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < kTileVectors; ++v) {
             const int64_t at = i + v * kLanes, left = remaining - v * kLanes;
             rate[v].trace = load_upto(fixed.rate + at, left);
             if (fixed.scale != nullptr) scale[v] = load_upto(fixed.scale + at, left);
@@ -323,7 +367,7 @@ void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int
     }
     for (const History<S>* e = elements; e != elements + count; ++e) {
         const TraceRow<P, const S> traces_in(e->traces, j);
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < kTileVectors; ++v) {
             const int64_t at = i + v * kLanes, left = remaining - v * kLanes;
             traces[v].trace = load_upto(traces_in.trace + at, left);
             if constexpr (P::eligible) traces[v].eligibility = load_upto(traces_in.eligibility + at, left);
@@ -333,7 +377,7 @@ void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int
             const S m = *modulators++;
             const RowRates<P> rates(c, j, m);
 #pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) {
+            for (int v = 0; v < kTileVectors; ++v) {
                 const V pre = Whole::load(pres + v * kLanes);
                 sum[v] += (grad * pre) * P::Constraint::read(traces[v].trace, bound);
                 Traces<V> rates_here = {rates.in_force, rates.fading};
@@ -345,7 +389,7 @@ void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int
             }
         }
     }
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kTileVectors; ++v) {
         store_upto(alpha + j * c.pres + i + v * kLanes, sum[v], remaining - v * kLanes);
     }
 }
@@ -371,14 +415,8 @@ void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t 
         }
         for (int64_t r = 0; r < rows; ++r) {
             for (int64_t i = 0; i < c.pres; i += kTile) {
-                const int64_t vectors = (c.pres - i + kLanes - 1) / kLanes;
-                const auto tile = vectors >= 4   ? alpha_gradient_tile<P, 4>
-                                  : vectors == 3 ? alpha_gradient_tile<P, 3>
-                                  : vectors == 2 ? alpha_gradient_tile<P, 2>
-                                                 : alpha_gradient_tile<P, 1>;
-                static_assert(kTileVectors == 4);
-                tile(c, elements, count, out.pres + i * steps, grads + r * steps, posts + r * steps, modulators,
-                     first + r, i, out.alpha);
+                alpha_gradient_tile<P>(c, elements, count, out.pres + i * steps, grads + r * steps, posts + r * steps,
+                                       modulators, first + r, i, out.alpha);
             }
         }
     }

@@ -9,11 +9,13 @@ namespace {
 template <typename S>
 struct ForwardScratch {
     S *zeros, *traces;        // (max(O, I),); per slot n.traces(), where it is worth packing
+    S* pres;                  // per thread PreRing::size
     S *history, *modulators;  // where they are not kept: per element n.history_size(), and 1
 
     ForwardScratch(const Network<S>& n, const Outputs<S>& out, Parts<S>& parts) {
-        zeros = parts.take(std::max(n.posts, n.pres));
+        zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
         traces = parts.take(worth_packing(n) ? sharing_of(n).slots() * n.traces() : 0);
+        pres = parts.take(sharing_of(n).threads * PreRing<S>::size(n, sharing_of(n).group));
         history = parts.take(out.activities.history ? 0 : n.batch * n.history_size());
         modulators = parts.take(out.activities.modulators ? 0 : n.batch);
     }
@@ -105,6 +107,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
     team.share(n.posts, begin, end);
     TraceRows<const S> traces[kMaxGroup];
     S modulators[kMaxGroup] = {};  // of the elements that ran at the step before
+    const PreRing<S> pres(s.pres + thread * PreRing<S>::size(n, sharing_of(n).group), n);
     for (int64_t b = group.first; b < group.last; ++b) {
         const int64_t e = b - group.first;
         traces[e] = tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
@@ -126,16 +129,20 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
                 traces_out = packed_traces(n, s.traces + (first_slot + e) * n.traces());
             }
             ForwardUnit<S> unit{};
+            // The first traces and the last ones lie in tensors.
+            const bool from_tensor = k <= 1 && (n.trace != nullptr || n.eligibility != nullptr);
+            unit.padded = worth_packing(n) && k < length && !from_tensor;
             unit.traces = traces[e];
             unit.traces_out = traces_out;
             if (k > 0) {
-                unit.pre_before = pre_of<S, S>(n, a, s.zeros, k - 1, b);
+                unit.pre_before = pres.row(k - 1, e);
                 unit.post_before = post_of(n, a, k - 1, b);
                 unit.modulator = n.modulator ? modulators[before++] : S(0);
                 traces[e] = traces_out;
+                if (k < length && !unit.padded && worth_packing(n)) clear_padding(n, traces_out, begin, end);
             }
             if (k < length) {
-                unit.pre = pre_of<S, S>(n, a, s.zeros, k, b);
+                unit.pre = pres.filled(k, e, pre_of<S, S>(n, a, s.zeros, k, b));
                 unit.sum = n.kind == NetworkKind::lstm ? a.history.at(k, b) + 2 * n.posts : a.output.at(k, b);
                 running.elements[running.count++] = b;
             }
@@ -184,7 +191,7 @@ void forward(const Network<S>& given, const Outputs<S>& wanted) {
     const ForwardScratch<S> s(given, wanted, parts);
     const Network<S>& n = packed.network();
     const Outputs<S> out = s.completed(n, wanted);
-    std::fill_n(s.zeros, std::max(n.posts, n.pres), S(0));
+    std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
     const Sharing sharing = sharing_of(n);
     parallel(sharing.threads, [&](Team all) {
         packed.fill(all);

@@ -32,6 +32,12 @@ bool worth_packing(const Network<S>& n) {
     return n.steps >= 4;
 }
 
+template <typename S>
+void copy_padded(const S* from, int64_t count, S* to) {
+    std::copy_n(from, count, to);
+    std::fill(to + count, to + padded<S>(count), S(0));
+}
+
 // The network with those parameters of its connection that are per synapse copied to rows of padded length.
 template <typename S>
 class Packed {
@@ -51,7 +57,7 @@ class Packed {
         const int64_t pres = applied_.pres;
         for (int64_t i = 0; i < count_; ++i) {
             for (int64_t j = begin; j < end; ++j)
-                std::copy_n(copies_[i].from + j * pres, pres, copies_[i].to + j * padded<S>(pres));
+                copy_padded(copies_[i].from + j * pres, pres, copies_[i].to + j * padded<S>(pres));
         }
         team.barrier();
     }
@@ -161,6 +167,23 @@ T* post_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
     return a.history.at(k, b) + row * n.posts;
 }
 
+// Pre for two steps, of each element of a group, in padded rows.
+template <typename S>
+class PreRing {
+   public:
+    PreRing(S* memory, const Network<S>& n) : memory_(memory), pres_(n.pres) {}
+    static int64_t size(const Network<S>& n, int64_t group) { return 2 * group * padded<S>(n.pres); }
+    S* row(int64_t k, int64_t e) const { return memory_ + (2 * e + k % 2) * padded<S>(pres_); }
+    const S* filled(int64_t k, int64_t e, const S* from) const {
+        copy_padded(from, pres_, row(k, e));
+        return row(k, e);
+    }
+
+   private:
+    S* memory_;
+    int64_t pres_;
+};
+
 // What step k's modulator is computed from.
 template <typename S, typename T>
 const S* modulator_input(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
@@ -190,6 +213,15 @@ void copy_traces(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, 
     for (int64_t j = begin; j < end; ++j) {
         std::copy_n(from.row(j), n.pres, to.row(j));
         if (n.retroactive) std::copy_n(from.eligibility_row(j), n.pres, to.eligibility_row(j));
+    }
+}
+
+template <typename S>
+void clear_padding(const Network<S>& n, TraceRows<S> rows, int64_t begin, int64_t end) {
+    const int64_t pad = padded<S>(n.pres) - n.pres;
+    for (int64_t j = begin; pad > 0 && j < end; ++j) {
+        std::fill_n(rows.row(j) + n.pres, pad, S(0));
+        if (n.retroactive) std::fill_n(rows.eligibility_row(j) + n.pres, pad, S(0));
     }
 }
 

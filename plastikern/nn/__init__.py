@@ -1,5 +1,16 @@
 """Drop-in plastic modules, in the shape of ``torch.nn``."""
 
+from .base import PlasticModule
+from .linear import PlasticLinear, PlasticLinearCell
+from .lstm import PlasticLSTM, PlasticLSTMCell
 from .rnn import PlasticRNN, PlasticRNNCell
 
-__all__ = ["PlasticRNN", "PlasticRNNCell"]
+__all__ = [
+    "PlasticLSTM",
+    "PlasticLSTMCell",
+    "PlasticLinear",
+    "PlasticLinearCell",
+    "PlasticModule",
+    "PlasticRNN",
+    "PlasticRNNCell",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -66,6 +67,19 @@ def test_report_tells_machine_bandwidth_floors_and_ratios(run):
     assert all(ratio["best_rival"] == "eager-recycled" for ratio in report["ratios"])
 
 
+def test_variant_that_makes_no_sense_for_a_workload_is_left_out_and_said(monkeypatch, tmp_path, capsys):
+    acting = dataclasses.replace(workload_named("maze-act"), batch=2, steps=4, neurons=5)
+    # Without a variant that has something to do no more than the reference and the probe run.
+    monkeypatch.setitem(command.WORKLOADS, "maze-act", acting)
+    path = tmp_path / "report.json"
+    arguments = ["--workloads", "maze-act", "--variants", "compile-chunk,jax-recycled", "--repeats", "1"]
+    assert command.main([*arguments, "--threads", "1", "--no-memory", "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert not report["failures"] and not report["rows"]
+    assert report["left_out"].keys() == {"compile-chunk on maze-act", "jax-recycled on maze-act"}
+    assert "left out compile-chunk on maze-act: each step" in capsys.readouterr().out
+
+
 def test_table_shows_every_variant_and_what_failed(run):
     for name in ("plastikern-reference", "eager-recycled", "floor ms", "best PyTorch rival"):
         assert name in run.table
@@ -109,7 +123,7 @@ def test_reference_is_the_gradient_of_the_whole_batch(truth):
     inputs = workload.inputs().map(torch.Tensor.double)
     for tensor in inputs.differentiated():
         tensor.requires_grad_()
-    output, _ = workload.library(inputs.parameters, inputs.state, inputs.drive, "reference")
+    output, _ = workload.library(inputs.parameters, inputs.state, inputs.drives, "reference")
     gradients = torch.autograd.grad(output, inputs.differentiated(), inputs.upstream)
     saved = torch.load(truth, weights_only=True)
     torch.testing.assert_close([output.detach()], saved["output"], rtol=1e-12, atol=1e-12)
@@ -144,7 +158,8 @@ def test_unknown_variant_is_refused(name, capsys):
 def test_absent_jax_is_left_out_and_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(variants.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(command, "measure", lambda workload, plan, scratch, say: {
-        "rows": [], "failures": [], "floors": [], "bandwidth": {"asked": [v.name for v in plan.variants]},
+        "rows": [], "failures": [], "floors": [], "left_out": {},
+        "bandwidth": {"asked": [v.name for v in plan.variants]},
     })  # fmt: skip
     monkeypatch.setattr(command, "render", lambda report: str(report["left_out"]))
     path = tmp_path / "report.json"

@@ -1,57 +1,108 @@
-"""Every rival computes the workload, by each of the ways that it may choose from."""
+"""Every rival computes every workload, by each of the ways that it may choose from."""
 
 from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import accuracy, programs
 from benchmarks.variants import parse
-from benchmarks.workloads import PASSES, workload_named
+from benchmarks.workloads import WORKLOADS, Workload, workload_named
 
-WORKLOAD = workload_named("tiny")
+# Every network that is measured, in sizes that take no time; bounds are such that traces meet them.
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "maze": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
+    "maze-act": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
+    "cue-reward": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.004},
+    "lm-small": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.006},
+    "lm-large": {"batch": 2, "steps": 9, "neurons": 6, "clip": 0.006, "features": 5},
+    "omniglot-head": {"batch": 3, "features": 8},
+}
+SMALL: list[Workload] = [dataclasses.replace(workload_named(name), **sizes) for name, sizes in SIZES.items()]
+TINY = workload_named("tiny")
+CASES = [
+    pytest.param(workload, which, id=f"{workload.name}-{which}") for workload in SMALL for which in workload.passes
+]
 
 
-@pytest.fixture(scope="module")
-def truth() -> dict[str, list[torch.Tensor]]:
-    return accuracy.reference(WORKLOAD)
+@functools.cache
+def truth(workload: Workload) -> dict[str, list[torch.Tensor]]:
+    return accuracy.reference(workload)
 
 
-@pytest.mark.parametrize("which", PASSES)
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """The compiler's own work is not under test, and takes minutes: what it is given to compile is run as it is."""
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
+
+
+def test_every_network_is_among_the_small_ones():
+    assert {type(workload) for workload in SMALL} == {type(workload) for workload in WORKLOADS.values()}
+
+
+@pytest.mark.parametrize(("workload", "which"), CASES)
 @pytest.mark.parametrize("variant", ["plastikern-reference", "eager", "compile-step", "compile-chunk", "jax"])
-def test_program_agrees_with_the_reference(variant, which, truth, monkeypatch):
+def test_program_agrees_with_the_reference(variant, workload, which, no_compiler):
+    if variant in workload.without:
+        pytest.skip(workload.without[variant])
     if variant == "jax":
         pytest.importorskip("jax")
-    # The compiler's own work is not under test, and takes minutes: what it is given to compile is run as it is.
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
-    expected = truth["output"] + (truth["gradients"] if which == "forward_backward" else [])
-    offered = programs.programs(parse(variant), WORKLOAD)
-    assert offered
+    offered = programs.programs(parse(variant), workload)
+    assert len(offered) >= (1 if variant == "plastikern-reference" else 2)
     for program in offered.values():
-        placed = program.place(WORKLOAD.inputs())
+        placed = program.place(workload.inputs())
         program.compile(placed, which)
         output, gradients = program.run(placed, which)
         got = [program.to_torch(array) for array in (output, *gradients)]
+        expected = truth(workload)["output"] + (truth(workload)["gradients"] if gradients else [])
+        assert bool(gradients) == (which == "forward_backward")
         assert accuracy.max_rel_error(got, expected) < accuracy.TOLERANCE
+        # Nothing was changed that the next iteration starts from.
+        torch.testing.assert_close(program.to_torch(program.run(placed, which)[0]), got[0])
 
 
-def test_short_run_compiles_everything_that_the_whole_sequence_needs(monkeypatch):
+@pytest.mark.parametrize("workload", SMALL, ids=lambda workload: workload.name)
+def test_every_gradient_is_wanted_and_there(workload):
+    inputs = workload.inputs()
+    gradients = truth(workload)["gradients"]
+    assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in inputs.differentiated()]
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", [name for name, sizes in SIZES.items() if "clip" in sizes])
+def test_traces_meet_their_bound_but_not_all_of_them(name):
+    """Else a rival that does not clip would agree with the reference, or one without gradients behind the bound."""
+    workload = SMALL[list(SIZES).index(name)]
+    inputs = workload.inputs()
+    _, state = workload.library(inputs.parameters, inputs.state, inputs.drives, "reference")
+    trace = next(tensor for tensor in state if tensor.dim() == 3)
+    share = float((trace.abs() == torch.tensor(workload.clip)).float().mean())
+    assert 0.05 < share < 0.95
+
+
+@pytest.mark.parametrize("workload", [TINY, *(w for w in SMALL if len(w.inputs().drives) > 1)], ids=lambda w: w.name)
+def test_short_run_compiles_everything_that_the_whole_sequence_needs(workload, monkeypatch):
     """Else the compiler would run inside of the iteration whose memory is measured."""
-    lengths = []
+    shapes = []
 
     def compiled(function, dynamic):
-        def recorded(parameters, state, drive):
-            lengths.append((function.__name__, tuple(drive.shape)))
-            return function(parameters, state, drive)
+        def recorded(parameters, state, drives):
+            shapes.append((function.__name__, *(tuple(drive.shape) for drive in drives)))
+            return function(parameters, state, drives)
 
         return recorded
 
     monkeypatch.setattr(torch, "compile", compiled)
-    offered = programs.programs(parse("compile-chunk"), WORKLOAD)
+    offered = programs.programs(parse("compile-chunk"), workload)
     for program in offered.values():
-        placed = program.place(WORKLOAD.inputs())
+        placed = program.place(workload.inputs())
         program.compile(placed, "forward_backward")
-        short, lengths[:] = lengths[:], []
+        short, shapes[:] = shapes[:], []
         program.run(placed, "forward_backward")
-        assert set(short) == set(lengths)
-        lengths.clear()
+        assert set(short) == set(shapes)
+        shapes.clear()

@@ -58,6 +58,31 @@ def test_floor_is_bytes_over_bandwidth():
     assert workload_named("images-b8").traffic("forward").synapse_steps == 60 * 8 * 1025**2
 
 
+def test_floor_of_modulated_networks_counts_eligibility_and_the_weights_of_the_gates_once_for_the_batch():
+    synapses = 200**2
+    retroactive = {kernel: workload_named("cue-reward").traffic(kernel) for kernel in ("forward", "backward")}
+    assert retroactive["forward"].bytes == 24 * 120 * 30 * synapses + 4 * 2 * 30 * synapses
+    assert retroactive["backward"].bytes == 40 * 120 * 30 * synapses + 4 * (2 + 2 * 30) * synapses
+    lstm = {kernel: workload_named("lm-small").traffic(kernel) for kernel in ("forward", "backward")}
+    assert lstm["forward"].bytes == (12 * 20 + 4 * 3) * 20 * synapses + 4 * 20 * synapses
+    assert lstm["backward"].bytes == (20 * 20 + 4 * 3) * 20 * synapses + 4 * (4 + 20) * synapses
+    # A step by itself: weight, alpha and trace in, the next trace out.
+    assert workload_named("maze-act").traffic("forward").bytes == 200 * 30 * 16 * 100**2
+    layer = workload_named("lm-large").traffic("backward").once - 4 * 1149**2 - 6 * 1149**2
+    assert layer == 2 * 4 * 1149 * 400
+
+
+def test_small_elements_have_a_working_set_for_each_thread(monkeypatch):
+    probe = floor.Probe("three", 3, 1, 3, floor._addcmul)
+    monkeypatch.setattr(floor.torch, "get_num_threads", lambda: 4)
+    assert floor.probe_length(workload_named("maze").traffic("forward"), probe) == 4 * 100**2
+    assert floor.probe_length(workload_named("lm-small").traffic("forward"), probe) == 4 * 2 * 200**2 // 3
+    # The threads share an element; every step passes over all elements.
+    assert floor.probe_length(workload_named("images-b8").traffic("forward"), probe) == 1025**2
+    assert floor.probe_length(workload_named("lm-large").traffic("forward"), probe) == (4 + 6) * 1149**2 // 3
+    assert floor.probe_length(workload_named("maze-act").traffic("forward"), probe) == 32 * 100**2 // 3
+
+
 def test_backward_kernel_is_timed_as_the_difference_of_the_passes():
     workload = workload_named("patterns")
     rows = [row("plastikern-cpu", 10.0), row("plastikern-cpu", 30.0, "forward_backward"), row("eager", 100.0)]

@@ -1,0 +1,50 @@
+"""What is measured."""
+
+from __future__ import annotations
+
+from .base import FORWARD, FORWARD_BACKWARD, PASSES, Drives, Inputs, Parameters, State, Step, Workload
+from .linear import PlasticLinearWorkload
+from .lstm import PlasticLSTMWorkload
+from .rnn import ActingRNNWorkload, ModulatedRNNWorkload, PlasticRNNWorkload, RetroactiveRNNWorkload
+
+__all__ = [
+    "FORWARD",
+    "FORWARD_BACKWARD",
+    "PASSES",
+    "WORKLOADS",
+    "Drives",
+    "Inputs",
+    "Parameters",
+    "State",
+    "Step",
+    "Workload",
+    "workload_named",
+]
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        PlasticRNNWorkload("patterns", batch=1, steps=106, neurons=1001),
+        PlasticRNNWorkload("images", batch=1, steps=201, neurons=1025),
+        PlasticRNNWorkload("images-b8", batch=8, steps=60, neurons=1025),
+        ModulatedRNNWorkload("maze", batch=30, steps=200, neurons=100, clip=2.0),
+        ActingRNNWorkload("maze-act", batch=30, steps=200, neurons=100, clip=2.0),
+        RetroactiveRNNWorkload("cue-reward", batch=30, steps=120, neurons=200, clip=1.0),
+        PlasticLSTMWorkload("lm-small", batch=20, steps=20, neurons=200, clip=1.0),
+        PlasticLSTMWorkload("lm-large", batch=6, steps=70, neurons=1149, clip=2.0, features=400),
+        PlasticLinearWorkload("omniglot-head", batch=32, steps=6, features=64, classes=5),
+        # Nothing that is measured on it means anything: it shows in seconds that a rival or the harness works.
+        PlasticRNNWorkload("tiny", batch=2, steps=9, neurons=17),
+    )
+}
+
+
+def workload_named(name: str) -> Workload:
+    """A workload by its name in the table.
+
+    Raises:
+        ValueError: there is no such workload.
+    """
+    if name not in WORKLOADS:
+        raise ValueError(f"workload must be one of {', '.join(WORKLOADS)}; got {name!r}")
+    return WORKLOADS[name]

@@ -1,0 +1,219 @@
+"""What all plastic modules share: the parameters of plastic connections, and how states go in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional
+from ..checks import check_choice, check_tensor, described
+from ..network import Modulator
+from ..plasticity import Plasticity, granular_shape
+
+
+class PlasticModule(nn.Module):
+    r"""A module whose layers each have one plastic connection, from I pre- to O post-synaptic neurons.
+
+    A recurrent network's I and O are its N hidden neurons. Besides the parameters under the names of ``torch.nn``,
+    every layer has (in networks of several layers with the suffix ``_l[k]``):
+
+    ==================================== ================================== =======================================
+    ``alpha``                            as ``plasticity.alpha`` says       starts normal, ``plasticity.alpha_init``
+    ``eta``                              as ``plasticity.eta`` says         starts at ``plasticity.eta_init``; None
+                                                                            where a modulator governs every neuron
+    ``eligibility_eta``                  as ``plasticity.eta`` says         likewise; only with retroactive modulation
+    ``modulator_weight``                 (O,)                               only with modulation; start as those of
+    ``modulator_bias``                   ()                                 ``torch.nn.Linear(O, 1)``
+    ``fan_out_weight``, ``fan_out_bias`` as ``plasticity.fan_out`` says     only with a fan-out; start as those of
+                                                                            ``torch.nn.Linear(1, O)``, U(-1, 1)
+    ==================================== ================================== =======================================
+
+    Per ``"connection"`` is (O, I), ``[post, pre]``; per ``"neuron"`` (O,); per ``"layer"`` (). What a network lacks is
+    None. ``eta`` and ``eligibility_eta`` are buffers where ``plasticity.learn_eta`` is False. A half-modulated network
+    has the buffer ``modulated``, bool (O,), for all layers: True where the modulator sets the rate of a neuron's
+    connections, False where ``eta`` does.
+    """
+
+    State: ClassVar[type[Any]]
+    modulator_inputs: ClassVar[tuple[str, ...]] = ("hidden",)
+    modulated: Tensor | None
+
+    def __init__(
+        self,
+        posts: int,
+        pres: int,
+        weights: Mapping[str, Mapping[str, tuple[int, ...] | None]],
+        plasticity: Plasticity,
+        modulated: Tensor | None,
+        backend: str | None,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        """``weights``: shapes of every layer's other parameters (or None), by the layer's suffix and their name."""
+        super().__init__()
+        owner = type(self).__name__
+        if not isinstance(plasticity, Plasticity):
+            raise TypeError(f"{owner}: plasticity must be a Plasticity; got {type(plasticity).__name__}")
+        check_choice(owner, "plasticity.modulator_input", plasticity.modulator_input, self.modulator_inputs)
+        if modulated is not None:
+            if plasticity.modulation == "none":
+                raise ValueError(f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'")
+            anywhere = modulated if isinstance(modulated, Tensor) else torch.empty(0)
+            check_tensor(owner, "modulated", modulated, (posts,), anywhere, dtype=torch.bool)
+        self.plasticity, self.backend = plasticity, backend
+        self._posts, self._pres, self._suffixes = posts, pres, list(weights)
+        connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
+        for suffix, layer in weights.items():
+            for name, shape in {**layer, **connection}.items():
+                tensor = None if shape is None else torch.empty(shape, device=device, dtype=dtype)
+                if tensor is not None and name in ("eta", "eligibility_eta") and not plasticity.learn_eta:
+                    self.register_buffer(name + suffix, tensor)
+                else:
+                    self.register_parameter(name + suffix, None if tensor is None else nn.Parameter(tensor))
+        if modulated is not None:
+            modulated = modulated.detach().to(next(self.parameters()).device, copy=True)
+        self.register_buffer("modulated", modulated)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew.
+
+        Weights and biases as ``torch.nn`` does, U(-1/sqrt(I), 1/sqrt(I)); those of the plastic connection as
+        :class:`~plastikern.nn.PlasticModule` says.
+        """
+        for name, tensor in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
+            if name.startswith("alpha"):
+                tensor.normal_(0, self.plasticity.alpha_init)
+            elif name.startswith(("eta", "eligibility_eta")):
+                tensor.fill_(self.plasticity.eta_init)
+            elif name.startswith("modulator"):
+                _draw(tensor, self._posts)
+            elif name.startswith("fan_out"):
+                _draw(tensor, 1)
+            elif name != "modulated":
+                _draw(tensor, self._pres)
+
+    def modulator(self, layer: int = -1) -> Modulator | None:
+        """Parameters of a layer's modulator, by default the last layer's; None without modulation."""
+        if self.plasticity.modulation == "none":
+            return None
+        suffix = self._suffixes[layer]
+        return Modulator(
+            weight=getattr(self, "modulator_weight" + suffix),
+            bias=getattr(self, "modulator_bias" + suffix),
+            fan_out_weight=getattr(self, "fan_out_weight" + suffix),
+            fan_out_bias=getattr(self, "fan_out_bias" + suffix),
+            modulated=self.modulated,
+        )
+
+    def modulator_signal(self, source: Tensor, layer: int = -1) -> Tensor:
+        r"""The neuromodulator :math:`M` of a layer, by default the last, as the network computes it at every step.
+
+        Args:
+            source: the modulator's input (..., N): where ``plasticity.modulator_input`` is ``"hidden"``, the layer's
+                activities, such as the output of the network.
+            layer: its number.
+
+        Returns:
+            M (...,), before any fan-out.
+
+        Raises:
+            ValueError: the network has no modulator.
+        """
+        modulator = self.modulator(layer)
+        if modulator is None:
+            raise ValueError(f"{type(self).__name__}: there is no modulator with modulation 'none'")
+        return functional.modulator_signal(source, modulator, self.plasticity)
+
+    def _connection(self, layer: int) -> dict[str, Any]:
+        """What a function of :mod:`plastikern.functional` is told of a layer's plastic connection, but for weights."""
+        suffix = self._suffixes[layer]
+        return {
+            "alpha": getattr(self, "alpha" + suffix),
+            "eta": getattr(self, "eta" + suffix),
+            "eligibility_eta": getattr(self, "eligibility_eta" + suffix),
+            "modulator": self.modulator(layer),
+            "plasticity": self.plasticity,
+            "backend": self.backend,
+        }
+
+    def _check_input(self, input: object, dims: tuple[int, int], features: int) -> None:
+        """Input of the first layer, before anything is computed from it; ``dims`` without and with B."""
+        owner, first = type(self).__name__, next(self.parameters())
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{owner}: input must be a tensor; got {described(input)}")
+        if input.dim() not in dims:
+            shape = tuple(input.shape)
+            raise ValueError(
+                f"{owner}: input must have {dims[1]} dimensions, or {dims[0]} for one element; got {shape}"
+            )
+        if input.shape[-1] != features:
+            raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
+        if input.dtype != first.dtype and not torch.is_autocast_enabled(input.device.type):
+            raise TypeError(f"{owner}: input must have dtype {first.dtype}; got {input.dtype}")
+
+    def _check_lengths(self, lengths: object, batched: bool) -> None:
+        if lengths is not None and not batched:
+            raise ValueError(f"{type(self).__name__}: lengths are for batched input; got an input of 2 dimensions")
+
+    def _entering(self, state: object, stacked: tuple[int, ...], batch: int | None) -> list[Tensor | None]:
+        """Tensors of a state (*stacked, B, ...), eligibility last; None is zero.
+
+        ``batch`` None: the state has no dimension B, and is given one of size 1.
+        """
+        owner, names = type(self).__name__, self.State._fields
+        if state is None:
+            return [None] * len(names)
+        tensors = [*state] if isinstance(state, (tuple, list)) else []
+        if len(tensors) == len(names) - 1 or (len(tensors) == len(names) and tensors[-1] is None):
+            tensors = [*tensors[: len(names) - 1], None]
+        if len(tensors) != len(names) or not all(isinstance(x, Tensor) or x is None for x in tensors):
+            expected = f"{self.State.__name__} ({', '.join(names)})"
+            raise TypeError(f"{owner}: state must be None or a tuple of tensors, {expected}; got {_parts(state)}")
+        front = stacked if batch is None else (*stacked, batch)
+        for name, tensor in zip(names, tensors, strict=True):
+            neurons = (self._posts, self._pres) if name in ("trace", "eligibility") else (self._posts,)
+            if tensor is not None and tensor.shape != (*front, *neurons):
+                shape = tuple(tensor.shape)
+                raise ValueError(f"{owner}: state.{name} must have shape {(*front, *neurons)}; got {shape}")
+        if batch is None:
+            tensors = [None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors]
+        return tensors
+
+    def _leaving(self, tensors: Sequence[Tensor], stacked: tuple[int, ...], batched: bool) -> Any:
+        """The state of these tensors (*stacked, B, ...); without B where the input had none."""
+        return self.State(*tensors) if batched else self.State(*(tensor.squeeze(len(stacked)) for tensor in tensors))
+
+
+def _connection_shapes(
+    plasticity: Plasticity, posts: int, pres: int, half_modulated: bool
+) -> dict[str, tuple[int, ...] | None]:
+    """Parameters of a plastic connection, in the order of their initialisation; None: the network has none."""
+    modulation, fan_out = plasticity.modulation, plasticity.fan_out
+    rate = granular_shape(plasticity.eta, posts, pres)
+    fanned = None if fan_out == "none" else granular_shape(fan_out, posts, pres)
+    return {
+        "alpha": granular_shape(plasticity.alpha, posts, pres),
+        "eta": rate if modulation == "none" or half_modulated else None,
+        "eligibility_eta": rate if modulation == "retroactive" else None,
+        "modulator_weight": None if modulation == "none" else (posts,),
+        "modulator_bias": None if modulation == "none" else (),
+        "fan_out_weight": fanned,
+        "fan_out_bias": fanned,
+    }
+
+
+def _draw(tensor: Tensor, fan_in: int) -> None:
+    """Initial values of a connection as ``torch.nn`` draws them."""
+    tensor.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+
+def _parts(state: object) -> str:
+    if not isinstance(state, (tuple, list)):
+        return type(state).__name__
+    return f"{type(state).__name__} of ({', '.join(type(part).__name__ for part in state)})"

@@ -1,0 +1,212 @@
+"""Plastic linear layers as modules, in the place of ``torch.nn.Linear`` and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..checks import check_choice, check_positive, check_tensor
+from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
+from ..state import LinearState
+from .base import PlasticModule
+
+
+class _Linear(PlasticModule):
+    """Parameters of a plastic layer, under the names of ``torch.nn.Linear``."""
+
+    State = LinearState
+    weight: Tensor
+    bias: Tensor | None
+    batch_first: bool = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        plasticity: Plasticity,
+        nonlinearity: str,
+        modulated: Tensor | None,
+        backend: str | None,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        owner = type(self).__name__
+        check_positive(owner, "in_features", in_features)
+        check_positive(owner, "out_features", out_features)
+        check_choice(owner, "nonlinearity", nonlinearity, LINEAR_NONLINEARITIES)
+        shapes = {"weight": (out_features, in_features), "bias": (out_features,) if bias else None}
+        super().__init__(out_features, in_features, {"": shapes}, plasticity, modulated, backend, device, dtype)
+        self.in_features, self.out_features, self.nonlinearity = in_features, out_features, nonlinearity
+
+    def _call(self, input: Tensor, dims: tuple[int, int], state: Any, drive: Tensor | None) -> dict[str, Any]:
+        """What the functions are told, with a batch of one where there is none; ``dims`` without and with B."""
+        self._check_input(input, dims, self.in_features)
+        if drive is not None:
+            # Under autocast input and drive may come in different precision.
+            dtype = drive.dtype if isinstance(drive, Tensor) and torch.is_autocast_enabled(drive.device.type) else None
+            shape = (*input.shape[:-1], self.out_features)
+            check_tensor(type(self).__name__, "drive", drive, shape, input, dtype=dtype)
+            drive = drive.to(self.weight.dtype)
+        if self.bias is not None:
+            drive = self.bias.expand(*input.shape[:-1], -1) if drive is None else drive + self.bias
+        batch = 0 if self.batch_first else 1
+        batched = input.dim() == dims[1]
+        tensors = self._entering(state, (), input.shape[batch] if batched else None)
+        if not batched:
+            input, drive = input.unsqueeze(batch), None if drive is None else drive.unsqueeze(batch)
+        return {
+            "input": input.to(self.weight.dtype),
+            "drive": drive,
+            "weight": self.weight,
+            "nonlinearity": self.nonlinearity,
+            **self._connection(0),
+            **dict(zip(self.State._fields, tensors, strict=True)),
+        }
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
+            f"nonlinearity={self.nonlinearity!r}, plasticity={self.plasticity}"
+        )
+
+
+class PlasticLinearCell(_Linear):
+    r"""One step of a plastic layer: :math:`y = \phi(u + b + (w + \alpha \circ H) x)`, then the trace changes.
+
+    Its parameters are those of :class:`PlasticLinear`; the state dict of one loads into the other.
+
+    Args:
+        in_features: I.
+        out_features: O.
+        bias: whether the layer has a ``bias``.
+        plasticity: the rule.
+        nonlinearity: :math:`\phi`: ``"softmax"`` over the O outputs, ``"tanh"``, ``"relu"``, ``"sigmoid"`` or
+            ``"identity"``.
+        modulated: bool (O,), only with modulation: the outputs that the modulator governs, the others have ``eta``;
+            None is all.
+        backend: a backend by name; by default chosen from the tensors' device.
+
+    Attributes:
+        weight: (O, I), ``[post, pre]``. bias: (O,) or None.
+        alpha, eta, eligibility_eta, modulator_weight, modulator_bias, fan_out_weight, fan_out_bias, modulated: of the
+            plastic connection, as in :class:`~plastikern.nn.PlasticModule`; the modulator's input is the output.
+
+    Source: Miconi, Stanley, Clune, ICML 2018, section 4.4.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        plasticity: Plasticity = Plasticity(),
+        nonlinearity: str = "softmax",
+        *,
+        modulated: Tensor | None = None,
+        backend: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            in_features, out_features, bias, plasticity, nonlinearity, modulated, backend, device, dtype
+        )  # fmt: skip
+
+    def forward(
+        self, input: Tensor, state: LinearState | None = None, *, drive: Tensor | None = None
+    ) -> tuple[Tensor, LinearState]:
+        """One step.
+
+        Args:
+            input: :math:`x` (B, I), or (I,).
+            state: trace (B, O, I) and, with retroactive modulation, eligibility (B, O, I), without B likewise; None is
+                zero.
+            drive: :math:`u` (B, O), added before the nonlinearity, such as a label times 1,000 that forces the output;
+                None is zero.
+
+        Returns:
+            Output (B, O), and the next state.
+        """
+        output, *changed = functional.plastic_linear_step(**self._call(input, (1, 2), state, drive))
+        batched = input.dim() == 2
+        return output if batched else output.squeeze(0), self._leaving(changed, (), batched)
+
+
+class PlasticLinear(_Linear):
+    r"""A plastic layer over whole sequences: :math:`y = \phi(u + b + (w + \alpha \circ H) x)` at every step.
+
+    Args:
+        in_features: I.
+        out_features: O.
+        bias: whether the layer has a ``bias``.
+        plasticity: the rule.
+        nonlinearity: :math:`\phi`: ``"softmax"`` over the O outputs, ``"tanh"``, ``"relu"``, ``"sigmoid"`` or
+            ``"identity"``.
+        batch_first: input, drive and output are (B, T, features) in place of (T, B, features).
+        modulated: bool (O,), only with modulation: the outputs that the modulator governs, the others have ``eta``;
+            None is all.
+        checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
+            (:func:`plastikern.functional.plastic_rnn_sequence`).
+        backend: a backend by name; by default chosen from the tensors' device.
+
+    Attributes:
+        weight, bias, and those of the plastic connection: as in :class:`PlasticLinearCell`.
+
+    Source: Miconi, Stanley, Clune, ICML 2018, section 4.4.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        plasticity: Plasticity = Plasticity(),
+        nonlinearity: str = "softmax",
+        batch_first: bool = False,
+        *,
+        modulated: Tensor | None = None,
+        checkpoint_every: int | None = None,
+        backend: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if checkpoint_every is not None:
+            check_positive("PlasticLinear", "checkpoint_every", checkpoint_every)
+        super().__init__(
+            in_features, out_features, bias, plasticity, nonlinearity, modulated, backend, device, dtype
+        )  # fmt: skip
+        self.batch_first, self.checkpoint_every = batch_first, checkpoint_every
+
+    def forward(
+        self,
+        input: Tensor,
+        state: LinearState | None = None,
+        *,
+        drive: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Tensor, LinearState]:
+        """A whole sequence.
+
+        Args:
+            input: :math:`x` (T, B, I), or (B, T, I) with ``batch_first``, or (T, I) for one sequence.
+            state: trace (B, O, I) and, with retroactive modulation, eligibility (B, O, I), without B for one sequence;
+                None is zero.
+            drive: :math:`u` in the layout of ``input`` with O features, added before the nonlinearity, such as labels
+                times 1,000 that force the output; None is zero.
+            lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+
+        Returns:
+            Outputs in the layout of ``input``, with O features, and the last state.
+        """
+        call = self._call(input, (2, 3), state, drive)
+        batched = input.dim() == 3
+        self._check_lengths(lengths, batched)
+        output, *changed = functional.plastic_linear_sequence(
+            **call, lengths=lengths, batch_first=self.batch_first, checkpoint_every=self.checkpoint_every
+        )
+        return output if batched else output.squeeze(0 if self.batch_first else 1), self._leaving(changed, (), batched)

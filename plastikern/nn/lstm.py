@@ -1,0 +1,159 @@
+"""Plastic LSTMs as modules, in the places of ``torch.nn.LSTM`` and ``torch.nn.LSTMCell``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .. import functional
+from ..checks import check_choice, check_positive
+from ..plasticity import POSTS, Plasticity
+from ..state import LSTMState
+from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
+
+
+class _LSTM(RecurrentModule):
+    """What makes recurrent modules LSTMs."""
+
+    State = LSTMState
+    modulator_inputs = ("hidden", "previous_hidden", "cell")
+    gates = 4
+    step_function = staticmethod(functional.plastic_lstm_step)
+    sequence_function = staticmethod(functional.plastic_lstm_sequence)
+    post: str
+
+    def _options(self, clamp: Tensor | None) -> dict[str, Any]:
+        return {"post": self.post}
+
+
+class PlasticLSTMCell(_LSTM, RecurrentCell):
+    r"""One step of an LSTM whose candidate has a plastic recurrent connection, in the shape of ``torch.nn.LSTMCell``.
+
+    :math:`i, f, o = \sigma(W_{ih} u + b_{ih} + W_{hh} h + b_{hh})`,
+    :math:`g = \tanh(W_{ig} u + b_{ig} + b_{hg} + (W_{hg} + \alpha \circ H) h)`, :math:`c' = f c + i g`,
+    :math:`h' = o \tanh c'`; then the trace changes by the rule, with :math:`h` as pre.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: N.
+        bias: whether the layer has ``bias_ih`` and ``bias_hh``.
+        plasticity: the rule.
+        post: the post-synaptic signal of the trace: ``"candidate"`` :math:`g`, ``"recurrent"`` :math:`(W_{hg} + \alpha
+            \circ H) h`, ``"cell"`` :math:`c'` or ``"hidden"`` :math:`h'`.
+        modulated: bool (N,), only with modulation: the cells that the modulator governs, the others have ``eta``; None
+            is all.
+        backend: a backend by name; by default chosen from the tensors' device.
+
+    Attributes:
+        weight_ih: (4 N, input_size). weight_hh: (4 N, N). bias_ih, bias_hh: (4 N,). Gates in the order i, f, g, o, so
+            that the weights of a ``torch.nn.LSTMCell`` load, and the other way round.
+        alpha, eta, eligibility_eta, modulator_weight, modulator_bias, fan_out_weight, fan_out_bias, modulated: of the
+            plastic connection, as in :class:`~plastikern.nn.PlasticModule`.
+
+    Source: Miconi, Rawal, Clune, Stanley, ICLR 2019, section 4.3.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        plasticity: Plasticity = Plasticity(),
+        post: str = "candidate",
+        *,
+        modulated: Tensor | None = None,
+        backend: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        check_positive("PlasticLSTMCell", "input_size", input_size)
+        check_choice("PlasticLSTMCell", "post", post, POSTS)
+        super().__init__(input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype)
+        self.post = post
+
+    def forward(self, input: Tensor, state: LSTMState | None = None) -> LSTMState:
+        """One step.
+
+        Args:
+            input: (B, input_size), or (input_size,).
+            state: hidden and cell (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N),
+                without B likewise; None is zero.
+
+        Returns:
+            The next state; its ``hidden`` is the output.
+        """
+        return self._step(input, state)
+
+
+class PlasticLSTM(_LSTM, RecurrentNetwork):
+    r"""An LSTM with plastic recurrent connections over whole sequences, in the place of ``torch.nn.LSTM``.
+
+    In every layer the candidate's recurrent connection is plastic (:class:`PlasticLSTMCell` has the equations).
+
+    Args:
+        input_size: features of the input.
+        hidden_size: N.
+        num_layers: layers stacked on each other, each with its own traces.
+        bias: whether layers have ``bias_ih`` and ``bias_hh``.
+        batch_first: input and output are (B, T, features) in place of (T, B, features).
+        dropout: probability of dropping an activity between layers while training.
+        plasticity: the rule.
+        post: the post-synaptic signal of the traces: ``"candidate"``, ``"recurrent"``, ``"cell"`` or ``"hidden"``.
+        modulated: bool (N,), only with modulation: the cells of every layer that the modulator governs, the others have
+            ``eta``; None is all.
+        checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
+            (:func:`plastikern.functional.plastic_rnn_sequence`).
+        backend: a backend by name; by default chosen from the tensors' device.
+
+    Attributes:
+        weight_ih_l[k]: (4 N, input_size), from the second layer on (4 N, N). weight_hh_l[k]: (4 N, N). bias_ih_l[k],
+            bias_hh_l[k]: (4 N,). Gates in the order i, f, g, o: the state dict of a ``torch.nn.LSTM`` loads with
+            ``strict=False``.
+        alpha_l[k], eta_l[k], eligibility_eta_l[k], modulator_weight_l[k], modulator_bias_l[k], fan_out_weight_l[k],
+            fan_out_bias_l[k], modulated: of the plastic connections, as in :class:`~plastikern.nn.PlasticModule`.
+
+    Source: Miconi, Rawal, Clune, Stanley, ICLR 2019, section 4.3.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        plasticity: Plasticity = Plasticity(),
+        post: str = "candidate",
+        *,
+        modulated: Tensor | None = None,
+        checkpoint_every: int | None = None,
+        backend: str | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        check_positive("PlasticLSTM", "input_size", input_size)
+        check_choice("PlasticLSTM", "post", post, POSTS)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity, modulated, checkpoint_every,
+            backend, device, dtype,
+        )  # fmt: skip
+        self.post = post
+
+    def forward(
+        self, input: Tensor, state: LSTMState | None = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, LSTMState]:
+        """A whole sequence.
+
+        Args:
+            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence.
+            state: hidden and cell (num_layers, B, N), trace (num_layers, B, N, N) and, with retroactive modulation,
+                eligibility (num_layers, B, N, N), without B for one sequence; None is zero.
+            lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+
+        Returns:
+            Activities of the last layer in the layout of ``input``, and the last state.
+        """
+        return self._sequence(input, state, lengths)

@@ -1,0 +1,159 @@
+"""What plastic recurrent modules share, whatever their neurons: the input layer, one step, a stack over a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_positive, check_tensor
+from ..plasticity import Plasticity
+from .base import PlasticModule
+
+
+class RecurrentModule(PlasticModule):
+    """Plastic recurrent layers of N neurons with ``gates`` rows of weights each, under the names of ``torch.nn``.
+
+    A kind of network names its ``State``, its ``gates``, its two functions of :mod:`plastikern.functional` and, in
+    ``_options``, what it tells them.
+    """
+
+    gates: ClassVar[int]
+    step_function: ClassVar[Callable[..., tuple[Tensor, ...]]]
+    sequence_function: ClassVar[Callable[..., tuple[Tensor, ...]]]
+
+    def __init__(
+        self,
+        input_size: int | None,
+        hidden_size: int,
+        bias: bool,
+        plasticity: Plasticity,
+        suffixes: Sequence[str],
+        modulated: Tensor | None,
+        backend: str | None,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        owner = type(self).__name__
+        if input_size is not None:
+            check_positive(owner, "input_size", input_size)
+        check_positive(owner, "hidden_size", hidden_size)
+        rows = self.gates * hidden_size
+        weights: dict[str, dict[str, tuple[int, ...] | None]] = {}
+        for layer, suffix in enumerate(suffixes):
+            shapes = weights[suffix] = {}
+            layer_input = input_size if layer == 0 else hidden_size
+            if layer_input is not None:
+                shapes["weight_ih"] = (rows, layer_input)
+            shapes["weight_hh"] = (rows, hidden_size)
+            if bias and layer_input is not None:
+                shapes["bias_ih"] = (rows,)
+            if bias:
+                shapes["bias_hh"] = (rows,)
+        super().__init__(hidden_size, hidden_size, weights, plasticity, modulated, backend, device, dtype)
+        self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
+
+    def _options(self, clamp: Tensor | None) -> dict[str, Any]:
+        """What the functions of this kind of network are told besides its parameters."""
+        raise NotImplementedError
+
+    def _check_call(self, input: Tensor, dims: tuple[int, int], clamp: Tensor | None) -> None:
+        self._check_input(input, dims, self.hidden_size if self.input_size is None else self.input_size)
+        if clamp is not None:
+            shape = (*input.shape[:-1], self.hidden_size)
+            check_tensor(type(self).__name__, "clamp", clamp, shape, input, dtype=torch.bool)
+
+    def _layer(self, layer: int, input: Tensor, clamp: Tensor | None) -> dict[str, Any]:
+        """Arguments for the function of a layer: what drives its neurons, and its parameters and options.
+
+        Clamped neurons take their input without the recurrent bias.
+        """
+        suffix = self._suffixes[layer]
+        weight = getattr(self, "weight_ih" + suffix, None)
+        if weight is not None:
+            input = nn.functional.linear(input, weight, getattr(self, "bias_ih" + suffix, None))
+        bias = getattr(self, "bias_hh" + suffix, None)
+        if bias is not None:
+            input = input + bias if clamp is None else torch.where(clamp, input, input + bias)
+        recurrent = getattr(self, "weight_hh" + suffix)
+        # Under autocast the input layer may compute in lower precision; the plastic connection keeps its own.
+        drive = input.to(recurrent.dtype)
+        return {"drive": drive, "weight": recurrent, **self._connection(layer), **self._options(clamp)}
+
+    def extra_repr(self) -> str:
+        """Sizes and options."""
+        options = {name: value for name, value in self._options(None).items() if name != "clamp"}
+        shown = {**options, "bias": self.bias, "plasticity": self.plasticity}
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in shown.items())])
+
+
+class RecurrentCell(RecurrentModule):
+    """One plastic recurrent layer, a step at a time."""
+
+    def _step(self, input: Tensor, state: Any, clamp: Tensor | None = None) -> Any:
+        self._check_call(input, (1, 2), clamp)
+        batched = input.dim() == 2
+        tensors = self._entering(state, (), input.shape[0] if batched else None)
+        if not batched:
+            input, clamp = input.unsqueeze(0), None if clamp is None else clamp.unsqueeze(0)
+        names = self.State._fields
+        found = self.step_function(**self._layer(0, input, clamp), **dict(zip(names, tensors, strict=True)))
+        return self._leaving(found, (), batched)
+
+
+class RecurrentNetwork(RecurrentModule):
+    """Plastic recurrent layers stacked on each other, over whole sequences."""
+
+    def __init__(
+        self,
+        input_size: int | None,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        plasticity: Plasticity,
+        modulated: Tensor | None,
+        checkpoint_every: int | None,
+        backend: str | None,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        owner = type(self).__name__
+        check_positive(owner, "num_layers", num_layers)
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{owner}: dropout must lie from 0 to 1; got {dropout!r}")
+        if checkpoint_every is not None:
+            check_positive(owner, "checkpoint_every", checkpoint_every)
+        suffixes = [f"_l{layer}" for layer in range(num_layers)]
+        super().__init__(input_size, hidden_size, bias, plasticity, suffixes, modulated, backend, device, dtype)
+        self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
+        self.checkpoint_every = checkpoint_every
+
+    def _sequence(
+        self, input: Tensor, state: Any, lengths: Tensor | Sequence[int] | None, clamp: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        self._check_call(input, (2, 3), clamp)
+        batched = input.dim() == 3
+        self._check_lengths(lengths, batched)
+        batch, stacked = 0 if self.batch_first else 1, (self.num_layers,)
+        tensors = self._entering(state, stacked, input.shape[batch] if batched else None)
+        if not batched:
+            input, clamp = input.unsqueeze(batch), None if clamp is None else clamp.unsqueeze(batch)
+        absent = [None] * self.num_layers
+        firsts = zip(*(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True)
+        lasts, output = [], input
+        for layer, first in enumerate(firsts):
+            if layer and self.dropout:
+                output = nn.functional.dropout(output, self.dropout, self.training)
+            output, *last = self.sequence_function(
+                **self._layer(layer, output, clamp), **dict(zip(self.State._fields, first, strict=True)),
+                lengths=lengths, batch_first=self.batch_first, checkpoint_every=self.checkpoint_every,
+            )  # fmt: skip
+            clamp = None
+            lasts.append(last)
+        # One layer's traces are not copied: they may be most of the memory.
+        joined = [each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each) for each in zip(*lasts, strict=True)]
+        return output if batched else output.squeeze(batch), self._leaving(joined, stacked, batched)
