@@ -135,7 +135,8 @@ class Case:
         given: dict[str, Any] = {"eta": None, **inputs}
         modulator = {name.removeprefix("modulator_"): given.pop(name) for name in inputs if is_modulators(name)}
         if modulator:
-            modulated = self.random("modulated", self.neurons) > 0 if self.half_modulated else None
+            # Every other neuron, so that both kinds are there.
+            modulated = torch.arange(self.neurons) % 2 == self.seed % 2 if self.half_modulated else None
             given["modulator"] = Modulator(**modulator, modulated=modulated)
         return {**given, **self.options()}
 
@@ -186,11 +187,14 @@ def ruled(rule: str, constraint: str, **options: Any) -> Plasticity:
     return Plasticity(rule=rule, constraint=constraint, clip=0.6, **options)
 
 
-SIMPLE, RETROACTIVE = {"modulation": "simple"}, {"modulation": "retroactive"}
+SIMPLE: dict[str, Any] = {"modulation": "simple"}
+RETROACTIVE: dict[str, Any] = {"modulation": "retroactive"}
 VARIANTS = {
     "rnn-simple": Case(plasticity=ruled("hebb", "clip", **SIMPLE), with_clamp=True),
     "rnn-simple-fan-out": Case(
-        plasticity=ruled("hebb", "decay", alpha="neuron", fan_out="connection", modulator_input="previous_hidden", **SIMPLE)
+        plasticity=ruled(
+            "hebb", "decay", alpha="neuron", fan_out="connection", modulator_input="previous_hidden", **SIMPLE
+        ),
     ),
     "rnn-simple-half": Case(
         plasticity=ruled("oja", "none", eta="connection", fan_out="neuron", modulator_nonlinearity="linear", **SIMPLE),
@@ -198,7 +202,8 @@ VARIANTS = {
     ),
     "rnn-retroactive": Case(plasticity=ruled("hebb", "clip", **RETROACTIVE), lengths=(7, 4)),
     "rnn-retroactive-fan-out": Case(
-        plasticity=ruled("oja", "soft_clip", alpha="layer", eta="neuron", fan_out="neuron", **RETROACTIVE), with_clamp=True
+        plasticity=ruled("oja", "soft_clip", alpha="layer", eta="neuron", fan_out="neuron", **RETROACTIVE),
+        with_clamp=True,
     ),
     "rnn-retroactive-half": Case(
         plasticity=ruled(
@@ -224,7 +229,9 @@ VARIANTS = {
         plasticity=ruled("hebb", "soft_clip", alpha="layer", eta="connection", fan_out="neuron", **RETROACTIVE),
     ),
     "linear": Case(network="linear", plasticity=ruled("hebb", "decay"), nonlinearity="softmax"),
-    "linear-clip": Case(network="linear", plasticity=ruled("oja", "clip", alpha="neuron", eta="connection"), features=9),
+    "linear-clip": Case(
+        network="linear", plasticity=ruled("oja", "clip", alpha="neuron", eta="connection"), features=9
+    ),
     "linear-simple": Case(
         network="linear", plasticity=ruled("hebb", "none", fan_out="connection", **SIMPLE), nonlinearity="softmax",
         half_modulated=True,

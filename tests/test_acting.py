@@ -69,7 +69,7 @@ def by_chunks(case: Case, inputs: dict[str, Tensor], bounds: tuple[int, ...], ba
     clamp, state = case.options().get("clamp"), {name: inputs[name] for name in case.state}
     chunks = []
     for start, end in itertools.pairwise(bounds):
-        steps = {name: inputs[name][start:end] for name in ("input", "drive") if name in inputs}
+        steps: dict[str, Tensor] = {key: inputs[key][start:end] for key in ("input", "drive") if key in inputs}
         changes = {} if clamp is None else {"clamp": clamp[start:end]}
         state = case.sequence({**inputs, **state, **steps}, backend, **changes)
         chunks.append(state.pop("output"))

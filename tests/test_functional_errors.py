@@ -35,8 +35,8 @@ CASE = Case(steps=5, batch=2, neurons=4)
 SHAPES = {"drive": (5, 2, 4), "hidden": (2, 4), "trace": (2, 4, 4), "weight": (4, 4), "alpha": (4, 4), "eta": ()}
 
 
-def call(backend: str | None = None, **changes: Any) -> Any:
-    return PF.plastic_rnn_sequence(**{**CASE.inputs(), **CASE.options(), **changes}, backend=backend)
+def call(**changes: Any) -> Any:
+    return PF.plastic_rnn_sequence(**{**CASE.inputs(), **CASE.options(), **changes})
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -319,14 +319,14 @@ def test_nan_in_a_tensor_of_any_network_is_passed_on(backend: str, case: Case) -
 RUBBISH = """
 import itertools, torch
 ops = torch.ops.plastikern
-OPERANDS = ("drive features hidden cell trace eligibility weight alpha rate rate_scale eligibility_rate modulator_weight "
-            "modulator_bias clamp lengths").split()
+OPERANDS = ("drive features hidden cell trace eligibility weight alpha rate rate_scale eligibility_rate "
+            "modulator_weight modulator_bias clamp lengths").split()
 RESULTS = "output hidden cell trace eligibility history modulators checkpoints".split()
 GRADS = ["grad_" + name for name in RESULTS[:5]]
 KEPT = ["output", "history", "modulators", "checkpoints", "trace_out"]
 NETWORKS = [
-    ([0, 0, 1, 0, 0, 0, 0, 0], dict(drive=(5, 2, 4), hidden=(2, 4), trace=(2, 4, 4), weight=(4, 4), alpha=(4, 4), rate=(),
-     clamp=(5, 2, 4), lengths=(2,))),
+    ([0, 0, 1, 0, 0, 0, 0, 0], dict(drive=(5, 2, 4), hidden=(2, 4), trace=(2, 4, 4), weight=(4, 4), alpha=(4, 4),
+     rate=(), clamp=(5, 2, 4), lengths=(2,))),
     ([1, 0, 1, 0, 0, 1, 0, 0], dict(drive=(5, 2, 16), hidden=(2, 4), cell=(2, 4), trace=(2, 4, 4),
      eligibility=(2, 4, 4), weight=(16, 4), alpha=(4,), rate=(4,), rate_scale=(4,), eligibility_rate=(),
      modulator_weight=(4,), modulator_bias=(), lengths=(2,))),

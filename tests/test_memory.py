@@ -135,6 +135,6 @@ def test_a_module_hands_its_spacing_on(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(options["checkpoint_every"])
         return original(*args, **options)
 
-    monkeypatch.setattr(PF, "plastic_rnn_sequence", spy)
+    monkeypatch.setattr(PlasticRNN, "sequence_function", staticmethod(spy))
     PlasticRNN(3, 4, num_layers=2, checkpoint_every=3)(torch.randn(5, 2, 3))
     assert seen == [3, 3]

@@ -111,7 +111,8 @@ SHARED_ROWS = {
     "lstm": Case(plasticity=ruled("hebb", "decay"), network="lstm", post="cell"),
     "lstm-simple": Case(plasticity=ruled("hebb", "soft_clip", modulator_input="cell", **SIMPLE), network="lstm"),
     "lstm-retroactive": Case(
-        plasticity=ruled("oja", "clip", alpha="neuron", fan_out="connection", **RETROACTIVE), network="lstm", post="hidden"
+        plasticity=ruled("oja", "clip", alpha="neuron", fan_out="connection", **RETROACTIVE),
+        network="lstm", post="hidden",
     ),
     "linear-simple": Case(plasticity=ruled("hebb", "clip", **SIMPLE), network="linear", nonlinearity="softmax"),
 }  # fmt: skip

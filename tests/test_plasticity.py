@@ -36,6 +36,10 @@ def test_a_rule_is_a_frozen_value() -> None:
         ("constraint", "decay, clip, soft_clip, clip_on_read, none"),
         ("alpha", "connection, neuron, layer"),
         ("eta", "connection, neuron, layer"),
+        ("modulation", "none, simple, retroactive"),
+        ("modulator_input", "hidden, previous_hidden, cell"),
+        ("modulator_nonlinearity", "tanh, sigmoid, linear"),
+        ("fan_out", "none, neuron, connection"),
     ],
 )
 @pytest.mark.parametrize("value", ["Hebb", "", None, 1])
@@ -67,6 +71,16 @@ def test_a_number_out_of_range_is_refused(name: str, value: Any, message: str) -
 def test_oja_is_not_combined_with_decay() -> None:
     with pytest.raises(ValueError, match=r"'oja' decays by itself.*'decay'"):
         Plasticity(rule="oja")
+
+
+@pytest.mark.parametrize(
+    "name, value", [("modulator_input", "cell"), ("modulator_nonlinearity", "linear"), ("fan_out", "neuron")]
+)
+def test_an_option_of_the_modulator_needs_one(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} '{value}' needs modulation 'simple' or 'retroactive'"):
+        Plasticity(**{name: value})  # type: ignore[arg-type]
+    for modulation in ("simple", "retroactive"):
+        assert getattr(Plasticity(modulation=modulation, **{name: value}), name) == value  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("granularity, shape", [("connection", (3, 4)), ("neuron", (3,)), ("layer", ())])

@@ -96,11 +96,11 @@ class Published:
         recurrent = self.recurrent(x)
         if case.network == "lstm":
             u, w, size = drive, self.weight, case.neurons
-            i, f, o = (sigmoid((u + w @ x)[k * size : (k + 1) * size]) for k in (0, 1, 3))
-            g = np.tanh(u[2 * size : 3 * size] + recurrent)
-            state["cell"] = f * state["cell"] + i * g
-            active = o * np.tanh(state["cell"])
-            post = {"candidate": g, "recurrent": recurrent, "cell": state["cell"], "hidden": active}[case.post]
+            admit, keep, emit = (sigmoid((u + w @ x)[k * size : (k + 1) * size]) for k in (0, 1, 3))
+            candidate = np.tanh(u[2 * size : 3 * size] + recurrent)
+            state["cell"] = keep * state["cell"] + admit * candidate
+            active = emit * np.tanh(state["cell"])
+            post = {"candidate": candidate, "recurrent": recurrent, "cell": state["cell"], "hidden": active}[case.post]
         else:
             active = PHI[case.nonlinearity](drive + recurrent)
             if "clamp" in self.given:
@@ -222,10 +222,11 @@ def test_a_state_or_a_drive_that_is_missing_is_zero(backend: str, network: str) 
 @pytest.mark.parametrize("constraint, bound", [("clip", 0.5), ("soft_clip", 1.0), ("clip_on_read", 0.5)])
 @pytest.mark.parametrize("options", [{}, SIMPLE, RETROACTIVE], ids=["none", "simple", "retroactive"])
 def test_a_gradient_passes_a_trace_that_is_exactly_on_its_bound(
-    backend: str, constraint: str, bound: float, options: dict[str, str]
+    backend: str, constraint: str, bound: float, options: dict[str, Any]
 ) -> None:
-    linear = {"modulator_nonlinearity": "linear"} if options else {}
-    plasticity = Plasticity(constraint=constraint, clip=0.5, alpha="layer", **options, **linear)
+    if options:
+        options = {**options, "modulator_nonlinearity": "linear"}
+    plasticity = Plasticity(constraint=constraint, clip=0.5, alpha="layer", **options)
     case = Case(1, 1, 12, plasticity, "identity", network="linear", features=1)
     # On the bound: inwards, outwards, no change. Below it: not as far as it, just onto it, beyond it. All are dyadic.
     start = torch.tensor([0, 0, 0, 1, 1, 1], dtype=torch.float64) * -0.125 + bound
@@ -267,7 +268,7 @@ def test_a_gradient_passes_a_trace_that_is_exactly_on_its_bound(
 def test_without_plasticity_it_is_the_network_of_pytorch(backend: str, network: str) -> None:
     case = Case(6, 3, 5, ruled("hebb", "clip", **SIMPLE), network=network)
     inputs = {**case.inputs(), "alpha": torch.zeros(5, 5, dtype=torch.float64)}
-    theirs = (torch.nn.RNN if network == "rnn" else torch.nn.LSTM)(4, 5, dtype=torch.float64)
+    theirs: Any = (torch.nn.RNN if network == "rnn" else torch.nn.LSTM)(4, 5, dtype=torch.float64)
     input = case.random("features", 6, 3, 4)
     drive = input @ theirs.weight_ih_l0.mT + theirs.bias_ih_l0 + theirs.bias_hh_l0
     weight = theirs.weight_hh_l0

@@ -282,11 +282,11 @@ void recompute_tile(const Connection<S>& c, const History<S>& h, int64_t columns
     const TraceRow<P, const S> traces_in(h.traces, j);
     TraceRow<P, S> to(out, j);
     RowRates<P> rates(c, j, 0);
-    Traces<V> traces[kVectors];
+    V trace[kVectors], eligibility[kVectors] = {};  // apart: compilers keep no array of records in registers
     for (int v = 0; v < kVectors; ++v) {
         const int64_t at = i + v * kLanes;
-        traces[v].trace = load_upto(traces_in.trace + at, columns - at);
-        if constexpr (P::eligible) traces[v].eligibility = load_upto(traces_in.eligibility + at, columns - at);
+        trace[v] = load_upto(traces_in.trace + at, columns - at);
+        if constexpr (P::eligible) eligibility[v] = load_upto(traces_in.eligibility + at, columns - at);
     }
     const S* pre = h.first_pre + i;
     for (int64_t t = 0; t < h.steps; ++t) {
@@ -299,9 +299,14 @@ void recompute_tile(const Connection<S>& c, const History<S>& h, int64_t columns
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
             const int64_t at = i + v * kLanes;
-            const V here = Whole::load(pre + v * kLanes);
-            traces[v] = P::next(traces[v], here, post, rates.at(at, Whole()), bound);
-            to.store(at, Whole(), traces[v]);
+            const Traces<V> before = {trace[v], eligibility[v]};
+            const Traces<V> after = P::next(before, Whole::load(pre + v * kLanes), post, rates.at(at, Whole()), bound);
+            trace[v] = after.trace;
+            Whole::store(to.trace + at, after.trace);
+            if constexpr (P::eligible) {
+                eligibility[v] = after.eligibility;
+                Whole::store(to.eligibility + at, after.eligibility);
+            }
         }
         to.trace += out_step;
         if constexpr (P::eligible) to.eligibility += out_step;
@@ -351,46 +356,43 @@ void pack_history(int64_t columns, const History<S>* elements, int64_t count, S*
 template <class P>
 void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* pres,
                          const S* grads, const S* posts, const S* modulators, int64_t j, int64_t i, S* alpha) {
-    V sum[kTileVectors] = {};
-    Traces<V> traces[kTileVectors], rate[kTileVectors];
-    V scale[kTileVectors] = {};
+    V sum[kTileVectors] = {}, trace[kTileVectors], eligibility[kTileVectors] = {};
+    V rate[kTileVectors] = {}, scale[kTileVectors] = {}, fading[kTileVectors] = {};
     const V bound = splat(c.bound);
     const RowRates<P> fixed(c, j, 0);
-    const int64_t remaining = c.pres - i;
     if constexpr (P::rate_per_synapse) {
         for (int v = 0; v < kTileVectors; ++v) {
-            const int64_t at = i + v * kLanes, left = remaining - v * kLanes;
-            rate[v].trace = load_upto(fixed.rate + at, left);
+            const int64_t at = i + v * kLanes, left = c.pres - at;
+            rate[v] = load_upto(fixed.rate + at, left);
             if (fixed.scale != nullptr) scale[v] = load_upto(fixed.scale + at, left);
-            if constexpr (P::eligible) rate[v].eligibility = load_upto(fixed.eligibility + at, left);
+            if constexpr (P::eligible) fading[v] = load_upto(fixed.eligibility + at, left);
         }
     }
     for (const History<S>* e = elements; e != elements + count; ++e) {
         const TraceRow<P, const S> traces_in(e->traces, j);
         for (int v = 0; v < kTileVectors; ++v) {
-            const int64_t at = i + v * kLanes, left = remaining - v * kLanes;
-            traces[v].trace = load_upto(traces_in.trace + at, left);
-            if constexpr (P::eligible) traces[v].eligibility = load_upto(traces_in.eligibility + at, left);
+            const int64_t at = i + v * kLanes, left = c.pres - at;
+            trace[v] = load_upto(traces_in.trace + at, left);
+            if constexpr (P::eligible) eligibility[v] = load_upto(traces_in.eligibility + at, left);
         }
         for (int64_t t = 0; t < e->steps; ++t, pres += kTile) {
             const V grad = splat(*grads++), post = splat(*posts++);
-            const S m = *modulators++;
-            const RowRates<P> rates(c, j, m);
+            const RowRates<P> rates(c, j, *modulators++);
 #pragma GCC unroll 8
             for (int v = 0; v < kTileVectors; ++v) {
                 const V pre = Whole::load(pres + v * kLanes);
-                sum[v] += (grad * pre) * P::Constraint::read(traces[v].trace, bound);
-                Traces<V> rates_here = {rates.in_force, rates.fading};
-                if constexpr (P::rate_per_synapse) {
-                    rates_here = rate[v];
-                    if (fixed.scale != nullptr) rates_here.trace += scale[v] * rates.modulator;
-                }
-                traces[v] = P::next(traces[v], pre, post, rates_here, bound);
+                sum[v] += (grad * pre) * P::Constraint::read(trace[v], bound);
+                Traces<V> here = {rates.in_force, rates.fading};
+                if constexpr (P::rate_per_synapse) here = {rate[v] + scale[v] * rates.modulator, fading[v]};
+                const Traces<V> after = P::next({trace[v], eligibility[v]}, pre, post, here, bound);
+                trace[v] = after.trace;
+                if constexpr (P::eligible) eligibility[v] = after.eligibility;
             }
         }
     }
     for (int v = 0; v < kTileVectors; ++v) {
-        store_upto(alpha + j * c.pres + i + v * kLanes, sum[v], remaining - v * kLanes);
+        const int64_t at = i + v * kLanes;
+        store_upto(alpha + j * c.pres + at, sum[v], c.pres - at);
     }
 }
 
