@@ -45,18 +45,26 @@ struct Part {
     LANES_INLINE void store(double* to, V value) const { _mm512_mask_storeu_pd(to, mask, (__m512d)value); }
 };
 #elif defined(__AVX2__)
+alignas(64) constexpr int32_t kLaneBits[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
 struct Part {
     __m256i mask;
     int64_t count;
-    explicit Part(int64_t lanes) : count(lanes) {
-        alignas(32) const int32_t bits[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-        mask = _mm256_loadu_si256((const __m256i*)(bits + 8 - lanes * (sizeof(S) / 4)));
-    }
+    explicit LANES_INLINE Part(int64_t lanes)
+        : mask(_mm256_loadu_si256((const __m256i*)(kLaneBits + 8 - lanes * (sizeof(S) / 4)))), count(lanes) {}
     LANES_INLINE V load(const float* from) const { return (V)_mm256_maskload_ps(from, mask); }
     LANES_INLINE V load(const double* from) const { return (V)_mm256_maskload_pd(from, mask); }
-    // A masked store costs a dozen scalar ones on some processors.
-    LANES_INLINE void store(S* to, V value) const {
-        for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+    // A masked store costs a dozen plain ones on some processors.
+    LANES_INLINE void store(float* to, V value) const {
+        __m128 rest = _mm256_castps256_ps128((__m256)value);
+        if (count & 4) _mm_storeu_ps(to, rest), to += 4, rest = _mm256_extractf128_ps((__m256)value, 1);
+        if (count & 2) _mm_storel_pi((__m64*)to, rest), to += 2, rest = _mm_movehl_ps(rest, rest);
+        if (count & 1) _mm_store_ss(to, rest);
+    }
+    LANES_INLINE void store(double* to, V value) const {
+        __m128d rest = _mm256_castpd256_pd128((__m256d)value);
+        if (count & 2) _mm_storeu_pd(to, rest), to += 2, rest = _mm256_extractf128_pd((__m256d)value, 1);
+        if (count & 1) _mm_store_sd(to, rest);
     }
 };
 #else
