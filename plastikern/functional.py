@@ -444,8 +444,10 @@ def _check_connection(
     weight, alpha, eta, eligibility_eta, modulator = connection
     check_tensor(name, "weight", weight, (rows, pres), like)
     check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, posts, pres), like)
-    modulated = None if modulator is None else modulator.modulated
     _check_wanted(name, "modulator", modulator, plasticity.modulation != "none", plasticity)
+    if modulator is not None and not isinstance(modulator, Modulator):
+        raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
+    modulated = None if modulator is None else modulator.modulated
     _check_wanted(name, "eta", eta, plasticity.modulation == "none" or modulated is not None, plasticity)
     _check_wanted(name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity)
     rate_shape = granular_shape(plasticity.eta, posts, pres)
@@ -455,8 +457,6 @@ def _check_connection(
         check_tensor(name, "eligibility_eta", eligibility_eta, rate_shape, like)
     if modulator is None:
         return
-    if not isinstance(modulator, Modulator):
-        raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
     possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
     check_choice(name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",)))
     check_tensor(name, "modulator.weight", modulator.weight, (posts,), like)

@@ -50,7 +50,10 @@ def rate_in_force(connection: Connection, plasticity: Plasticity, source: Tensor
     rate = modulator_signal(source, modulator, plasticity.modulator_nonlinearity)[:, None, None]
     if modulator.fan_out_weight is not None and modulator.fan_out_bias is not None:
         rate = per_connection(modulator.fan_out_weight) * rate + per_connection(modulator.fan_out_bias)
-    return rate if modulator.modulated is None else torch.where(per_connection(modulator.modulated), rate, eta)
+    if modulator.modulated is None:
+        return rate
+    assert eta is not None
+    return torch.where(per_connection(modulator.modulated), rate, eta)
 
 
 def update(
@@ -80,9 +83,7 @@ def update(
     return trace + change, eligibility
 
 
-def plastic_rnn_step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
-) -> tuple[Tensor, State]:
+def plastic_rnn_step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One step: next activities (B, N) and traces (B, N, N)."""
     hidden, _, trace, eligibility = state
     assert hidden is not None and trace is not None
@@ -95,9 +96,7 @@ def plastic_rnn_step(
     return active, State(active, None, *update(trace, eligibility, hidden, active, rate, connection, plasticity))
 
 
-def plastic_lstm_step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
-) -> tuple[Tensor, State]:
+def plastic_lstm_step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One step: next activities and cells (B, N) and traces (B, N, N). Drive and weight hold gates i, f, g, o."""
     hidden, cell, trace, eligibility = state
     assert hidden is not None and cell is not None and trace is not None
@@ -116,9 +115,7 @@ def plastic_lstm_step(
     return active, State(active, cell, *update(trace, eligibility, hidden, post, rate, connection, plasticity))
 
 
-def plastic_linear_step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
-) -> tuple[Tensor, State]:
+def plastic_linear_step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One step: outputs (B, O) and next traces (B, O, I)."""
     assert inputs.features is not None and state.trace is not None
     plasticity = network.plasticity

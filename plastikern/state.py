@@ -22,7 +22,7 @@ class RNNState(NamedTuple):
 
     def detach(self) -> RNNState:
         """The same state without its history, for truncated back-propagation through time."""
-        return RNNState(*_detached(self))
+        return RNNState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
 
 
 class LSTMState(NamedTuple):
@@ -41,7 +41,7 @@ class LSTMState(NamedTuple):
 
     def detach(self) -> LSTMState:
         """The same state without its history, for truncated back-propagation through time."""
-        return LSTMState(*_detached(self))
+        return LSTMState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
 
 
 class LinearState(NamedTuple):
@@ -57,8 +57,4 @@ class LinearState(NamedTuple):
 
     def detach(self) -> LinearState:
         """The same state without its history, for truncated back-propagation through time."""
-        return LinearState(*_detached(self))
-
-
-def _detached(state: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.detach() for tensor in state]
+        return LinearState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]

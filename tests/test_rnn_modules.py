@@ -255,7 +255,7 @@ def test_a_second_derivative_is_refused_by_the_fused_backend_and_right_in_the_re
     x = input.clone().requires_grad_()
     value = penalty("cpu", x)
     close(value.detach(), penalty("reference", x).detach())
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="first derivatives only"):
         value.backward()
     assert torch.autograd.gradcheck(lambda x: penalty("reference", x), (x,))
 

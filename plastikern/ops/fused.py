@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import (
@@ -18,7 +17,6 @@ from ..plasticity import (
     MODULATOR_NONLINEARITIES,
     POSTS,
     RULES,
-    Plasticity,
 )
 
 KINDS = ("rnn", "lstm", "linear")
@@ -29,7 +27,7 @@ MAX_AMPLIFICATION = 10.0
 class Operands(NamedTuple):
     """The tensors of a native call that have gradients, in the order of the operators; those that are missing, None."""
 
-    drive: Tensor
+    drive: Tensor | None  # which the backward pass does not need
     features: Tensor | None
     hidden: Tensor | None
     cell: Tensor | None
@@ -80,22 +78,26 @@ def _codes(network: Network) -> tuple[int, ...]:
 
 
 def checkpoint_spacing(
-    steps: int, plasticity: Plasticity, nonlinearity: str, eta: Tensor | None, clamped_drive: Tensor | None
+    inputs: Inputs, connection: Connection, network: Network, batch_first: bool = False
 ) -> tuple[int, bool]:
     """Steps between two trace checkpoints, and whether the backward pass may run the trace backwards between them.
 
     Recomputing a segment costs memory for its traces, so sqrt(T) is the spacing that balances segment and
     checkpoints. The rule ``decay`` can instead be solved for the trace before the step, which divides by (1 - eta):
     rounding errors grow by (1 - eta)^-1 a step, so that the rate decides how far apart the checkpoints may be. That
-    holds while activities lie in [-1, 1]; where they can grow, so can the trace, and its small beginnings would be
-    lost in the rounding of its end. ``eta`` is None where the rate changes from step to step.
+    needs one rate for all steps, and pre and post in [-1, 1]: where they can grow, so can the trace, and its small
+    beginnings would be lost in the rounding of its end.
     """
-    root = math.isqrt(max(steps - 1, 0)) + 1
-    if plasticity.constraint != "decay" or nonlinearity not in ("tanh", "sigmoid", "softmax") or eta is None:
+    steps = inputs.drive.shape[1 if batch_first else 0]
+    root, eta, clamp = math.isqrt(max(steps - 1, 0)) + 1, connection.eta, inputs.clamp
+    bounded = network.nonlinearity in ("tanh", "sigmoid") if network.kind == "rnn" else network.kind == "lstm"
+    if network.kind == "lstm" and network.post in ("recurrent", "cell"):
+        bounded = False
+    one_rate = network.plasticity.constraint == "decay" and connection.modulator is None and eta is not None
+    if not (bounded and one_rate) or torch.compiler.is_compiling():
         return root, False
-    if torch.compiler.is_compiling():
-        return root, False
-    if clamped_drive is not None and clamped_drive.numel() and not float(clamped_drive.detach().abs().max()) <= 1:
+    assert eta is not None
+    if clamp is not None and clamp.numel() and not float(inputs.drive.detach().abs().max()) <= 1:
         return root, False
     rates = eta.detach()
     shrink = abs(1 - rates.item()) if rates.dim() == 0 else float((1 - rates).abs().min())
@@ -108,19 +110,19 @@ def checkpoint_spacing(
 def _operands(inputs: Inputs, state: State, connection: Connection, network: Network) -> Operands:
     alpha, modulator = connection.alpha, connection.modulator
     rate, scale = rate_terms(connection)
-    rates = [rate, scale, connection.eligibility_eta]
-    if any(tensor is not None and tensor.dim() == 2 for tensor in rates):
+    fading = connection.eligibility_eta
+    if any(tensor is not None and tensor.dim() == 2 for tensor in (rate, scale, fading)):
         # The kernels know rates per connection only together with everything else per connection.
         if modulator is not None and rate is None:
-            rates[:2] = alpha.new_zeros(()), alpha.new_ones(())
-        shape = (connection.weight.shape[0] // (4 if network.kind == "lstm" else 1), connection.weight.shape[1])
-        alpha, *rates = (
-            None if tensor is None else per_connection(tensor).expand(shape) for tensor in (alpha, *rates)
+            rate, scale = alpha.new_zeros(()), alpha.new_ones(())
+        rows = connection.weight.shape[0] // (4 if network.kind == "lstm" else 1)
+        shape = (rows, connection.weight.shape[1])
+        alpha = per_connection(alpha).expand(shape)
+        rate, scale, fading = (
+            None if tensor is None else per_connection(tensor).expand(shape) for tensor in (rate, scale, fading)
         )
-    return Operands(
-        inputs.drive, inputs.features, *state, connection.weight, alpha, *rates,
-        None if modulator is None else modulator.weight, None if modulator is None else modulator.bias,
-    )  # fmt: skip
+    weight, bias = (None, None) if modulator is None else modulator[:2]
+    return Operands(*inputs[:2], *state, connection.weight, alpha, rate, scale, fading, weight, bias)
 
 
 def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
@@ -173,26 +175,27 @@ def sequence(
         return output, _state(network, *last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
-        steps = inputs.drive.shape[1 if batch_first else 0]
-        eta = connection.eta if connection.modulator is None else None
-        clamped_drive = None if inputs.clamp is None else inputs.drive
-        nonlinearity = network.nonlinearity if network.kind != "lstm" or network.post in ("candidate", "hidden") else ""
-        spacing, reversible = checkpoint_spacing(steps, network.plasticity, nonlinearity, eta, clamped_drive)
-        if inputs.features is not None:
-            reversible = False
-            spacing = math.isqrt(max(steps - 1, 0)) + 1
+        spacing, reversible = checkpoint_spacing(inputs, connection, network, batch_first)
     options = Options(network, codes, clip, batch_first, spacing, reversible)
     output, *last = _Sequence.apply(options, inputs.clamp, lengths, *operands)
     return output, _state(network, *last)
 
 
 def _backward(
-    ctx: Any, grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
+    grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
     clamp: Tensor | None, lengths: Tensor | None, needs: tuple[bool, ...],
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients of the operands, None where nobody asks for one. ``grads``: of output, hidden, cell, trace, E."""
     if all(grad is None for grad in grads):
         return [None] * len(operands)
+    with torch.no_grad():
+        return _gradients(grads, options, kept, operands, clamp, lengths, needs)
+
+
+def _gradients(
+    grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
+    clamp: Tensor | None, lengths: Tensor | None, needs: tuple[bool, ...],
+) -> list[Tensor | None]:  # fmt: skip
     wanted = Operands(*needs)  # type: ignore[arg-type]
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
@@ -203,7 +206,7 @@ def _backward(
     )  # fmt: skip
     weight = modulator_weight = modulator_bias = None
     if wanted.weight:
-        weight = _weight_gradient(drive, total, operands, kept, options)
+        weight = _weight_gradient(drive, total, operands, kept, options, lengths)
     if wanted.modulator_weight:
         modulator_weight = _modulator_gradient(modulator, operands, kept, options)
     if wanted.modulator_bias:
@@ -216,41 +219,59 @@ def _backward(
 
 
 def _weight_gradient(
-    grad_drive: Tensor, grad_sum: Tensor, operands: Operands, kept: Kept, options: Options
+    grad_drive: Tensor, grad_sum: Tensor, operands: Operands, kept: Kept, options: Options, lengths: Tensor | None
 ) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
+    before = _before(operands, kept, options, lengths)
+    lstm = options.network.kind == "lstm"
     # `grad_sum` is empty where it is the drive's gradient.
-    total = grad_sum if grad_sum.numel() and options.network.kind != "lstm" else grad_drive
-    grad = _products(total, operands, kept, options)
-    if options.network.kind == "lstm" and grad_sum.numel():
+    grad = _products(grad_sum if grad_sum.numel() and not lstm else grad_drive, before)
+    if lstm and grad_sum.numel():
         size = kept.output.shape[-1]
-        grad[2 * size : 3 * size] = _products(grad_sum, operands, kept, options)
+        grad[2 * size : 3 * size] = _products(grad_sum, before)
     return grad
 
 
-def _products(grad: Tensor, operands: Operands, kept: Kept, options: Options) -> Tensor:
-    """Sum over steps and elements of ``grad`` (T, B, O) times the activity before each step: (O, I)."""
-    if operands.features is not None:
-        return grad.flatten(0, 1).mT @ operands.features.flatten(0, 1)
+def _before(operands: Operands, kept: Kept, options: Options, lengths: Tensor | None) -> Tensor:
+    """The activity before each step, in the layout of the output."""
     time = 1 if options.batch_first else 0
-    steps = grad.shape[time]
-    if steps == 0:
-        return grad.new_zeros(grad.shape[-1], kept.output.shape[-1])
-    before = kept.output.narrow(time, 0, steps - 1).flatten(0, 1)
-    found = grad.narrow(time, 1, steps - 1).flatten(0, 1).mT @ before
-    if operands.hidden is not None:
-        found.addmm_(grad.select(time, 0).mT, operands.hidden)
-    return found
+    if operands.features is None:
+        first = kept.output.new_zeros(()) if operands.hidden is None else operands.hidden
+        shifted = kept.output.roll(1, time)
+        if shifted.shape[time]:
+            shifted.select(time, 0).copy_(first)
+        return shifted
+    if lengths is None:
+        return operands.features
+    # What lies beyond an element's end, be it NaN, must not reach a gradient.
+    steps = torch.arange(operands.features.shape[time]).view((1, -1) if time else (-1, 1))
+    running = steps < (lengths.view(-1, 1) if time else lengths)
+    return torch.where(running.unsqueeze(-1), operands.features, 0)
+
+
+def _products(grad: Tensor, before: Tensor) -> Tensor:
+    """Sum over steps and elements of ``grad`` (T, B, O) times ``before`` (T, B, I): (O, I)."""
+    # Contiguous, so that the bits do not depend on the memory layout that came in.
+    return grad.flatten(0, 1).mT @ before.contiguous().flatten(0, 1)
 
 
 def _modulator_gradient(grad: Tensor, operands: Operands, kept: Kept, options: Options) -> Tensor:
     """Of the modulator's weight, from the gradient (T, B) of what goes into its nonlinearity."""
-    source = options.network.plasticity.modulator_input
+    source, size = options.network.plasticity.modulator_input, kept.output.shape[-1]
     if source == "previous_hidden":
-        return _products(grad.unsqueeze(-1), operands, kept, options).squeeze(0)
-    size = kept.output.shape[-1]
-    activity = kept.output if source == "hidden" else kept.history[..., 4 * size : 5 * size]
+        activity = _before(operands, kept, options, None)
+    else:
+        activity = kept.output if source == "hidden" else kept.history[..., 4 * size : 5 * size]
     return grad.flatten() @ activity.flatten(0, 1)
+
+
+def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
+    """Gradients that raise where somebody differentiates them again, also where what came back was a constant."""
+    if not torch.is_grad_enabled():
+        return found
+    message = b"the fused backends have first derivatives only; backend='reference' has those of any order"
+    refuse = torch._C._functions.DelayedError(message, len(found))
+    return list(refuse(*(None if grad is None else grad.detach().requires_grad_() for grad in found)))  # type: ignore[arg-type]
 
 
 class _Step(torch.autograd.Function):
@@ -261,24 +282,23 @@ class _Step(torch.autograd.Function):
         )
         ctx.set_materialize_grads(False)
         ctx.options = options
-        ctx.save_for_backward(output, history, modulators, clamp, *operands)
+        ctx.save_for_backward(output, history, modulators, clamp, *operands[1:])
         return output, cell, trace, eligibility
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> Any:
         output, history, modulators, clamp, *rest = ctx.saved_tensors
-        operands, nothing = Operands(*rest), output.new_empty(0)
+        operands, nothing = Operands(None, *rest), output.new_empty(0)
         kept = Kept(output.unsqueeze(0), history, modulators, nothing, nothing)
         if operands.features is not None:
             operands = operands._replace(features=operands.features.unsqueeze(0))
         clamp = None if clamp is None else clamp.unsqueeze(0)
         upstream = (None if grad_output is None else grad_output.unsqueeze(0), None, *grads)
-        found = _backward(ctx, upstream, ctx.options, kept, operands, clamp, None, ctx.needs_input_grad[2:])
+        found = _backward(upstream, ctx.options, kept, operands, clamp, None, ctx.needs_input_grad[2:])
         for index in (0, 1):
             grad = found[index]
             found[index] = None if grad is None else grad.squeeze(0)
-        return None, None, *found
+        return None, None, *_first_order(found)
 
 
 class _Sequence(torch.autograd.Function):
@@ -295,13 +315,12 @@ class _Sequence(torch.autograd.Function):
         ctx.options = options
         # Backwards starts from the last trace.
         kept = Kept(output, history, modulators, checkpoints, trace if options.reversible else checkpoints)
-        ctx.save_for_backward(*kept, clamp, lengths, *operands)
+        ctx.save_for_backward(*kept, clamp, lengths, *operands[1:])
         return output, hidden, cell, trace, eligibility
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors
-        kept, (clamp, lengths), operands = Kept(*saved[:5]), saved[5:7], Operands(*saved[7:])
-        found = _backward(ctx, grads, ctx.options, kept, operands, clamp, lengths, ctx.needs_input_grad[3:])
-        return None, None, None, *found
+        kept, (clamp, lengths), operands = Kept(*saved[:5]), saved[5:7], Operands(None, *saved[7:])
+        found = _backward(grads, ctx.options, kept, operands, clamp, lengths, ctx.needs_input_grad[3:])
+        return None, None, None, *_first_order(found)
