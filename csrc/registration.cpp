@@ -16,7 +16,7 @@ std::string build_info() { return PLASTIKERN_BUILD_INFO; }
 // One network, of the kind and with the options that `codes` says: the numbers of KINDS, the rule, the constraint, the
 // nonlinearity, an LSTM's post, retroactive modulation, the modulator's input and its nonlinearity, as
 // plastikern/ops/fused.py makes them. A missing state is zero; the rate in force is rate + rate_scale * M, where a
-// missing rate is 0 and a missing scale 1. Missing results are empty tensors.
+// missing rate is 0 and a missing scale 1. Results that a network does not have, or that nobody needs, are missing.
 #define OPERANDS                                                                                                     \
     "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor weight, Tensor "     \
     "alpha, "                                                                                                        \
@@ -28,19 +28,19 @@ STABLE_TORCH_LIBRARY(plastikern, m) {
     m.def("cpu_capability() -> str");
     m.def("bandwidth(Tensor a, Tensor b, Tensor(c!) c, int repeats) -> ()");
     m.def("step(Tensor drive, " OPERANDS
-          ", int[] codes, float clip, bool keep) -> (Tensor output, Tensor cell, Tensor trace, Tensor eligibility, "
-          "Tensor history, Tensor modulators)");
+          ", int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, Tensor trace, Tensor? eligibility, "
+          "Tensor? history, Tensor? modulators)");
     m.def("sequence(Tensor drive, " OPERANDS
           ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every) -> (Tensor output, "
-          "Tensor hidden, Tensor cell, Tensor trace, Tensor eligibility, Tensor history, Tensor modulators, Tensor "
-          "checkpoints)");
+          "Tensor? hidden, Tensor? cell, Tensor trace, Tensor? eligibility, Tensor? history, Tensor? modulators, "
+          "Tensor? checkpoints)");
     m.def(
         "sequence_backward(Tensor? grad_output, Tensor? grad_hidden, Tensor? grad_cell, Tensor? grad_trace, Tensor? "
-        "grad_eligibility, Tensor output, Tensor history, Tensor modulators, Tensor checkpoints, Tensor? "
+        "grad_eligibility, Tensor output, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? "
         "trace_out, " OPERANDS
         ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every, bool reversible, int "
-        "needs) -> (Tensor drive, Tensor sum, Tensor features, Tensor hidden, Tensor cell, Tensor trace, Tensor "
-        "eligibility, Tensor alpha, Tensor rate, Tensor rate_scale, Tensor eligibility_rate, Tensor modulator)");
+        "needs) -> (Tensor drive, Tensor? sum, Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? "
+        "eligibility, Tensor? alpha, Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(plastikern, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&build_info)); }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -41,8 +40,7 @@ class Connection(NamedTuple):
     modulator: Modulator | None
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """What every step of a call computes.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 
 RULES = ("hebb", "oja")
@@ -118,6 +119,18 @@ class Plasticity:
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
                 if value != default:
                     raise ValueError(f"Plasticity: {name} {value!r} needs modulation 'simple' or 'retroactive'")
+
+    @cached_property
+    def codes(self) -> tuple[int, ...]:
+        """Rule, constraint, retroactive modulation, modulator's input and nonlinearity as the native operators take
+        them: the numbers of the enums in csrc."""
+        return (
+            RULES.index(self.rule),
+            CONSTRAINTS.index(self.constraint),
+            int(self.modulation == "retroactive"),
+            MODULATOR_INPUTS.index(self.modulator_input),
+            MODULATOR_NONLINEARITIES.index(self.modulator_nonlinearity),
+        )
 
 
 def granular_shape(granularity: str, rows: int, columns: int) -> tuple[int, ...]:

@@ -104,8 +104,9 @@ LANES_INLINE int64_t columns_of(const Connection<S>& c, bool padded) {
     return padded ? (c.pres + kLanes - 1) / kLanes * kLanes : c.pres;
 }
 
+// Connection and unit come by value: what is stored to traces might else be a pointer that has to be read again.
 template <class P, bool kUpdate, bool kRead>
-void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int64_t end) {
+void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, int64_t end) {
     const int64_t columns = columns_of(c, u.padded);
     const V bound = splat(c.bound);
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
@@ -138,7 +139,7 @@ void forward_rows(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin
 }
 
 template <class P, bool kUpdate, bool kRead, bool kReverse>
-void backward_rows(const Connection<S>& c, const BackwardUnit<S>& u, int64_t begin, int64_t end) {
+void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin, int64_t end) {
     const int64_t columns = columns_of(c, u.padded);
     using Rule = typename P::Rule;
     using Constraint = typename P::Constraint;
@@ -276,7 +277,7 @@ LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
 
 // kVectors vectors of a row through all steps, with its posts and, per neuron, its rates in force.
 template <class P, int kVectors>
-void recompute_tile(const Connection<S>& c, const History<S>& h, int64_t columns, TraceRows<S> out, int64_t out_step,
+void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, TraceRows<S> out, int64_t out_step,
                     const S* posts, const S* in_force, int64_t j, int64_t i) {
     const V bound = splat(c.bound);
     const TraceRow<P, const S> traces_in(h.traces, j);

@@ -24,16 +24,21 @@ MaybeTensor compact(const MaybeTensor& tensor) {
     return tensor.has_value() ? MaybeTensor(compact(*tensor)) : std::nullopt;
 }
 
-void check(const char* name, const Tensor& tensor, std::vector<int64_t> shape, ScalarType dtype) {
+using Shape = std::initializer_list<int64_t>;
+
+template <class Sizes = Shape>
+void check(const char* name, const Tensor& tensor, const Sizes& shape, ScalarType dtype) {
     STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the cpu");
     STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have dtype ", torch::headeronly::toString(dtype),
                     "; got ", torch::headeronly::toString(tensor.scalar_type()));
     bool same = tensor.dim() == static_cast<int64_t>(shape.size());
-    for (size_t i = 0; same && i < shape.size(); ++i) same = tensor.size(i) == shape[i];
+    int64_t axis = 0;
+    for (const int64_t size : shape) same = same && tensor.size(axis++) == size;
     STD_TORCH_CHECK(same, name, " has the wrong shape");
 }
 
-void check(const char* name, const MaybeTensor& tensor, std::vector<int64_t> shape, ScalarType dtype) {
+template <class Sizes = Shape>
+void check(const char* name, const MaybeTensor& tensor, const Sizes& shape, ScalarType dtype) {
     if (tensor.has_value()) check(name, *tensor, shape, dtype);
 }
 
@@ -52,8 +57,10 @@ S* output_pointer(const Tensor& tensor) {
     return static_cast<S*>(tensor.mutable_data_ptr());
 }
 
-// A tensor that is not there, as operators return it.
-Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+template <typename S>
+S* output_pointer(const MaybeTensor& tensor) {
+    return tensor.has_value() ? output_pointer<S>(*tensor) : nullptr;
+}
 
 // What both passes take: the arguments of an operator, checked.
 class Call {
@@ -248,7 +255,8 @@ void with_dtype(const Call& call, Run run) {
 
 // The tensors that a forward pass returns; `keep`: also those that only a backward pass needs.
 struct Results {
-    Tensor output, hidden, cell, trace, eligibility, history, modulators, checkpoints;
+    Tensor output, trace;
+    MaybeTensor hidden, cell, eligibility, history, modulators, checkpoints;
 
     Results(const Call& call, const Tensor& drive, bool is_step, bool keep) {
         using torch::stable::new_empty;
@@ -256,37 +264,34 @@ struct Results {
         const std::vector<int64_t> cells = {call.batch(), call.posts()};
         const bool lstm = call.is(NetworkKind::lstm);
         output = new_empty(drive, call.sequence_shape(is_step, call.posts()));
-        hidden = is_step || call.is(NetworkKind::linear) ? nothing(drive) : new_empty(drive, cells);
-        cell = lstm ? new_empty(drive, cells) : nothing(drive);
         trace = new_empty(drive, traces);
-        eligibility = call.retroactive() ? new_empty(drive, traces) : nothing(drive);
-        history = lstm && keep ? new_empty(drive, call.sequence_shape(false, call.history_size())) : nothing(drive);
-        modulators = keep && call.modulated() ? new_empty(drive, call.sequence_shape(false, 1)) : nothing(drive);
-        checkpoints = keep && !is_step ? new_empty(drive, call.checkpoints_shape()) : nothing(drive);
+        if (!is_step && !call.is(NetworkKind::linear)) hidden = new_empty(drive, cells);
+        if (lstm) cell = new_empty(drive, cells);
+        if (call.retroactive()) eligibility = new_empty(drive, traces);
+        if (lstm && keep) history = new_empty(drive, call.sequence_shape(false, call.history_size()));
+        if (call.modulated() && keep) modulators = new_empty(drive, call.sequence_shape(false, 1));
+        if (keep && !is_step) checkpoints = new_empty(drive, call.checkpoints_shape());
     }
 
     void compute(const Call& call, const Tensor& drive) const {
         with_dtype(call, [&]<typename S>(S) {
             Network<S> n = call.network<S>();
             n.drive = call.layout(pointer<S>(drive), call.drive_size());
-            const auto given = [](const Tensor& tensor) {
-                return tensor.numel() > 0 ? output_pointer<S>(tensor) : nullptr;
-            };
             Outputs<S> out{};
             out.activities.output = call.layout(output_pointer<S>(output), call.posts());
-            out.activities.history = call.layout(given(history), call.history_size());
-            if (modulators.numel() > 0) out.activities.modulators = call.layout(output_pointer<S>(modulators), 1);
-            out.hidden = given(hidden);
-            out.cell = given(cell);
+            out.activities.history = call.layout(output_pointer<S>(history), call.history_size());
+            out.activities.modulators = call.layout(output_pointer<S>(modulators), 1);
+            out.hidden = output_pointer<S>(hidden);
+            out.cell = output_pointer<S>(cell);
             out.trace = output_pointer<S>(trace);
-            out.eligibility = given(eligibility);
-            out.checkpoints = given(checkpoints);
+            out.eligibility = output_pointer<S>(eligibility);
+            out.checkpoints = output_pointer<S>(checkpoints);
             forward(n, out);
         });
     }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> step(
+std::tuple<Tensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor> step(
     const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
     const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
     const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
@@ -301,7 +306,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> step(
     return {r.output, r.cell, r.trace, r.eligibility, r.history, r.modulators};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sequence(
+std::tuple<Tensor, MaybeTensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor> sequence(
     const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
     const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
     const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
@@ -317,10 +322,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seque
     return {r.output, r.hidden, r.cell, r.trace, r.eligibility, r.history, r.modulators, r.checkpoints};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>
+std::tuple<Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
+           MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor>
 sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hidden_in, const MaybeTensor& grad_cell_in,
                   const MaybeTensor& grad_trace_in, const MaybeTensor& grad_eligibility_in, const Tensor& output_in,
-                  const Tensor& history_in, const Tensor& modulators_in, const Tensor& checkpoints_in,
+                  const MaybeTensor& history_in, const MaybeTensor& modulators_in, const MaybeTensor& checkpoints_in,
                   const MaybeTensor& trace_out_in, const MaybeTensor& features, const MaybeTensor& hidden,
                   const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility,
                   const Tensor& weight, const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
@@ -332,11 +338,12 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
     using torch::stable::new_zeros;
     STD_TORCH_CHECK(output_in.dim() == 3, "output must have 3 dimensions; got ", output_in.dim());
     STD_TORCH_CHECK(checkpoint_every >= 1, "checkpoint_every must be positive; got ", checkpoint_every);
-    const Tensor output = compact(output_in), history = compact(history_in), modulators = compact(modulators_in),
-                 checkpoints = compact(checkpoints_in);
-    const MaybeTensor trace_out = compact(trace_out_in), grad_output = compact(grad_output_in),
-                      grad_hidden = compact(grad_hidden_in), grad_cell = compact(grad_cell_in),
-                      grad_trace = compact(grad_trace_in), grad_eligibility = compact(grad_eligibility_in);
+    const Tensor output = compact(output_in);
+    const MaybeTensor history = compact(history_in), modulators = compact(modulators_in),
+                      checkpoints = compact(checkpoints_in), trace_out = compact(trace_out_in),
+                      grad_output = compact(grad_output_in), grad_hidden = compact(grad_hidden_in),
+                      grad_cell = compact(grad_cell_in), grad_trace = compact(grad_trace_in),
+                      grad_eligibility = compact(grad_eligibility_in);
     const Call call(output, false, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
                     eligibility_rate, modulator_weight, modulator_bias, clamp, lengths, codes, clip, batch_first,
                     checkpoint_every);
@@ -344,14 +351,16 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
     const bool reverse = reversible && call.reversible();
     const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()}, cells = {call.batch(), call.posts()};
     check("grad_output", grad_output, call.sequence_shape(false, call.posts()), call.dtype());
-    // Operators return empty tensors for what a network does not have, and gradients may come back for them.
-    if (!linear) check("grad_hidden", grad_hidden, cells, call.dtype());
-    if (lstm) check("grad_cell", grad_cell, cells, call.dtype());
+    check("grad_hidden", grad_hidden, cells, call.dtype());
+    check("grad_cell", grad_cell, cells, call.dtype());
     check("grad_trace", grad_trace, traces, call.dtype());
-    if (call.retroactive()) check("grad_eligibility", grad_eligibility, traces, call.dtype());
-    if (lstm) check("history", history, call.sequence_shape(false, call.history_size()), call.dtype());
-    if (call.modulated()) check("modulators", modulators, call.sequence_shape(false, 1), call.dtype());
-    if (call.checkpoints_shape()[0] > 0) check("checkpoints", checkpoints, call.checkpoints_shape(), call.dtype());
+    check("grad_eligibility", grad_eligibility, traces, call.dtype());
+    check("history", history, call.sequence_shape(false, call.history_size()), call.dtype());
+    check("modulators", modulators, call.sequence_shape(false, 1), call.dtype());
+    check("checkpoints", checkpoints, call.checkpoints_shape(), call.dtype());
+    STD_TORCH_CHECK(lstm == history.has_value(), "history is what an LSTM keeps");
+    STD_TORCH_CHECK(call.modulated() == modulators.has_value(), "modulators are what a modulated network keeps");
+    STD_TORCH_CHECK(call.checkpoints_shape()[0] == 0 || checkpoints.has_value(), "checkpoints are missing");
     STD_TORCH_CHECK(!reverse || trace_out.has_value(), "trace_out is needed to run the trace backwards");
     check("trace_out", trace_out, traces, call.dtype());
 
@@ -359,31 +368,30 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
     enum { kFeatures = 1, kTrace = 4, kEligibility = 5, kAlpha = 7, kRate = 8, kScale = 9, kEligibilityRate = 10 };
     const auto needed = [&](int position) { return (needs >> position & 1) != 0; };
     // The kernels write what is per neuron or layer, and add to what is per connection.
-    const auto like = [&](int position, const MaybeTensor& tensor) {
-        if (!needed(position) || !tensor.has_value()) return nothing(output);
+    const auto like = [&](int position, const MaybeTensor& tensor) -> MaybeTensor {
+        if (!needed(position) || !tensor.has_value()) return std::nullopt;
         return new_zeros(*tensor, tensor->sizes());
     };
     const auto empty = [&](bool wanted, const std::vector<int64_t>& shape) {
-        return wanted ? new_empty(output, shape) : nothing(output);
+        return wanted ? MaybeTensor(new_empty(output, shape)) : std::nullopt;
     };
     Tensor grad_drive = new_empty(output, call.sequence_shape(false, call.drive_size()));
     const bool recurrent_post = lstm && codes[4] == static_cast<int64_t>(Post::recurrent);
-    Tensor grad_sum = empty(clamp.has_value() || recurrent_post, call.sequence_shape(false, call.posts()));
-    Tensor grad_features = empty(linear && needed(kFeatures), call.sequence_shape(false, call.pres()));
-    Tensor first_hidden = empty(!linear, cells), first_cell = empty(lstm, cells);
-    Tensor first_trace = empty(needed(kTrace), traces);
-    Tensor first_eligibility = empty(call.retroactive() && needed(kEligibility), traces);
-    Tensor grad_alpha = !needed(kAlpha) ? nothing(output)
-                        : call.empty()  ? new_zeros(call.alpha(), call.alpha().sizes())
-                                        : torch::stable::empty_like(call.alpha());
-    Tensor grad_rate = like(kRate, call.rate()), grad_scale = like(kScale, call.rate_scale()),
-           grad_eligibility_rate = like(kEligibilityRate, call.eligibility_rate());
-    Tensor grad_modulator = empty(call.modulated(), call.sequence_shape(false, 1));
+    MaybeTensor grad_sum = empty(clamp.has_value() || recurrent_post, call.sequence_shape(false, call.posts()));
+    MaybeTensor grad_features = empty(linear && needed(kFeatures), call.sequence_shape(false, call.pres()));
+    MaybeTensor first_hidden = empty(!linear, cells), first_cell = empty(lstm, cells);
+    MaybeTensor first_trace = empty(needed(kTrace), traces);
+    MaybeTensor first_eligibility = empty(call.retroactive() && needed(kEligibility), traces);
+    MaybeTensor grad_alpha;
+    if (needed(kAlpha)) {
+        grad_alpha =
+            call.empty() ? new_zeros(call.alpha(), call.alpha().sizes()) : torch::stable::empty_like(call.alpha());
+    }
+    MaybeTensor grad_rate = like(kRate, call.rate()), grad_scale = like(kScale, call.rate_scale()),
+                grad_eligibility_rate = like(kEligibilityRate, call.eligibility_rate());
+    MaybeTensor grad_modulator = empty(call.modulated(), call.sequence_shape(false, 1));
     with_dtype(call, [&]<typename S>(S) {
         const Network<S> n = call.network<S>();
-        const auto given = [](const Tensor& tensor) {
-            return tensor.numel() > 0 ? output_pointer<S>(tensor) : nullptr;
-        };
         static const S zero = 0;
         Gradients<S> g{};
         g.activities.output = call.layout(pointer<S>(output), call.posts());
@@ -392,29 +400,29 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
         if (call.modulated()) g.activities.modulators = call.layout(pointer<S>(modulators), 1);
         g.output = call.layout(pointer<S>(grad_output), call.posts());
         g.hidden = pointer<S>(grad_hidden);
-        g.cell = lstm ? pointer<S>(grad_cell) : nullptr;
+        g.cell = pointer<S>(grad_cell);
         g.trace = pointer<S>(grad_trace);
-        g.eligibility = call.retroactive() ? pointer<S>(grad_eligibility) : nullptr;
+        g.eligibility = pointer<S>(grad_eligibility);
         g.trace_out = pointer<S>(trace_out);
         g.checkpoints = pointer<S>(checkpoints);
         g.reverse = reverse;
         g.drive = call.layout(output_pointer<S>(grad_drive), call.drive_size());
-        g.sum = call.layout(given(grad_sum), call.posts());
-        g.features = call.layout(given(grad_features), call.pres());
-        g.modulator = call.layout(given(grad_modulator), 1);
-        g.hidden_in = given(first_hidden);
-        g.cell_in = given(first_cell);
-        g.trace_in = given(first_trace);
-        g.eligibility_in = given(first_eligibility);
-        g.alpha = given(grad_alpha);
-        g.rate = given(grad_rate);
-        g.rate_scale = given(grad_scale);
-        g.eligibility_rate = given(grad_eligibility_rate);
+        g.sum = call.layout(output_pointer<S>(grad_sum), call.posts());
+        g.features = call.layout(output_pointer<S>(grad_features), call.pres());
+        g.modulator = call.layout(output_pointer<S>(grad_modulator), 1);
+        g.hidden_in = output_pointer<S>(first_hidden);
+        g.cell_in = output_pointer<S>(first_cell);
+        g.trace_in = output_pointer<S>(first_trace);
+        g.eligibility_in = output_pointer<S>(first_eligibility);
+        g.alpha = output_pointer<S>(grad_alpha);
+        g.rate = output_pointer<S>(grad_rate);
+        g.rate_scale = output_pointer<S>(grad_scale);
+        g.eligibility_rate = output_pointer<S>(grad_eligibility_rate);
         backward(n, g);
     });
     if (call.modulated()) {
         const std::vector<int64_t> flat = call.sequence_shape(false, 1);
-        grad_modulator = torch::stable::reshape(grad_modulator, {flat[0], flat[1]});
+        grad_modulator = torch::stable::reshape(*grad_modulator, {flat[0], flat[1]});
     }
     return {grad_drive, grad_sum,  grad_features, first_hidden,          first_cell,    first_trace, first_eligibility,
             grad_alpha, grad_rate, grad_scale,    grad_eligibility_rate, grad_modulator};

@@ -10,14 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
-from ..plasticity import (
-    CONSTRAINTS,
-    LINEAR_NONLINEARITIES,
-    MODULATOR_INPUTS,
-    MODULATOR_NONLINEARITIES,
-    POSTS,
-    RULES,
-)
+from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 
 KINDS = ("rnn", "lstm", "linear")
 MAX_AMPLIFICATION = 10.0
@@ -57,24 +50,17 @@ class Kept(NamedTuple):
     """What a forward pass leaves for the backward pass."""
 
     output: Tensor
-    history: Tensor
-    modulators: Tensor
-    checkpoints: Tensor
-    trace: Tensor
+    history: Tensor | None = None
+    modulators: Tensor | None = None
+    checkpoints: Tensor | None = None
+    trace: Tensor | None = None
 
 
 def _codes(network: Network) -> tuple[int, ...]:
-    plasticity = network.plasticity
-    return (
-        KINDS.index(network.kind),
-        RULES.index(plasticity.rule),
-        CONSTRAINTS.index(plasticity.constraint),
-        LINEAR_NONLINEARITIES.index(network.nonlinearity),
-        POSTS.index(network.post),
-        int(plasticity.modulation == "retroactive"),
-        MODULATOR_INPUTS.index(plasticity.modulator_input),
-        MODULATOR_NONLINEARITIES.index(plasticity.modulator_nonlinearity),
-    )
+    rule, constraint, retroactive, modulator_input, modulator_nonlinearity = network.plasticity.codes
+    nonlinearity, post = LINEAR_NONLINEARITIES.index(network.nonlinearity), POSTS.index(network.post)
+    kind = KINDS.index(network.kind)
+    return kind, rule, constraint, nonlinearity, post, retroactive, modulator_input, modulator_nonlinearity
 
 
 def checkpoint_spacing(
@@ -132,17 +118,6 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     return forward_ad._current_level >= 0 or any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _state(network: Network, *tensors: Tensor) -> State:
-    """The state of tensors (hidden, cell, trace, eligibility), of which the operators return empty ones for missing."""
-    hidden, cell, trace, eligibility = tensors
-    return State(
-        None if network.kind == "linear" else hidden,
-        cell if network.kind == "lstm" else None,
-        trace,
-        eligibility if network.plasticity.modulation == "retroactive" else None,
-    )
-
-
 def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One fused step; arguments checked by :mod:`plastikern.functional`."""
     operands = _operands(inputs, state, connection, network)
@@ -153,7 +128,7 @@ def step(inputs: Inputs, state: State, connection: Connection, network: Network)
         output, *last = torch.ops.plastikern.step.default(*operands, inputs.clamp, options.codes, options.clip, False)[
             :4
         ]
-    return output, _state(network, output, *last)
+    return output, State(None if network.kind == "linear" else output, *last)
 
 
 def sequence(
@@ -172,13 +147,13 @@ def sequence(
         output, *last = torch.ops.plastikern.sequence.default(
             *operands, inputs.clamp, lengths, codes, clip, batch_first, 0
         )[:5]
-        return output, _state(network, *last)
+        return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
         spacing, reversible = checkpoint_spacing(inputs, connection, network, batch_first)
     options = Options(network, codes, clip, batch_first, spacing, reversible)
     output, *last = _Sequence.apply(options, inputs.clamp, lengths, *operands)
-    return output, _state(network, *last)
+    return output, State(*last)
 
 
 def _backward(
@@ -200,7 +175,7 @@ def _gradients(
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
         torch.ops.plastikern.sequence_backward.default(
-            *grads, *kept[:4], kept.trace if options.reversible else None, *operands[1:], clamp, lengths,
+            *grads, *kept, *operands[1:], clamp, lengths,
             options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
         )
     )  # fmt: skip
@@ -219,14 +194,19 @@ def _gradients(
 
 
 def _weight_gradient(
-    grad_drive: Tensor, grad_sum: Tensor, operands: Operands, kept: Kept, options: Options, lengths: Tensor | None
+    grad_drive: Tensor,
+    grad_sum: Tensor | None,
+    operands: Operands,
+    kept: Kept,
+    options: Options,
+    lengths: Tensor | None,
 ) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
     before = _before(operands, kept, options, lengths)
     lstm = options.network.kind == "lstm"
-    # `grad_sum` is empty where it is the drive's gradient.
-    grad = _products(grad_sum if grad_sum.numel() and not lstm else grad_drive, before)
-    if lstm and grad_sum.numel():
+    # `grad_sum` is missing where it is the drive's gradient.
+    grad = _products(grad_drive if grad_sum is None or lstm else grad_sum, before)
+    if lstm and grad_sum is not None:
         size = kept.output.shape[-1]
         grad[2 * size : 3 * size] = _products(grad_sum, before)
     return grad
@@ -288,8 +268,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> Any:
         output, history, modulators, clamp, *rest = ctx.saved_tensors
-        operands, nothing = Operands(None, *rest), output.new_empty(0)
-        kept = Kept(output.unsqueeze(0), history, modulators, nothing, nothing)
+        operands, kept = Operands(None, *rest), Kept(output.unsqueeze(0), history, modulators)
         if operands.features is not None:
             operands = operands._replace(features=operands.features.unsqueeze(0))
         clamp = None if clamp is None else clamp.unsqueeze(0)
@@ -314,7 +293,7 @@ class _Sequence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.options = options
         # Backwards starts from the last trace.
-        kept = Kept(output, history, modulators, checkpoints, trace if options.reversible else checkpoints)
+        kept = Kept(output, history, modulators, checkpoints, trace if options.reversible else None)
         ctx.save_for_backward(*kept, clamp, lengths, *operands[1:])
         return output, hidden, cell, trace, eligibility
 
