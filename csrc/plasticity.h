@@ -97,11 +97,11 @@ PLASTIKERN_INLINE V clamped(V value, V bound) {
     return above > bound ? bound : above;
 }
 
-// The gradient of `clamped` passes inside the bounds, the bounds included, as that of torch.clamp.
+// The gradient of `clamped` passes inside the bounds, the bounds included, as that of torch.clamp: where nothing
+// changes.
 template <typename V>
 PLASTIKERN_INLINE V clamped_adjoint(V value, V bound, V grad) {
-    V above = value < -bound ? V{} : grad;
-    return value > bound ? V{} : above;
+    return clamped(value, bound) == value ? grad : V{};
 }
 
 struct ReadsAsIs {

@@ -76,8 +76,7 @@ def plastic_rnn_step(
     name, inputs, state = "plastic_rnn_step", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("rnn", plasticity, nonlinearity)
-    _check(name, network, inputs, state, connection, ("B", "N"))
-    return _present(*_step(network, inputs, state, connection, backend)[1])
+    return _present(*_step(name, ("B", "N"), network, inputs, state, connection, backend)[1])
 
 
 def plastic_rnn_sequence(
@@ -171,8 +170,7 @@ def plastic_lstm_step(
     name, inputs, state = "plastic_lstm_step", Inputs(drive), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("lstm", plasticity, post=post)
-    _check(name, network, inputs, state, connection, ("B", "4 N"))
-    return _present(*_step(network, inputs, state, connection, backend)[1])
+    return _present(*_step(name, ("B", "4 N"), network, inputs, state, connection, backend)[1])
 
 
 def plastic_lstm_sequence(
@@ -258,8 +256,7 @@ def plastic_linear_step(
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("linear", plasticity, nonlinearity)
     inputs = _linear_inputs(name, input, drive, weight, ("B", "I"))
-    _check(name, network, inputs, state, connection, ("B", "O"))
-    output, last = _step(network, inputs, state, connection, backend)
+    output, last = _step(name, ("B", "O"), network, inputs, state, connection, backend)
     return _present(output, *last)
 
 
@@ -321,11 +318,54 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
 
 
 def _step(
-    network: Network, inputs: Inputs, state: State, connection: Connection, backend: str | None
-) -> tuple[Tensor, State]:
-    if backends.select(backend, inputs.drive) == "cpu":
-        return fused.step(inputs, state, connection, network)
+    name: str, layout: tuple[str, ...], network: Network, inputs: Inputs, state: State, connection: Connection,
+    backend: str | None,
+) -> tuple[Tensor, State]:  # fmt: skip
+    acting = not torch.is_grad_enabled() and _plausible(network, inputs, state, connection)
+    if not acting:
+        _check(name, network, inputs, state, connection, layout)
+    served_by = backends.select(backend, inputs.drive)
+    if served_by == "cpu":
+        try:
+            return fused.step(inputs, state, connection, network)
+        except (RuntimeError, TypeError):
+            if acting:
+                _check(name, network, inputs, state, connection, layout)
+            raise
+    if acting:
+        _check(name, network, inputs, state, connection, layout)
     return reference.step(inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network)
+
+
+def _plausible(network: Network, inputs: Inputs, state: State, connection: Connection) -> bool:
+    """Whether shapes, dtypes and devices are all that could be wrong.
+
+    The native operator checks those as well. While a network acts, step by step, to check them here, too, would take
+    longer than the step; what the operator refuses is then explained by :func:`_check`.
+    """
+    plasticity, modulator, dims = network.plasticity, connection.modulator, {"layer": 0, "neuron": 1, "connection": 2}
+    if not (isinstance(inputs.drive, Tensor) and isinstance(plasticity, Plasticity) and len(inputs.drive.shape) == 2):
+        return False
+    alpha, eta, fading = connection.alpha, connection.eta, connection.eligibility_eta
+    retroactive = plasticity.modulation == "retroactive"
+    if (modulator is None) != (plasticity.modulation == "none") or (fading is None) == retroactive:
+        return False
+    if (state.eligibility is not None and not retroactive) or not isinstance(alpha, Tensor):
+        return False
+    if alpha.dim() != dims[plasticity.alpha]:
+        return False
+    for rate, wanted in ((eta, modulator is None), (fading, retroactive)):
+        if (rate is not None) != wanted or (rate is not None and rate.dim() != dims[plasticity.eta]):
+            return False
+    if modulator is None:
+        return True
+    if not isinstance(modulator, Modulator) or modulator.modulated is not None:
+        return False
+    return all(
+        (tensor is None) == (plasticity.fan_out == "none")
+        and (tensor is None or tensor.dim() == dims[plasticity.fan_out])
+        for tensor in (modulator.fan_out_weight, modulator.fan_out_bias)
+    )
 
 
 def _sequence(

@@ -106,6 +106,7 @@ class Plasticity:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                 raise ValueError(f"Plasticity: {name} must be a finite number; got {value!r}")
+            object.__setattr__(self, name, float(value))
         if self.clip <= 0:
             raise ValueError(f"Plasticity: clip must be positive; got {self.clip!r}")
         if self.alpha_init < 0:

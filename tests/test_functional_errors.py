@@ -348,8 +348,8 @@ def backward(t, codes, checkpoint_every=2, reversible=False):
 def complete(shapes, codes):
     t = made(shapes)
     found = dict(zip(RESULTS, sequence(t, codes)))
-    t.update({"grad_" + name: torch.zeros_like(found[name]) for name in RESULTS[:5] if found[name].numel()})
-    return {**t, **{name: found[name] for name in KEPT[:4]}}
+    t.update({"grad_" + name: torch.zeros_like(found[name]) for name in RESULTS[:5] if found[name] is not None})
+    return {**t, **{name: found[name] for name in KEPT[:4] if found[name] is not None}}
 all_ops, wrong = (step, sequence, backward), []
 for codes, shapes in NETWORKS:
     good = complete(shapes, codes)

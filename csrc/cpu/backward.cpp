@@ -22,6 +22,7 @@ constexpr int64_t kAlphasBytes = int64_t{256} << 10;
 template <typename S>
 struct BackwardScratch {
     S* zeros;         // (max(O, I),)
+    S* ones;          // (O,)
     S* traces;        // per slot: the trace run backwards, or a segment's traces, (checkpoint_every - 1) * n.traces()
     S* grad_traces;   // per slot n.traces()
     S* grad_posts;    // per slot (O,)
@@ -49,6 +50,7 @@ struct BackwardScratch {
         alpha_size = padded<S>(3 * kGradientRows * n.steps * n.batch);
         tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
         zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
+        ones = parts.take(n.posts);
         traces = parts.take(slots * segment);
         grad_traces = parts.take(slots * n.traces());
         grad_posts = parts.take(slots * posts);
@@ -320,10 +322,12 @@ class BackwardGroup {
             S *rates = of_thread(s_.rates), *scales = of_thread(s_.rate_scales);
             for (int64_t j = begin_; j < end_; ++j) rates[j] += grad[j];
             if (n_.modulator) {
-                for (int64_t j = begin_; j < end_; ++j) {
-                    scales[j] += m * grad[j];
-                    share += grad[j] * *n_.connection.rate_scale.row(j);
-                }
+                const Coefficients<S> scale = n_.connection.rate_scale;
+                for (int64_t j = begin_; j < end_; ++j) scales[j] += m * grad[j];
+                const S *own = grad + begin_, *by = scale.stride == 0 ? s_.ones : scale.row(begin_);
+                S* to = &share;
+                kernels<S>().multiply(by, 1, end_ - begin_, &own, &to, 1);
+                if (scale.stride == 0) share *= *scale.data;
             }
         }
         *grad_modulator(team_.rank, k, b) = share;
@@ -510,6 +514,7 @@ void backward(const Network<S>& given, const Gradients<S>& g) {
     const Sharing sharing = sharing_of(n);
     const int64_t threads = sharing.threads;
     std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
+    std::fill_n(s.ones, n.posts, S(1));
     for (S* sums : {s.rates, s.rate_scales, s.eligibility_rates, s.alphas}) std::fill_n(sums, threads * s.posts, S(0));
     if (s.adds_alphas) std::fill_n(s.grad_alphas, threads * n.matrix(), S(0));
     parallel(threads, [&](Team all) {

@@ -102,6 +102,14 @@ class Call {
         }
         STD_TORCH_CHECK(codes[1] == 0 || codes[2] != 0, "the rule oja is not combined with decay");
         STD_TORCH_CHECK(checkpoint_every >= 0, "checkpoint_every must not be negative");
+        STD_TORCH_CHECK(is(NetworkKind::linear) || codes[3] != static_cast<int64_t>(Nonlinearity::softmax),
+                        "softmax is for a linear layer");
+        const bool possible = codes[6] == 0 || is(NetworkKind::lstm) || (is(NetworkKind::rnn) && codes[6] == 1);
+        STD_TORCH_CHECK(possible, "the modulator's input does not exist in this network");
+        STD_TORCH_CHECK(is(NetworkKind::rnn) || !clamp.has_value(), "clamp is for a recurrent network");
+        STD_TORCH_CHECK(is(NetworkKind::lstm) || !cell.has_value(), "cell is for an LSTM");
+        STD_TORCH_CHECK(!is(NetworkKind::linear) || !hidden.has_value(), "hidden is for a recurrent network");
+        STD_TORCH_CHECK(codes[5] != 0 || !eligibility.has_value(), "eligibility is for retroactive modulation");
         steps_ = is_step ? 1 : activities.size(batch_first ? 1 : 0);
         batch_ = is_step ? activities.size(0) : activities.size(batch_first ? 0 : 1);
         const int64_t gates = is(NetworkKind::lstm) ? 4 : 1;

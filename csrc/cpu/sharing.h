@@ -45,10 +45,12 @@ class Packed {
     Packed(const Network<S>& n, Parts<S>& parts) : applied_(n) {
         Connection<S>& c = applied_.connection;
         if (!worth_packing(n) || padded<S>(n.pres) == n.pres) return;
-        for (Coefficients<S>* all : {&c.weight, &c.alpha, &c.rate, &c.rate_scale, &c.eligibility_rate}) {
-            if (all->data == nullptr || all->stride < n.pres) continue;
-            copies_[count_] = {all->data, parts.take(n.matrix())};
-            *all = {copies_[count_++].to, padded<S>(n.pres)};
+        const int64_t matrices = c.layout == Layout::per_neuron ? 1 : c.layout == Layout::alpha_per_synapse ? 2 : 5;
+        Coefficients<S>* all[5] = {&c.weight, &c.alpha, &c.rate, &c.rate_scale, &c.eligibility_rate};
+        for (int64_t i = 0; i < matrices; ++i) {
+            if (all[i]->data == nullptr) continue;
+            copies_[count_] = {all[i]->data, parts.take(n.matrix())};
+            *all[i] = {copies_[count_++].to, padded<S>(n.pres)};
         }
     }
     void fill(Team team) const {

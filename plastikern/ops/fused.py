@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -56,6 +57,12 @@ class Kept(NamedTuple):
     trace: Tensor | None = None
 
 
+@cache
+def _operator(name: str) -> Any:
+    """A native operator, without looking it up at every call."""
+    return getattr(torch.ops.plastikern, name).default
+
+
 def _codes(network: Network) -> tuple[int, ...]:
     rule, constraint, retroactive, modulator_input, modulator_nonlinearity = network.plasticity.codes
     nonlinearity, post = LINEAR_NONLINEARITIES.index(network.nonlinearity), POSTS.index(network.post)
@@ -97,7 +104,11 @@ def _operands(inputs: Inputs, state: State, connection: Connection, network: Net
     alpha, modulator = connection.alpha, connection.modulator
     rate, scale = rate_terms(connection)
     fading = connection.eligibility_eta
-    if any(tensor is not None and tensor.dim() == 2 for tensor in (rate, scale, fading)):
+    if (
+        (rate is not None and rate.dim() == 2)
+        or (scale is not None and scale.dim() == 2)
+        or (fading is not None and fading.dim() == 2)
+    ):
         # The kernels know rates per connection only together with everything else per connection.
         if modulator is not None and rate is None:
             rate, scale = alpha.new_zeros(()), alpha.new_ones(())
@@ -120,15 +131,12 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
 
 def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One fused step; arguments checked by :mod:`plastikern.functional`."""
-    operands = _operands(inputs, state, connection, network)
-    options = Options(network, _codes(network), float(network.plasticity.clip))
+    operands, codes, clip = _operands(inputs, state, connection, network), _codes(network), network.plasticity.clip
     if _differentiated(operands):
-        output, *last = _Step.apply(options, inputs.clamp, *operands)
+        output, cell, trace, eligibility = _Step.apply(Options(network, codes, clip), inputs.clamp, *operands)
     else:
-        output, *last = torch.ops.plastikern.step.default(*operands, inputs.clamp, options.codes, options.clip, False)[
-            :4
-        ]
-    return output, State(None if network.kind == "linear" else output, *last)
+        output, cell, trace, eligibility, _, _ = _operator("step")(*operands, inputs.clamp, codes, clip, False)
+    return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
 def sequence(
@@ -142,11 +150,9 @@ def sequence(
 ) -> tuple[Tensor, State]:
     """All steps in one call; arguments checked by :mod:`plastikern.functional`."""
     operands = _operands(inputs, state, connection, network)
-    codes, clip = _codes(network), float(network.plasticity.clip)
+    codes, clip = _codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = torch.ops.plastikern.sequence.default(
-            *operands, inputs.clamp, lengths, codes, clip, batch_first, 0
-        )[:5]
+        output, *last = _operator("sequence")(*operands, inputs.clamp, lengths, codes, clip, batch_first, 0)[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
@@ -174,7 +180,7 @@ def _gradients(
     wanted = Operands(*needs)  # type: ignore[arg-type]
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
-        torch.ops.plastikern.sequence_backward.default(
+        _operator("sequence_backward")(
             *grads, *kept, *operands[1:], clamp, lengths,
             options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
         )
@@ -241,7 +247,7 @@ def _modulator_gradient(grad: Tensor, operands: Operands, kept: Kept, options: O
     if source == "previous_hidden":
         activity = _before(operands, kept, options, None)
     else:
-        activity = kept.output if source == "hidden" else kept.history[..., 4 * size : 5 * size]
+        activity = kept.output if kept.history is None or source == "hidden" else kept.history[..., 4 * size : 5 * size]
     return grad.flatten() @ activity.flatten(0, 1)
 
 
@@ -257,7 +263,7 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, clamp: Tensor | None, *operands: Tensor | None) -> Any:
-        output, cell, trace, eligibility, history, modulators = torch.ops.plastikern.step.default(
+        output, cell, trace, eligibility, history, modulators = _operator("step")(
             *operands, clamp, options.codes, options.clip, True
         )
         ctx.set_materialize_grads(False)
@@ -285,10 +291,8 @@ class _Sequence(torch.autograd.Function):
     def forward(
         ctx: Any, options: Options, clamp: Tensor | None, lengths: Tensor | None, *operands: Tensor | None
     ) -> Any:
-        output, hidden, cell, trace, eligibility, history, modulators, checkpoints = (
-            torch.ops.plastikern.sequence.default(
-                *operands, clamp, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every
-            )
+        output, hidden, cell, trace, eligibility, history, modulators, checkpoints = _operator("sequence")(
+            *operands, clamp, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every
         )
         ctx.set_materialize_grads(False)
         ctx.options = options
