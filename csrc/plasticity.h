@@ -8,9 +8,9 @@
 //   eligibility  a second trace E, which takes the increments d, while H takes what E held before: c = r E
 //
 // Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to the one it is given.
-// Kernels are templates over both types. One more constraint is one more struct and number here, its name in
-// plastikern/plasticity.py and its line in plastikern/reference.py, its case in cpu/connection_kernels.cpp, and the
-// range that cpu/ops.cpp checks.
+// Kernels are templates over both types. One more rule or constraint is one more struct here, its place in the list
+// `Rules` or `Constraints` below, its name in the same place of plastikern/plasticity.py, and its line in
+// plastikern/reference.py.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,7 @@
 
 namespace plastikern {
 
-// Numbers as in plastikern/plasticity.py: RULES, CONSTRAINTS, LINEAR_NONLINEARITIES.
-enum class RuleKind : int64_t { hebb, oja };
-enum class ConstraintKind : int64_t { decay, clip, soft_clip, clip_on_read, none };
+// Numbers as in plastikern/plasticity.py: LINEAR_NONLINEARITIES.
 enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
 
 // Sums over the synapses of one post-synaptic neuron, from which a rule's `finish` makes the gradients of post and
@@ -187,6 +185,42 @@ struct ClipOnRead : None {
         return clamped_adjoint(trace, bound, grad);
     }
 };
+
+// A rule and a constraint are numbered by their places: as in plastikern/plasticity.py, RULES and CONSTRAINTS.
+template <class... Types>
+struct List {
+    static constexpr int64_t size = sizeof...(Types);
+};
+using Rules = List<Hebb, Oja>;
+using Constraints = List<Decay, Clip, SoftClip, ClipOnRead, None>;
+
+template <class A, class B>
+constexpr bool same = false;
+template <class A>
+constexpr bool same<A, A> = true;
+
+// The rule oja decays by itself.
+template <class R, class C>
+constexpr bool compatible = !(same<R, Oja> && same<C, Decay>);
+// Whether the trace before a step follows from the one after it.
+template <class R, class C>
+constexpr bool reversible = same<R, Hebb> && same<C, Decay>;
+
+// Calls run with a null pointer to the type of that number.
+template <class... Types, class Run>
+PLASTIKERN_INLINE void with_type(List<Types...>, int64_t number, Run run) {
+    int64_t place = 0;
+    ((place++ == number ? run(static_cast<Types*>(nullptr)) : void()), ...);
+}
+// The same for a rule and a constraint, where they go together.
+template <class Run>
+PLASTIKERN_INLINE void with_types(int64_t rule, int64_t constraint, Run run) {
+    with_type(Rules(), rule, [&]<class R>(R*) {
+        with_type(Constraints(), constraint, [&]<class C>(C*) {
+            if constexpr (compatible<R, C>) run(static_cast<R*>(nullptr), static_cast<C*>(nullptr));
+        });
+    });
+}
 
 // The traces of one synapse, or their gradients; the rates at which they change, or theirs.
 template <typename V>

@@ -21,7 +21,7 @@ std::string build_info() { return PLASTIKERN_BUILD_INFO; }
     "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor weight, Tensor "     \
     "alpha, "                                                                                                        \
     "Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator_weight, Tensor? modulator_bias, " \
-    "Tensor? clamp"
+    "Tensor? modulated, Tensor? clamp"
 
 STABLE_TORCH_LIBRARY(plastikern, m) {
     m.def("build_info() -> str");

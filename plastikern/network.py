@@ -13,9 +13,10 @@ from .plasticity import Plasticity
 class Modulator(NamedTuple):
     r"""Parameters of a neuromodulator :math:`M = \psi(v \cdot s + b)` of N neurons, and of its way to the connections.
 
-    The rate in force is :math:`M`; with a fan-out it is :math:`f M + g`; where ``modulated`` says False it is the
-    connection's own ``eta``. Source: Backpropamine (ICLR 2019), section 3.2; fan-out and half-modulated networks as in
-    the authors' code.
+    The rate in force is :math:`M`; with a fan-out it is :math:`f M + g`. Where ``modulated`` says False it is the
+    connection's own ``eta``, and there is no eligibility trace: with retroactive modulation, too, the neuron's traces
+    take the present increment, and its eligibility stays as it was given. Source: Backpropamine (ICLR 2019), section
+    3.2; fan-out and half-modulated networks as in the authors' code.
 
     Attributes:
         weight: :math:`v` (N,). bias: :math:`b` ().

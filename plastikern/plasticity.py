@@ -57,7 +57,7 @@ class Plasticity:
                             :math:`E' = (1 - \eta_E) E + \eta_E d`, where :math:`d` is that of :math:`H` before the step
             =============== ==========================================================================================
 
-            In half-modulated networks a mask chooses :math:`\eta` in place of :math:`M` for some neurons
+            In half-modulated networks a mask excepts some neurons, which change at once, at the rate :math:`\eta`
             (:class:`~plastikern.Modulator`).
         modulator_input: what the modulator is computed from: the ``"hidden"`` activities after the step, those before
             it, ``"previous_hidden"``, or the ``"cell"`` of an LSTM after the step.

@@ -68,11 +68,17 @@ def update(
     """Next traces (B, O, I) from the activity before the step, ``pre`` (B, I), and the signal after it, ``post``."""
     post, pre = post.unsqueeze(-1), pre.unsqueeze(-2)
     increment = post * (pre if plasticity.rule == "hebb" else pre - post * trace)
-    change = rate * (increment if eligibility is None else eligibility)
+    change = rate * increment
     if eligibility is not None:
         assert connection.eligibility_eta is not None
         eta = per_connection(connection.eligibility_eta)
-        eligibility = (1 - eta) * eligibility + eta * increment
+        faded, change_of_all, change = (1 - eta) * eligibility + eta * increment, change, rate * eligibility
+        modulated = None if connection.modulator is None else connection.modulator.modulated
+        if modulated is None:
+            eligibility = faded
+        else:
+            change = torch.where(per_connection(modulated), change, change_of_all)
+            eligibility = torch.where(per_connection(modulated), faded, eligibility)
     if plasticity.constraint == "decay":
         return (1 - rate) * trace + change, eligibility
     if plasticity.constraint == "clip":

@@ -141,26 +141,38 @@ def test_simple_modulation(backend: str, orientation: str, da: str, half: bool) 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("constraint", ["clip", "soft_clip", "none"])
-def test_retroactive_modulation(backend: str, orientation: str, constraint: str) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_retroactive_modulation(backend: str, orientation: str, constraint: str, half: bool) -> None:
     theirs = Authors(orientation)
     theirs.add_linear("i2h", FEATURES, SIZE)
     theirs.add_linear("h2DA", SIZE, 1)
     theirs.parameters["etaet"] = torch.tensor([0.2], dtype=torch.float64)
     plasticity = Plasticity(constraint=constraint, clip=0.8, modulation="retroactive")
-    module = PlasticRNN(FEATURES, SIZE, plasticity=plasticity, backend=backend, dtype=torch.float64)
-    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == ["eta"]
+    # The neurons that are not modulated learn from the present product.
+    modulated = torch.arange(SIZE) >= SIZE // 2 if half else None
+    module = PlasticRNN(
+        FEATURES, SIZE, plasticity=plasticity, modulated=modulated, backend=backend, dtype=torch.float64
+    )
+    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == ([] if half else ["eta"])
 
     input = random(STEPS, BATCH, FEATURES)
     hidden, plastic, eligibility = zeros(SIZE), zeros(SIZE, SIZE), zeros(SIZE, SIZE)
     for now in input:
         active = torch.tanh(theirs.linear("i2h", now) + theirs.read(hidden, plastic))
         modulator = torch.tanh(theirs.linear("h2DA", active)).unsqueeze(-1)
-        plastic = constrained(constraint, plastic, modulator, eligibility, 0.8)
-        eligibility = (1 - theirs["etaet"]) * eligibility + theirs["etaet"] * theirs.outer(hidden, active)
+        product = theirs.outer(hidden, active)
+        changed = constrained(constraint, plastic, modulator, eligibility, 0.8)
+        eligibility = (1 - theirs["etaet"]) * eligibility + theirs["etaet"] * product
+        if modulated is not None:
+            at_once = constrained(constraint, plastic, theirs["eta"], product, 0.8)
+            changed = torch.where(theirs.of_post(modulated), changed, at_once)
+        plastic = changed
         hidden = active
     output, state = module(input)
     close(output[-1], hidden)
-    close((state.trace[0], state.eligibility[0]), (theirs.trace(plastic), theirs.trace(eligibility)))
+    close(state.trace[0], theirs.trace(plastic))
+    rows = slice(None) if modulated is None else modulated
+    close(state.eligibility[0][:, rows], theirs.trace(eligibility)[:, rows])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -115,7 +115,8 @@ class Published:
             for i in range(len(x)):
                 h = state["trace"][j, i]
                 added = increment(rule, h, x[i], post[j])
-                if rule.modulation == "retroactive":  # paper 2, eq. 4 and 5: E is used before it changes
+                if rule.modulation == "retroactive" and self.given.get("modulated", np.ones(case.neurons))[j]:
+                    # paper 2, eq. 4 and 5: E is used before it changes
                     e, eta = state["eligibility"][j, i], self.at("eligibility_eta", j, i)
                     state["eligibility"][j, i] = (1 - eta) * e + eta * added
                     added = e

@@ -142,7 +142,6 @@ class BackwardGroup {
     }
 
     void run() {
-        const ConnectionKernels<S>& kernel = n_.kernel();
         const int64_t end_step = longest(n_, group_);
         for (int64_t b = group_.first; b < group_.last; ++b) start(b);
         team_.barrier();
@@ -153,7 +152,9 @@ class BackwardGroup {
                 if (runs(k, b) && prepare(k, b, units[count])) ++count;
             }
             for_row_blocks(n_, count, begin_, end_, [&](int64_t first, int64_t last) {
-                for (int64_t e = 0; e < count; ++e) kernel.backward(n_.connection, units[e], first, last);
+                n_.for_kernels(first, last, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+                    for (int64_t e = 0; e < count; ++e) kernel.backward(n_.connection, units[e], from, to);
+                });
             });
             for (int64_t b = group_.first; b < group_.last; ++b) {
                 if (runs(k, b) && k > 0) collect_rates(k, b);
@@ -236,6 +237,7 @@ class BackwardGroup {
             if (g_.features) std::fill(g_.features.at(t, b) + first_pre_, g_.features.at(t, b) + last_pre_, S(0));
             if (g_.modulator && team_.rank == 0) *g_.modulator.at(t, b) = 0;
         }
+        if (g_.eligibility_in != nullptr) copy_unmodulated(n_, grad_in_[e], first_grads(b), begin_, end_);
         if (length > 0) return;
         // Nothing happened: what comes back to the last state goes on to the first.
         const TraceRows<S> first = first_grads(b);
@@ -309,7 +311,9 @@ class BackwardGroup {
         history.pre_stride = stride;
         history.traces = kept_traces(first, b);
         const bool from_tensor = first == 0 && (n_.trace != nullptr || n_.eligibility != nullptr);
-        n_.kernel().recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, begin_, end_);
+        n_.for_kernels(begin_, end_, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+            kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, from, to);
+        });
     }
 
     // What the rates of step k - 1 got: into the sums of this thread, and its share of what the modulator got.
@@ -495,7 +499,9 @@ void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardSc
         team.barrier();
         team.share(n.posts, begin, end);
         const AlphaGradient<S> out = {g.alpha, s.packed_pres, s.alpha_rows + team.rank * s.alpha_size};
-        n.kernel().alpha_gradient(n.connection, histories.data(), n.batch, out, begin, end);
+        n.for_kernels(begin, end, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+            kernel.alpha_gradient(n.connection, histories.data(), n.batch, out, from, to);
+        });
     });
 }
 

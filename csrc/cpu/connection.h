@@ -157,7 +157,7 @@ struct LstmStepGrad {
 template <typename S>
 struct Kernels {
     const char* capability;
-    const ConnectionKernels<S>* (*connection)(RuleKind, ConstraintKind, Layout, bool eligible);
+    const ConnectionKernels<S>* (*connection)(int64_t rule, int64_t constraint, Layout, bool eligible);
     // Columns that are packed together, and the packing of the elements' pre for `alpha_gradient`: tiles [first_tile,
     // last_tile).
     int64_t tile;

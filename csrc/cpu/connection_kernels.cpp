@@ -14,7 +14,7 @@ template <class R, class C, bool kEligible, Layout kLayout>
 struct Policy : Synapse<R, C, kEligible> {
     static constexpr bool alpha_per_synapse = kLayout != Layout::per_neuron;
     static constexpr bool rate_per_synapse = kLayout == Layout::per_synapse;
-    static constexpr bool reversible = std::is_same_v<C, Decay> && std::is_same_v<R, Hebb> && !kEligible;
+    static constexpr bool reversible = plastikern::reversible<R, C> && !kEligible;
 };
 
 // A row after the other: its streams run straight on into the next row's, which is what hardware prefetchers follow.
@@ -444,29 +444,12 @@ const ConnectionKernels<S>* table(Layout layout) {
     return &all[static_cast<int>(layout)];
 }
 
-template <class R, bool kEligible>
-const ConnectionKernels<S>* table(ConstraintKind constraint, Layout layout) {
-    switch (constraint) {
-        case ConstraintKind::decay:
-            if constexpr (std::is_same_v<R, Hebb>) return table<R, Decay, kEligible>(layout);
-            return nullptr;
-        case ConstraintKind::clip:
-            return table<R, Clip, kEligible>(layout);
-        case ConstraintKind::soft_clip:
-            return table<R, SoftClip, kEligible>(layout);
-        case ConstraintKind::clip_on_read:
-            return table<R, ClipOnRead, kEligible>(layout);
-        case ConstraintKind::none:
-            return table<R, None, kEligible>(layout);
-    }
-    return nullptr;
-}
-
-const ConnectionKernels<S>* connection(RuleKind rule, ConstraintKind constraint, Layout layout, bool eligible) {
-    if (rule == RuleKind::hebb) {
-        return eligible ? table<Hebb, true>(constraint, layout) : table<Hebb, false>(constraint, layout);
-    }
-    return eligible ? table<Oja, true>(constraint, layout) : table<Oja, false>(constraint, layout);
+const ConnectionKernels<S>* connection(int64_t rule, int64_t constraint, Layout layout, bool eligible) {
+    const ConnectionKernels<S>* found = nullptr;
+    with_types(rule, constraint, [&]<class R, class C>(R*, C*) __attribute__((always_inline)) {
+        found = eligible ? table<R, C, true>(layout) : table<R, C, false>(layout);
+    });
+    return found;
 }
 
 // The traffic of a forward unit without its dependencies: three streams read, one of them written.

@@ -100,7 +100,6 @@ void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
 template <typename S>
 void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScratch<S>& s, Group group, int64_t thread,
                    Team team) {
-    const ConnectionKernels<S>& kernel = n.kernel();
     const Activities<S>& a = out.activities;
     const int64_t first_slot = (team.size == 1 ? thread : 0) * sharing_of(n).group, end_step = longest(n, group);
     int64_t begin, end;
@@ -113,6 +112,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
         traces[e] = tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
         const TraceRows<S> last = tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
         if (n.length(b) == 0) copy_traces(n, traces[e], last, begin, end);
+        copy_unmodulated(n, traces[e], last, begin, end);
     }
     for (int64_t k = 0; k <= end_step && end_step > 0; ++k) {
         ForwardUnit<S> units[kMaxGroup];
@@ -149,7 +149,9 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
             units[count++] = unit;
         }
         for_row_blocks(n, count, begin, end, [&](int64_t first, int64_t last) {
-            for (int64_t e = 0; e < count; ++e) kernel.forward(n.connection, units[e], first, last);
+            n.for_kernels(first, last, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+                for (int64_t e = 0; e < count; ++e) kernel.forward(n.connection, units[e], from, to);
+            });
         });
         if (running.count == 0) break;
         activate<S>(n, a, s.zeros, running, k, begin, end);

@@ -99,10 +99,16 @@ LANES_INLINE void for_lanes(int64_t columns, Body body) {
 
 LANES_INLINE S sum_of(V value) {
 #if defined(__AVX512F__)
-    if constexpr (std::is_same_v<S, float>) return _mm512_reduce_add_ps((__m512)value);
+    typedef float Half __attribute__((vector_size(32)));
+    Half halves[2];
+    std::memcpy(halves, &value, sizeof halves);
+    const Half half = halves[0] + halves[1];
 #elif defined(__AVX2__)
+    [[maybe_unused]] const V half = value;
+#endif
+#if defined(__AVX2__)
     if constexpr (std::is_same_v<S, float>) {
-        const __m256 all = (__m256)value;
+        const __m256 all = (__m256)half;
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));

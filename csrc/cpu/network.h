@@ -48,14 +48,15 @@ template <typename S>
 struct Network {
     NetworkKind kind;
     int64_t steps, batch, posts, pres, threads;
-    RuleKind rule;
-    ConstraintKind constraint;
+    int64_t rule, constraint;  // places in Rules and Constraints
     Nonlinearity nonlinearity;
     Post post;
     bool retroactive;
     Connection<S> connection;
     Modulator<S> modulator;
-    const S* gates;                // lstm: (4 N, N), whose third block is the connection's weight
+    const bool*
+        modulated;   // retroactive: (O,), which rows have eligibility traces; null: all. The others learn at once
+    const S* gates;  // lstm: (4 N, N), whose third block is the connection's weight
     Sequence<const S> drive;       // (T, B, O), lstm: (T, B, 4 N); forward only
     Sequence<const S> features;    // linear: (T, B, I)
     Sequence<const bool> clamp;    // rnn, or none
@@ -70,8 +71,14 @@ struct Network {
     int64_t matrix() const { return posts * padded<S>(pres); }
     int64_t traces() const { return matrix() * (retroactive ? 2 : 1); }
     int64_t length(int64_t b) const { return lengths == nullptr ? steps : lengths[b]; }
-    const ConnectionKernels<S>& kernel() const {
-        return *kernels<S>().connection(rule, constraint, connection.layout, retroactive);
+    bool eligible(int64_t j) const { return retroactive && (modulated == nullptr || modulated[j]); }
+    // Calls run(kernel, first, last) for the rows [begin, end), kernel by kernel.
+    template <class Run>
+    void for_kernels(int64_t begin, int64_t end, Run run) const {
+        for (int64_t first = begin, last; first < end; first = last) {
+            for (last = first + 1; last < end && eligible(last) == eligible(first);) ++last;
+            run(*kernels<S>().connection(rule, constraint, connection.layout, eligible(first)), first, last);
+        }
     }
     // Rows of `history`: the gates i, f, g, o after their nonlinearity, the cell, and the candidate's recurrent sum.
     int64_t history_size() const { return kind != NetworkKind::lstm ? 0 : (post == Post::recurrent ? 6 : 5) * posts; }

@@ -70,8 +70,8 @@ class Call {
          const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight,
          const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
          const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias,
-         const MaybeTensor& clamp, const MaybeTensor& lengths, const std::vector<int64_t>& codes, double clip,
-         bool batch_first, int64_t checkpoint_every)
+         const MaybeTensor& modulated, const MaybeTensor& clamp, const MaybeTensor& lengths,
+         const std::vector<int64_t>& codes, double clip, bool batch_first, int64_t checkpoint_every)
         : batch_first_(batch_first),
           clip_(clip),
           codes_(codes),
@@ -86,6 +86,7 @@ class Call {
           eligibility_rate_(compact(eligibility_rate)),
           modulator_weight_(compact(modulator_weight)),
           modulator_bias_(compact(modulator_bias)),
+          modulated_(compact(modulated)),
           clamp_(compact(clamp)),
           lengths_(compact(lengths)),
           weight_(compact(weight)),
@@ -96,11 +97,16 @@ class Call {
         STD_TORCH_CHECK(dtype_ == ScalarType::Float || dtype_ == ScalarType::Double,
                         "drive must be float32 or float64");
         STD_TORCH_CHECK(codes.size() == 8, "codes must be 8 numbers; got ", codes.size());
-        const int64_t limits[8] = {3, 2, 5, 5, 4, 2, 3, 3};
+        const int64_t limits[8] = {3, Rules::size, Constraints::size, 5, 4, 2, 3, 3};
         for (size_t i = 0; i < 8; ++i) {
             STD_TORCH_CHECK(codes[i] >= 0 && codes[i] < limits[i], "code ", i, " is out of range: ", codes[i]);
         }
-        STD_TORCH_CHECK(codes[1] == 0 || codes[2] != 0, "the rule oja is not combined with decay");
+        bool known = false;
+        with_types(codes[1], codes[2], [&]<class R, class C>(R*, C*) {
+            known = true;
+            reversible_ = reversible<R, C> && !retroactive() && !modulator_weight.has_value();
+        });
+        STD_TORCH_CHECK(known, "rule ", codes[1], " and constraint ", codes[2], " do not go together");
         STD_TORCH_CHECK(checkpoint_every >= 0, "checkpoint_every must not be negative");
         STD_TORCH_CHECK(is(NetworkKind::linear) || codes[3] != static_cast<int64_t>(Nonlinearity::softmax),
                         "softmax is for a linear layer");
@@ -129,10 +135,12 @@ class Call {
         check("modulator_weight", modulator_weight_, {posts_}, dtype_);
         check("modulator_bias", modulator_bias_, {}, dtype_);
         STD_TORCH_CHECK(modulator_weight.has_value() == modulator_bias.has_value(), "a modulator has weight and bias");
-        STD_TORCH_CHECK(rate.has_value() || modulated(), "rate must be a tensor without a modulator");
-        STD_TORCH_CHECK(modulated() || !rate_scale.has_value(), "rate_scale needs a modulator");
+        STD_TORCH_CHECK(rate.has_value() || has_modulator(), "rate must be a tensor without a modulator");
+        STD_TORCH_CHECK(has_modulator() || !rate_scale.has_value(), "rate_scale needs a modulator");
         STD_TORCH_CHECK(retroactive() == eligibility_rate.has_value(),
                         "eligibility_rate is for retroactive modulation");
+        check("modulated", modulated_, {posts_}, ScalarType::Bool);
+        STD_TORCH_CHECK(retroactive() || !modulated.has_value(), "modulated is for retroactive modulation");
         check("clamp", clamp_, sequence_shape(is_step, posts_), ScalarType::Bool);
         check("lengths", lengths_, {batch_}, ScalarType::Long);
         for (int64_t b = 0; lengths_.has_value() && b < batch_; ++b) {
@@ -143,7 +151,7 @@ class Call {
 
     bool is(NetworkKind kind) const { return codes_[0] == static_cast<int64_t>(kind); }
     bool retroactive() const { return codes_[5] != 0; }
-    bool modulated() const { return modulator_weight_.has_value(); }
+    bool has_modulator() const { return modulator_weight_.has_value(); }
     bool empty() const { return batch_ == 0; }
     ScalarType dtype() const { return dtype_; }
     int64_t steps() const { return steps_; }
@@ -151,7 +159,7 @@ class Call {
     int64_t posts() const { return posts_; }
     int64_t pres() const { return pres_; }
     int64_t drive_size() const { return posts_ * (is(NetworkKind::lstm) ? 4 : 1); }
-    bool reversible() const { return codes_[1] == 0 && codes_[2] == 0 && !retroactive() && !modulated(); }
+    bool can_reverse() const { return reversible_; }
     // As Network::history_size and Network::traces.
     int64_t history_size() const {
         if (!is(NetworkKind::lstm)) return 0;
@@ -188,8 +196,8 @@ class Call {
         n.posts = posts_;
         n.pres = pres_;
         n.threads = static_cast<int64_t>(torch::stable::get_num_threads());
-        n.rule = static_cast<RuleKind>(codes_[1]);
-        n.constraint = static_cast<ConstraintKind>(codes_[2]);
+        n.rule = codes_[1];
+        n.constraint = codes_[2];
         n.nonlinearity = static_cast<Nonlinearity>(codes_[3]);
         n.post = static_cast<Post>(codes_[4]);
         n.retroactive = retroactive();
@@ -200,7 +208,7 @@ class Call {
         c.weight = {weight + (is(NetworkKind::lstm) ? 2 * posts_ * pres_ : 0), pres_};
         c.alpha = coefficients<S>("alpha", alpha_);
         c.rate = rate_.has_value() ? coefficients<S>("rate", *rate_) : Coefficients<S>{&zero, 0};
-        if (modulated()) {
+        if (has_modulator()) {
             c.rate_scale =
                 rate_scale_.has_value() ? coefficients<S>("rate_scale", *rate_scale_) : Coefficients<S>{&one, 0};
         }
@@ -213,14 +221,15 @@ class Call {
             rates += (*tensor)->dim() == 2 ? 1 : 0;
         }
         if (rates > 0) {
-            const bool whole =
-                rates == given && alpha_.dim() == 2 && (!modulated() || rate_scale_.has_value()) && rate_.has_value();
+            const bool whole = rates == given && alpha_.dim() == 2 && (!has_modulator() || rate_scale_.has_value()) &&
+                               rate_.has_value();
             STD_TORCH_CHECK(whole, "a rate per connection needs alpha and every other rate per connection");
             c.layout = Layout::per_synapse;
         }
         c.bound = static_cast<S>(clip_);
         n.modulator = {pointer<S>(modulator_weight_), pointer<S>(modulator_bias_),
                        static_cast<ModulatorInput>(codes_[6]), static_cast<ModulatorNonlinearity>(codes_[7])};
+        n.modulated = pointer<bool>(modulated_);
         n.features = layout(pointer<S>(features_), pres_);
         n.clamp = layout(pointer<bool>(clamp_), posts_);
         n.hidden = pointer<S>(hidden_);
@@ -241,12 +250,12 @@ class Call {
         return check(name, tensor, {posts_, pres_}, dtype_), Coefficients<S>{pointer<S>(tensor), pres_};
     }
 
-    bool batch_first_;
+    bool batch_first_, reversible_ = false;
     double clip_;
     std::vector<int64_t> codes_;
     ScalarType dtype_;
     MaybeTensor features_, hidden_, cell_, trace_, eligibility_, rate_, rate_scale_, eligibility_rate_,
-        modulator_weight_, modulator_bias_, clamp_, lengths_;
+        modulator_weight_, modulator_bias_, modulated_, clamp_, lengths_;
     Tensor weight_, alpha_;
     int64_t steps_, batch_, posts_, pres_, checkpoint_every_;
 };
@@ -277,7 +286,7 @@ struct Results {
         if (lstm) cell = new_empty(drive, cells);
         if (call.retroactive()) eligibility = new_empty(drive, traces);
         if (lstm && keep) history = new_empty(drive, call.sequence_shape(false, call.history_size()));
-        if (call.modulated() && keep) modulators = new_empty(drive, call.sequence_shape(false, 1));
+        if (call.has_modulator() && keep) modulators = new_empty(drive, call.sequence_shape(false, 1));
         if (keep && !is_step) checkpoints = new_empty(drive, call.checkpoints_shape());
     }
 
@@ -303,12 +312,13 @@ std::tuple<Tensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor> s
     const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
     const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
     const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
-    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& clamp,
-    std::vector<int64_t> codes, double clip, bool keep) {
+    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& modulated,
+    const MaybeTensor& clamp, std::vector<int64_t> codes, double clip, bool keep) {
     STD_TORCH_CHECK(drive_in.dim() == 2, "drive must have 2 dimensions; got ", drive_in.dim());
     const Tensor drive = compact(drive_in);
     const Call call(drive, true, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
-                    eligibility_rate, modulator_weight, modulator_bias, clamp, std::nullopt, codes, clip, false, 0);
+                    eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, std::nullopt, codes, clip,
+                    false, 0);
     const Results r(call, drive, true, keep);
     r.compute(call, drive);
     return {r.output, r.cell, r.trace, r.eligibility, r.history, r.modulators};
@@ -318,13 +328,14 @@ std::tuple<Tensor, MaybeTensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, M
     const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
     const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
     const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
-    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& clamp,
-    const MaybeTensor& lengths, std::vector<int64_t> codes, double clip, bool batch_first, int64_t checkpoint_every) {
+    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& modulated,
+    const MaybeTensor& clamp, const MaybeTensor& lengths, std::vector<int64_t> codes, double clip, bool batch_first,
+    int64_t checkpoint_every) {
     STD_TORCH_CHECK(drive_in.dim() == 3, "drive must have 3 dimensions; got ", drive_in.dim());
     const Tensor drive = compact(drive_in);
     const Call call(drive, true, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
-                    eligibility_rate, modulator_weight, modulator_bias, clamp, lengths, codes, clip, batch_first,
-                    checkpoint_every);
+                    eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, lengths, codes, clip,
+                    batch_first, checkpoint_every);
     const Results r(call, drive, false, checkpoint_every > 0);
     r.compute(call, drive);
     return {r.output, r.hidden, r.cell, r.trace, r.eligibility, r.history, r.modulators, r.checkpoints};
@@ -339,9 +350,9 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
                   const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility,
                   const Tensor& weight, const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
                   const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight,
-                  const MaybeTensor& modulator_bias, const MaybeTensor& clamp, const MaybeTensor& lengths,
-                  std::vector<int64_t> codes, double clip, bool batch_first, int64_t checkpoint_every, bool reversible,
-                  int64_t needs) {
+                  const MaybeTensor& modulator_bias, const MaybeTensor& modulated, const MaybeTensor& clamp,
+                  const MaybeTensor& lengths, std::vector<int64_t> codes, double clip, bool batch_first,
+                  int64_t checkpoint_every, bool reversible, int64_t needs) {
     using torch::stable::new_empty;
     using torch::stable::new_zeros;
     STD_TORCH_CHECK(output_in.dim() == 3, "output must have 3 dimensions; got ", output_in.dim());
@@ -353,10 +364,10 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
                       grad_cell = compact(grad_cell_in), grad_trace = compact(grad_trace_in),
                       grad_eligibility = compact(grad_eligibility_in);
     const Call call(output, false, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
-                    eligibility_rate, modulator_weight, modulator_bias, clamp, lengths, codes, clip, batch_first,
-                    checkpoint_every);
+                    eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, lengths, codes, clip,
+                    batch_first, checkpoint_every);
     const bool lstm = call.is(NetworkKind::lstm), linear = call.is(NetworkKind::linear);
-    const bool reverse = reversible && call.reversible();
+    const bool reverse = reversible && call.can_reverse();
     const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()}, cells = {call.batch(), call.posts()};
     check("grad_output", grad_output, call.sequence_shape(false, call.posts()), call.dtype());
     check("grad_hidden", grad_hidden, cells, call.dtype());
@@ -367,7 +378,7 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
     check("modulators", modulators, call.sequence_shape(false, 1), call.dtype());
     check("checkpoints", checkpoints, call.checkpoints_shape(), call.dtype());
     STD_TORCH_CHECK(lstm == history.has_value(), "history is what an LSTM keeps");
-    STD_TORCH_CHECK(call.modulated() == modulators.has_value(), "modulators are what a modulated network keeps");
+    STD_TORCH_CHECK(call.has_modulator() == modulators.has_value(), "modulators are what a modulated network keeps");
     STD_TORCH_CHECK(call.checkpoints_shape()[0] == 0 || checkpoints.has_value(), "checkpoints are missing");
     STD_TORCH_CHECK(!reverse || trace_out.has_value(), "trace_out is needed to run the trace backwards");
     check("trace_out", trace_out, traces, call.dtype());
@@ -397,7 +408,7 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
     }
     MaybeTensor grad_rate = like(kRate, call.rate()), grad_scale = like(kScale, call.rate_scale()),
                 grad_eligibility_rate = like(kEligibilityRate, call.eligibility_rate());
-    MaybeTensor grad_modulator = empty(call.modulated(), call.sequence_shape(false, 1));
+    MaybeTensor grad_modulator = empty(call.has_modulator(), call.sequence_shape(false, 1));
     with_dtype(call, [&]<typename S>(S) {
         const Network<S> n = call.network<S>();
         static const S zero = 0;
@@ -405,7 +416,7 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
         g.activities.output = call.layout(pointer<S>(output), call.posts());
         g.activities.history = call.layout(pointer<S>(history), call.history_size());
         g.activities.modulators = {&zero, 0, 0};
-        if (call.modulated()) g.activities.modulators = call.layout(pointer<S>(modulators), 1);
+        if (call.has_modulator()) g.activities.modulators = call.layout(pointer<S>(modulators), 1);
         g.output = call.layout(pointer<S>(grad_output), call.posts());
         g.hidden = pointer<S>(grad_hidden);
         g.cell = pointer<S>(grad_cell);
@@ -428,7 +439,7 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
         g.eligibility_rate = output_pointer<S>(grad_eligibility_rate);
         backward(n, g);
     });
-    if (call.modulated()) {
+    if (call.has_modulator()) {
         const std::vector<int64_t> flat = call.sequence_shape(false, 1);
         grad_modulator = torch::stable::reshape(*grad_modulator, {flat[0], flat[1]});
     }

@@ -218,6 +218,14 @@ void copy_traces(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, 
     }
 }
 
+// Rows without eligibility hand on what came in: from the first to the last state, and so their gradients.
+template <typename S>
+void copy_unmodulated(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin, int64_t end) {
+    for (int64_t j = begin; n.retroactive && n.modulated != nullptr && j < end; ++j) {
+        if (!n.eligible(j)) std::copy_n(from.eligibility_row(j), n.pres, to.eligibility_row(j));
+    }
+}
+
 template <typename S>
 void clear_padding(const Network<S>& n, TraceRows<S> rows, int64_t begin, int64_t end) {
     const int64_t pad = padded<S>(n.pres) - n.pres;

@@ -36,6 +36,13 @@ class Operands(NamedTuple):
     modulator_bias: Tensor | None
 
 
+class Masks(NamedTuple):
+    """Further tensors of a native call, which have no gradients."""
+
+    modulated: Tensor | None
+    clamp: Tensor | None
+
+
 class Options(NamedTuple):
     """Everything else of a native call: the numbers of the enums in csrc, and how a sequence is kept."""
 
@@ -122,6 +129,12 @@ def _operands(inputs: Inputs, state: State, connection: Connection, network: Net
     return Operands(*inputs[:2], *state, connection.weight, alpha, rate, scale, fading, weight, bias)
 
 
+def _masks(inputs: Inputs, connection: Connection, network: Network) -> Masks:
+    # Without eligibility traces it is the rates alone that tell modulated neurons from others.
+    modulator, retroactive = connection.modulator, network.plasticity.modulation == "retroactive"
+    return Masks(modulator.modulated if retroactive and modulator is not None else None, inputs.clamp)
+
+
 def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether autograd must see the call: to record it, or to refuse forward-mode derivatives."""
     if not torch.is_grad_enabled():
@@ -132,10 +145,11 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
 def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One fused step; arguments checked by :mod:`plastikern.functional`."""
     operands, codes, clip = _operands(inputs, state, connection, network), _codes(network), network.plasticity.clip
+    masks = _masks(inputs, connection, network)
     if _differentiated(operands):
-        output, cell, trace, eligibility = _Step.apply(Options(network, codes, clip), inputs.clamp, *operands)
+        output, cell, trace, eligibility = _Step.apply(Options(network, codes, clip), masks, *operands)
     else:
-        output, cell, trace, eligibility, _, _ = _operator("step")(*operands, inputs.clamp, codes, clip, False)
+        output, cell, trace, eligibility, _, _ = _operator("step")(*operands, *masks, codes, clip, False)
     return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
@@ -149,39 +163,39 @@ def sequence(
     checkpoint_every: int | None,
 ) -> tuple[Tensor, State]:
     """All steps in one call; arguments checked by :mod:`plastikern.functional`."""
-    operands = _operands(inputs, state, connection, network)
+    operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
     codes, clip = _codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _operator("sequence")(*operands, inputs.clamp, lengths, codes, clip, batch_first, 0)[:5]
+        output, *last = _operator("sequence")(*operands, *masks, lengths, codes, clip, batch_first, 0)[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
         spacing, reversible = checkpoint_spacing(inputs, connection, network, batch_first)
     options = Options(network, codes, clip, batch_first, spacing, reversible)
-    output, *last = _Sequence.apply(options, inputs.clamp, lengths, *operands)
+    output, *last = _Sequence.apply(options, masks, lengths, *operands)
     return output, State(*last)
 
 
 def _backward(
     grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
-    clamp: Tensor | None, lengths: Tensor | None, needs: tuple[bool, ...],
+    masks: Masks, lengths: Tensor | None, needs: tuple[bool, ...],
 ) -> list[Tensor | None]:  # fmt: skip
     """Gradients of the operands, None where nobody asks for one. ``grads``: of output, hidden, cell, trace, E."""
     if all(grad is None for grad in grads):
         return [None] * len(operands)
     with torch.no_grad():
-        return _gradients(grads, options, kept, operands, clamp, lengths, needs)
+        return _gradients(grads, options, kept, operands, masks, lengths, needs)
 
 
 def _gradients(
     grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
-    clamp: Tensor | None, lengths: Tensor | None, needs: tuple[bool, ...],
+    masks: Masks, lengths: Tensor | None, needs: tuple[bool, ...],
 ) -> list[Tensor | None]:  # fmt: skip
     wanted = Operands(*needs)  # type: ignore[arg-type]
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
         _operator("sequence_backward")(
-            *grads, *kept, *operands[1:], clamp, lengths,
+            *grads, *kept, *operands[1:], *masks, lengths,
             options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
         )
     )  # fmt: skip
@@ -262,24 +276,24 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, options: Options, clamp: Tensor | None, *operands: Tensor | None) -> Any:
+    def forward(ctx: Any, options: Options, masks: Masks, *operands: Tensor | None) -> Any:
         output, cell, trace, eligibility, history, modulators = _operator("step")(
-            *operands, clamp, options.codes, options.clip, True
+            *operands, *masks, options.codes, options.clip, True
         )
         ctx.set_materialize_grads(False)
         ctx.options = options
-        ctx.save_for_backward(output, history, modulators, clamp, *operands[1:])
+        ctx.save_for_backward(output, history, modulators, *masks, *operands[1:])
         return output, cell, trace, eligibility
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> Any:
-        output, history, modulators, clamp, *rest = ctx.saved_tensors
+        output, history, modulators, modulated, clamp, *rest = ctx.saved_tensors
         operands, kept = Operands(None, *rest), Kept(output.unsqueeze(0), history, modulators)
         if operands.features is not None:
             operands = operands._replace(features=operands.features.unsqueeze(0))
-        clamp = None if clamp is None else clamp.unsqueeze(0)
+        masks = Masks(modulated, None if clamp is None else clamp.unsqueeze(0))
         upstream = (None if grad_output is None else grad_output.unsqueeze(0), None, *grads)
-        found = _backward(upstream, ctx.options, kept, operands, clamp, None, ctx.needs_input_grad[2:])
+        found = _backward(upstream, ctx.options, kept, operands, masks, None, ctx.needs_input_grad[2:])
         for index in (0, 1):
             grad = found[index]
             found[index] = None if grad is None else grad.squeeze(0)
@@ -288,22 +302,20 @@ class _Step(torch.autograd.Function):
 
 class _Sequence(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, options: Options, clamp: Tensor | None, lengths: Tensor | None, *operands: Tensor | None
-    ) -> Any:
+    def forward(ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, *operands: Tensor | None) -> Any:
         output, hidden, cell, trace, eligibility, history, modulators, checkpoints = _operator("sequence")(
-            *operands, clamp, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every
+            *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every
         )
         ctx.set_materialize_grads(False)
         ctx.options = options
         # Backwards starts from the last trace.
         kept = Kept(output, history, modulators, checkpoints, trace if options.reversible else None)
-        ctx.save_for_backward(*kept, clamp, lengths, *operands[1:])
+        ctx.save_for_backward(*kept, *masks, lengths, *operands[1:])
         return output, hidden, cell, trace, eligibility
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors
-        kept, (clamp, lengths), operands = Kept(*saved[:5]), saved[5:7], Operands(None, *saved[7:])
-        found = _backward(grads, ctx.options, kept, operands, clamp, lengths, ctx.needs_input_grad[3:])
+        kept, masks, lengths, operands = Kept(*saved[:5]), Masks(*saved[5:7]), saved[7], Operands(None, *saved[8:])
+        found = _backward(grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[3:])
         return None, None, None, *_first_order(found)
