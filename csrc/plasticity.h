@@ -104,6 +104,8 @@ PLASTIKERN_INLINE V clamped_adjoint(V value, V bound, V grad) {
 
 struct ReadsAsIs {
     static constexpr bool has_rate = false;
+    // Whether a step may lose what the trace was before it.
+    static constexpr bool loses = false;
 
     template <typename V>
     static PLASTIKERN_INLINE V read(V trace, V /*bound*/) {
@@ -116,6 +118,11 @@ struct ReadsAsIs {
 };
 
 struct None : ReadsAsIs {
+    // The trace before the step from the one after it.
+    template <typename V>
+    static PLASTIKERN_INLINE V reverse(V next, V change, V /*inverse*/, V /*rest*/) {
+        return next - change;
+    }
     template <typename V>
     static PLASTIKERN_INLINE V apply(V trace, V change, V /*rate*/, V /*bound*/) {
         return trace + change;
@@ -146,7 +153,10 @@ struct Decay : ReadsAsIs {
     }
 };
 
+// Where a step does not reach the bounds, it is one of `None`.
 struct Clip : ReadsAsIs {
+    static constexpr bool loses = true;
+
     template <typename V>
     static PLASTIKERN_INLINE V apply(V trace, V change, V /*rate*/, V bound) {
         return clamped(trace + change, bound);
@@ -202,9 +212,28 @@ constexpr bool same<A, A> = true;
 // The rule oja decays by itself.
 template <class R, class C>
 constexpr bool compatible = !(same<R, Oja> && same<C, Decay>);
-// Whether the trace before a step follows from the one after it.
+// The rule and constraint by which the traces before a step follow from those after it: themselves; `None` for `Clip`,
+// where nothing was lost; void where they do not follow.
 template <class R, class C>
-constexpr bool reversible = same<R, Hebb> && same<C, Decay>;
+struct Reversed {
+    using Constraint = void;
+};
+template <>
+struct Reversed<Hebb, Decay> {
+    using Constraint = Decay;
+};
+template <>
+struct Reversed<Hebb, Clip> {
+    using Constraint = None;
+};
+template <>
+struct Reversed<Hebb, ClipOnRead> {
+    using Constraint = ClipOnRead;
+};
+template <>
+struct Reversed<Hebb, None> {
+    using Constraint = None;
+};
 
 // Calls run with a null pointer to the type of that number.
 template <class... Types, class Run>

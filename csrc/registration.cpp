@@ -31,13 +31,14 @@ STABLE_TORCH_LIBRARY(plastikern, m) {
           ", int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, Tensor trace, Tensor? eligibility, "
           "Tensor? history, Tensor? modulators)");
     m.def("sequence(Tensor drive, " OPERANDS
-          ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every) -> (Tensor output, "
+          ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every, bool reversible) -> "
+          "(Tensor output, "
           "Tensor? hidden, Tensor? cell, Tensor trace, Tensor? eligibility, Tensor? history, Tensor? modulators, "
-          "Tensor? checkpoints)");
+          "Tensor? checkpoints, Tensor? lost)");
     m.def(
         "sequence_backward(Tensor? grad_output, Tensor? grad_hidden, Tensor? grad_cell, Tensor? grad_trace, Tensor? "
         "grad_eligibility, Tensor output, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? "
-        "trace_out, " OPERANDS
+        "lost, Tensor? trace_out, Tensor? eligibility_out, " OPERANDS
         ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every, bool reversible, int "
         "needs) -> (Tensor drive, Tensor? sum, Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? "
         "eligibility, Tensor? alpha, Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator)");

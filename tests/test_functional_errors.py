@@ -320,36 +320,36 @@ RUBBISH = """
 import itertools, torch
 ops = torch.ops.plastikern
 OPERANDS = ("drive features hidden cell trace eligibility weight alpha rate rate_scale eligibility_rate "
-            "modulator_weight modulator_bias clamp lengths").split()
-RESULTS = "output hidden cell trace eligibility history modulators checkpoints".split()
+            "modulator_weight modulator_bias modulated clamp lengths").split()
+RESULTS = "output hidden cell trace eligibility history modulators checkpoints lost".split()
 GRADS = ["grad_" + name for name in RESULTS[:5]]
-KEPT = ["output", "history", "modulators", "checkpoints", "trace_out"]
+KEPT = ["output", "history", "modulators", "checkpoints", "lost", "trace_out", "eligibility_out"]
 NETWORKS = [
     ([0, 0, 1, 0, 0, 0, 0, 0], dict(drive=(5, 2, 4), hidden=(2, 4), trace=(2, 4, 4), weight=(4, 4), alpha=(4, 4),
      rate=(), clamp=(5, 2, 4), lengths=(2,))),
     ([1, 0, 1, 0, 0, 1, 0, 0], dict(drive=(5, 2, 16), hidden=(2, 4), cell=(2, 4), trace=(2, 4, 4),
      eligibility=(2, 4, 4), weight=(16, 4), alpha=(4,), rate=(4,), rate_scale=(4,), eligibility_rate=(),
-     modulator_weight=(4,), modulator_bias=(), lengths=(2,))),
+     modulator_weight=(4,), modulator_bias=(), modulated=(4,), lengths=(2,))),
     ([2, 0, 1, 4, 0, 0, 0, 0], dict(drive=(5, 2, 4), features=(5, 2, 3), trace=(2, 4, 3), weight=(4, 3), alpha=(4, 3),
      rate=(4, 3), rate_scale=(4, 3), modulator_weight=(4,), modulator_bias=(), lengths=(2,))),
 ]
-kinds = dict(clamp=torch.bool, lengths=torch.int64)
+kinds = dict(clamp=torch.bool, modulated=torch.bool, lengths=torch.int64)
 made = lambda shapes: {k: torch.zeros(s, dtype=kinds.get(k)) for k, s in shapes.items()}
 in_order = lambda t, names: [t.get(name) for name in names]
 def step(t, codes, checkpoint_every=2, reversible=False):
     t = {k: v[0] if k in ("drive", "features", "clamp") and v.dim() == 3 and len(v) else v for k, v in t.items()}
     return ops.step(*in_order(t, OPERANDS[:-1]), codes, 1.0, True)
 def sequence(t, codes, checkpoint_every=2, reversible=False):
-    return ops.sequence(*in_order(t, OPERANDS), codes, 1.0, False, checkpoint_every)
+    return ops.sequence(*in_order(t, OPERANDS), codes, 1.0, False, checkpoint_every, reversible)
 def backward(t, codes, checkpoint_every=2, reversible=False):
     needs = sum(1 << k for k, name in enumerate(OPERANDS[:13]) if name in t)
     return ops.sequence_backward(*in_order(t, GRADS), *in_order(t, KEPT), *in_order(t, OPERANDS[1:]), codes, 1.0, False,
                                  checkpoint_every, reversible, needs)
 def complete(shapes, codes):
     t = made(shapes)
-    found = dict(zip(RESULTS, sequence(t, codes)))
+    found = dict(zip(RESULTS, sequence(t, codes, reversible=True)))
     t.update({"grad_" + name: torch.zeros_like(found[name]) for name in RESULTS[:5] if found[name] is not None})
-    return {**t, **{name: found[name] for name in KEPT[:4] if found[name] is not None}}
+    return {**t, **{name: found[name] for name in KEPT[:5] if found[name] is not None}}
 all_ops, wrong = (step, sequence, backward), []
 for codes, shapes in NETWORKS:
     good = complete(shapes, codes)

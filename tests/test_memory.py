@@ -49,7 +49,8 @@ def test_the_measure_sees_a_trace_per_step_in_the_reference() -> None:
 @pytest.mark.parametrize("eta", [0.01, 0.3])
 def test_about_the_square_root_of_the_steps_are_kept(rule: str, constraint: str, eta: float) -> None:
     case = Case(**LONG, plasticity=Plasticity(rule=rule, constraint=constraint), eta=eta)
-    assert kept_traces(case, "cpu") <= math.sqrt(case.steps) + ACTIVITIES
+    # And the last trace, from which most rules run backwards.
+    assert kept_traces(case, "cpu") <= math.sqrt(case.steps) + 1 + ACTIVITIES
 
 
 def test_a_slow_decay_is_run_backwards_from_its_last_trace() -> None:
@@ -78,7 +79,7 @@ def test_about_the_square_root_of_the_steps_are_kept_in_every_network(case: Case
     # the output and what the nonlinearity's derivative needs. And rates per connection, made from several parameters.
     activities = 7 if case.network == "lstm" else 2
     rates = 3
-    limit = traces(case) * math.sqrt(LONG["steps"]) + activities * ACTIVITIES + rates
+    limit = traces(case) * (math.sqrt(LONG["steps"]) + 1) + activities * ACTIVITIES + rates
     assert kept_traces(long(case), "cpu") <= limit
 
 
@@ -114,7 +115,7 @@ def test_the_spacing_changes_no_bit_of_what_is_recomputed(rule: str, constraint:
         assert_same_bits(run(case(every), "cpu"), expected)
     by_the_library = run(case(None), "cpu")
     assert_close(by_the_library, expected, FP64)
-    if constraint != "decay":
+    if rule == "oja" or constraint == "soft_clip":  # the others run backwards
         assert_same_bits(by_the_library, expected)
 
 

@@ -168,6 +168,27 @@ def test_a_gradient_of_one_output_alone_equals_the_reference(
             assert_close(run(alone, "cpu"), run(alone, "reference"), FP64)
 
 
+@pytest.mark.parametrize("network", ["rnn", "lstm"])
+@pytest.mark.parametrize("constraint", ["clip", "clip_on_read", "none"])
+@pytest.mark.parametrize("modulation", MODULATIONS)
+@pytest.mark.parametrize("alpha", ["connection", "neuron"])
+@pytest.mark.parametrize("half_modulated", [False, True])
+def test_traces_run_backwards_where_nothing_was_clipped_and_are_recomputed_elsewhere(
+    network: str, constraint: str, modulation: str, alpha: str, half_modulated: bool
+) -> None:
+    plasticity = Plasticity(constraint=constraint, clip=0.45, alpha=alpha, modulation=modulation)
+    case = Case(
+        31, 3, 21, plasticity, network=network, half_modulated=half_modulated and modulation != "none",
+        lengths=(31, 18, 7), eta=0.05,
+    )  # fmt: skip
+    if constraint == "clip" and modulation == "none":
+        trace = run(case, "reference")["trace"]
+        clipped = (trace.abs() == 0.45).any(-1)
+        assert clipped.any() and not clipped.all()  # the last traces of some rows, and not of all
+    with uninitialised_memory_is_nan():
+        assert_close(run(case, "cpu"), run(case, "reference"), FP64)
+
+
 def eighths(tensor: Tensor) -> Tensor:
     """Multiples of 1/8, whose sums and products of a few steps have no rounding in double precision."""
     return (tensor.detach() * 8).round() / 8

@@ -21,11 +21,12 @@ constexpr int64_t kAlphasBytes = int64_t{256} << 10;
 
 template <typename S>
 struct BackwardScratch {
-    S* zeros;         // (max(O, I),)
-    S* ones;          // (O,)
-    S* traces;        // per slot: the trace run backwards, or a segment's traces, (checkpoint_every - 1) * n.traces()
-    S* grad_traces;   // per slot n.traces()
-    S* grad_posts;    // per slot (O,)
+    S* zeros;        // (max(O, I),)
+    S* ones;         // (O,)
+    S* reversed;     // per slot n.traces(), where some run backwards
+    S* traces;       // per slot: a segment's traces, (checkpoint_every - 1) * n.traces(), where some are computed again
+    S* grad_traces;  // per slot n.traces()
+    S* grad_posts;   // per slot (O,)
     S* grad_hiddens;  // per slot (O,)
     S* grad_cells;    // per slot (O,)
     S* grad_rates;    // per slot (O,): of the rate in force at one step
@@ -46,11 +47,14 @@ struct BackwardScratch {
         const int64_t threads = sharing.threads, slots = sharing.slots();
         row = apart<S>(n.pres);
         posts = apart<S>(n.posts);
-        segment = n.traces() * (g.reverse ? 1 : std::max<int64_t>(std::min(n.checkpoint_every, n.steps) - 1, 0));
+        const bool again = !g.reverse || g.lost != nullptr;
+        segment_steps = again ? std::min(n.checkpoint_every, n.steps) : 0;
+        segment = n.traces() * std::max<int64_t>(segment_steps - 1, 0);
         alpha_size = padded<S>(3 * kGradientRows * n.steps * n.batch);
         tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
         zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
         ones = parts.take(n.posts);
+        reversed = parts.take(g.reverse ? slots * n.traces() : 0);
         traces = parts.take(slots * segment);
         grad_traces = parts.take(slots * n.traces());
         grad_posts = parts.take(slots * posts);
@@ -70,7 +74,6 @@ struct BackwardScratch {
         alpha_rows = parts.take(afterwards ? threads * alpha_size : 0);
         grad_alphas = parts.take(adds_alphas ? threads * n.matrix() : 0);
         pres = parts.take(threads * PreRing<S>::size(n, sharing.group));
-        segment_steps = g.reverse ? 0 : std::min(n.checkpoint_every, n.steps);
         segment_pres = parts.take(threads * segment_size(n));
     }
     int64_t segment_size(const Network<S>& n) const { return padded<S>(segment_steps * (padded<S>(n.pres) + 2)); }
@@ -146,15 +149,20 @@ class BackwardGroup {
         for (int64_t b = group_.first; b < group_.last; ++b) start(b);
         team_.barrier();
         for (int64_t k = end_step; k >= 0 && end_step > 0; --k) {
-            BackwardUnit<S> units[kMaxGroup];
+            Prepared units[kMaxGroup];
             int64_t count = 0;
             for (int64_t b = group_.first; b < group_.last; ++b) {
                 if (runs(k, b) && prepare(k, b, units[count])) ++count;
             }
             for_row_blocks(n_, count, begin_, end_, [&](int64_t first, int64_t last) {
-                n_.for_kernels(first, last, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
-                    for (int64_t e = 0; e < count; ++e) kernel.backward(n_.connection, units[e], from, to);
-                });
+                for (int64_t e = 0; e < count; ++e) {
+                    const Prepared& unit = units[e];
+                    n_.for_kernels(
+                        first, last, [&](int64_t j) { return unit.backwards(j); },
+                        [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
+                            kernel.backward(n_.connection, backwards ? unit.reversed : unit.again, from, to);
+                        });
+                }
             });
             for (int64_t b = group_.first; b < group_.last; ++b) {
                 if (runs(k, b) && k > 0) collect_rates(k, b);
@@ -169,6 +177,15 @@ class BackwardGroup {
     }
 
    private:
+    // A unit for the rows that run backwards, and one for those that are computed again: they differ in their traces.
+    struct Prepared {
+        BackwardUnit<S> reversed, again;
+        bool reverses;
+        const bool* lost;  // (O,), or null
+
+        bool backwards(int64_t j) const { return reverses && (lost == nullptr || !lost[j]); }
+    };
+
     const Network<S>& n_;
     const Gradients<S>& g_;
     const BackwardScratch<S>& s_;
@@ -198,12 +215,14 @@ class BackwardGroup {
     TraceRows<S> segment(int64_t b, int64_t inside) const {
         return packed_traces(n_, s_.traces + slot(b) * s_.segment + inside * n_.traces());
     }
+    TraceRows<S> reversed(int64_t b) const { return packed_traces(n_, s_.reversed + slot(b) * n_.traces()); }
     TraceRows<S> grad_work(int64_t b) const { return packed_traces(n_, s_.grad_traces + slot(b) * n_.traces()); }
     // H_k where it is kept, exactly.
     TraceRows<const S> kept_traces(int64_t k, int64_t b) const {
         if (k == 0) return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, s_.zeros, b);
         if (is_checkpoint(n_, k, n_.length(b))) return checkpoint(n_, g_.checkpoints, k, b);
-        if (k == n_.length(b) && g_.reverse) return tensor_traces<S, const S>(n_, g_.trace_out, nullptr, s_.zeros, b);
+        if (k == n_.length(b) && g_.reverse)
+            return tensor_traces<S, const S>(n_, g_.trace_out, g_.eligibility_out, s_.zeros, b);
         return {};
     }
     // Where the gradients of the first traces go: those that are asked for to their tensors.
@@ -221,7 +240,7 @@ class BackwardGroup {
         grad_in_[e] = tensor_traces<S, const S>(n_, g_.trace, g_.eligibility, s_.zeros, b);
         std::fill_n(grad_pre(team_.rank, 0, b), 3 * s_.row, S(0));
         clear_padding(n_, grad_work(b), begin_, end_);
-        if (g_.reverse) clear_padding(n_, segment(b, 0), begin_, end_);
+        if (g_.reverse) clear_padding(n_, reversed(b), begin_, end_);
         std::fill(of_slot(s_.grad_posts, b) + begin_, of_slot(s_.grad_posts, b) + end_, S(0));
         std::fill(of_slot(s_.grad_rates, b) + begin_, of_slot(s_.grad_rates, b) + end_, S(0));
         S* grad_cell = of_slot(s_.grad_cells, b);
@@ -250,10 +269,10 @@ class BackwardGroup {
     }
 
     // The unit of step k and what it needs of the traces; false where nothing comes back through the last traces.
-    bool prepare(int64_t k, int64_t b, BackwardUnit<S>& unit) {
+    bool prepare(int64_t k, int64_t b, Prepared& prepared) {
         const int64_t e = b - group_.first, length = n_.length(b), every = n_.checkpoint_every;
+        BackwardUnit<S>& unit = prepared.again;
         unit = {};
-        unit.reverse = g_.reverse;
         unit.grad_traces = grad_in_[e];
         unit.grad_traces_out = k == 0 ? first_grads(b) : grad_work(b);
         unit.grad_alpha = of_thread(s_.alphas);
@@ -278,20 +297,30 @@ class BackwardGroup {
             unit.grad_pre_before = grad_pre(team_.rank, k - 1, b);
             unit.grad_post_before = of_slot(s_.grad_posts, b);
         }
-        if (k == 0 || g_.reverse) {
+        // The first and the last traces and their gradients lie in tensors, as do the gradients per synapse.
+        const bool from_first = k <= 1 && (n_.trace != nullptr || n_.eligibility != nullptr);
+        const bool grads_of_last = k == length && (g_.trace != nullptr || g_.eligibility != nullptr);
+        unit.padded =
+            worth_packing(n_) && n_.connection.layout != Layout::per_synapse && k > 0 && !from_first && !grads_of_last;
+        prepared.reverses = g_.reverse && k > 0;
+        prepared.lost = k > 0 && g_.lost != nullptr ? n_.segment_rows(g_.lost, k, b) : nullptr;
+        if (prepared.reverses) {
+            // What the last unit left; but where traces are kept, from there, exactly.
             const TraceRows<const S> kept = kept_traces(k, b);
-            unit.traces = kept.trace != nullptr ? kept : TraceRows<const S>(segment(b, 0));
-            unit.traces_out = segment(b, 0);
-        } else {
+            BackwardUnit<S>& reversed_unit = prepared.reversed;
+            reversed_unit = unit;
+            reversed_unit.reverse = true;
+            reversed_unit.traces = kept.trace != nullptr ? kept : TraceRows<const S>(reversed(b));
+            reversed_unit.traces_out = reversed(b);
+            reversed_unit.padded = unit.padded && k < length;
+        }
+        if (k == 0) {
+            unit.traces = kept_traces(0, b);
+        } else if (!g_.reverse || g_.lost != nullptr) {
             const int64_t first = (k - 1) / every * every, inside = k - 1 - first;
-            if (inside > 0 && (k == length || inside == every - 1)) recompute(first, inside, b);
+            if (inside > 0 && (k == length || inside == every - 1)) recompute(first, inside, b, prepared);
             unit.traces = inside == 0 ? kept_traces(first, b) : TraceRows<const S>(segment(b, inside - 1));
         }
-        // The first and the last traces and their gradients lie in tensors, as do the gradients per synapse.
-        const bool from_tensor = k <= 1 && (n_.trace != nullptr || n_.eligibility != nullptr);
-        const bool of_last = k == length && (g_.reverse || g_.trace != nullptr || g_.eligibility != nullptr);
-        unit.padded =
-            worth_packing(n_) && n_.connection.layout != Layout::per_synapse && k > 0 && !from_tensor && !of_last;
         // Running backwards starts from the last trace in any case.
         if (k == length && g_.trace == nullptr && g_.eligibility == nullptr && !g_.reverse) return false;
         grad_in_[e] = grad_work(b);
@@ -299,7 +328,7 @@ class BackwardGroup {
     }
 
     // The steps of a segment lie pages apart, at the same offsets, which no cache likes: their pre are gathered first.
-    void recompute(int64_t first, int64_t steps, int64_t b) const {
+    void recompute(int64_t first, int64_t steps, int64_t b, const Prepared& prepared) const {
         const int64_t stride = padded<S>(n_.pres);
         S *pres = s_.segment_pres + thread_ * s_.segment_size(n_), *scratch = pres + s_.segment_steps * stride;
         for (int64_t t = 0; t < steps; ++t)
@@ -311,9 +340,12 @@ class BackwardGroup {
         history.pre_stride = stride;
         history.traces = kept_traces(first, b);
         const bool from_tensor = first == 0 && (n_.trace != nullptr || n_.eligibility != nullptr);
-        n_.for_kernels(begin_, end_, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
-            kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, from, to);
-        });
+        n_.for_kernels(
+            begin_, end_, [&](int64_t j) { return prepared.backwards(j); },
+            [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
+                if (backwards) return;
+                kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, from, to);
+            });
     }
 
     // What the rates of step k - 1 got: into the sums of this thread, and its share of what the modulator got.

@@ -67,6 +67,7 @@ struct ForwardUnit {
     TraceRows<const S> traces;          // H_{k-1}, or H_0 where k = 0
     TraceRows<S> traces_out;            // H_k, may be the same memory; untouched where k = 0
     S* sum;                             // (O,): sum_k
+    bool* lost;                         // (O,): set where the change lost what the trace was before; or null
 };
 
 template <typename S>
@@ -158,6 +159,8 @@ template <typename S>
 struct Kernels {
     const char* capability;
     const ConnectionKernels<S>* (*connection)(int64_t rule, int64_t constraint, Layout, bool eligible);
+    // Those whose `backward` runs the traces backwards, for rows that have lost nothing; null: there are none.
+    const ConnectionKernels<S>* (*reversed)(int64_t rule, int64_t constraint, Layout, bool eligible);
     // Columns that are packed together, and the packing of the elements' pre for `alpha_gradient`: tiles [first_tile,
     // last_tile).
     int64_t tile;

@@ -14,7 +14,7 @@ template <class R, class C, bool kEligible, Layout kLayout>
 struct Policy : Synapse<R, C, kEligible> {
     static constexpr bool alpha_per_synapse = kLayout != Layout::per_neuron;
     static constexpr bool rate_per_synapse = kLayout == Layout::per_synapse;
-    static constexpr bool reversible = plastikern::reversible<R, C> && !kEligible;
+    static constexpr bool reversible = same<typename Reversed<R, C>::Constraint, C> && !(kEligible && same<C, Decay>);
 };
 
 // A row after the other: its streams run straight on into the next row's, which is what hardware prefetchers follow.
@@ -64,6 +64,7 @@ struct RowRates {
             if constexpr (P::eligible) fading = splat(*eligibility);
         }
     }
+    LANES_INLINE Traces<V> of_row() const { return {in_force, fading}; }
     template <class Access>
     LANES_INLINE Traces<V> at(int64_t i, Access access) const {
         if constexpr (P::rate_per_synapse) {
@@ -73,7 +74,7 @@ struct RowRates {
             if constexpr (P::eligible) here.eligibility = access.load(eligibility + i);
             return here;
         } else {
-            return {in_force, fading};
+            return of_row();
         }
     }
 };
@@ -105,7 +106,7 @@ LANES_INLINE int64_t columns_of(const Connection<S>& c, bool padded) {
 }
 
 // Connection and unit come by value: what is stored to traces might else be a pointer that has to be read again.
-template <class P, bool kUpdate, bool kRead>
+template <class P, bool kUpdate, bool kRead, bool kLost = false>
 void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, int64_t end) {
     const int64_t columns = columns_of(c, u.padded);
     const V bound = splat(c.bound);
@@ -118,11 +119,15 @@ void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, 
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{};
         V sum[kForwardChains] = {};
+        decltype(V{} < V{}) lost{};
         for_lanes<kForwardChains>(columns, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
             Traces<V> traces;
             if constexpr (kUpdate) {
-                traces = P::next(traces_in.load(i, access), access.load(pre_before_row + i), post, rates.at(i, access),
-                                 bound);
+                const Traces<V> before = traces_in.load(i, access), rates_here = rates.at(i, access);
+                const V pre_before = access.load(pre_before_row + i);
+                traces = P::next(before, pre_before, post, rates_here, bound);
+                if constexpr (kLost)
+                    lost |= traces.trace != before.trace + P::change(before, pre_before, post, rates_here);
                 traces_out.store(i, access, traces);
             } else {
                 traces.trace = access.load(traces_in.trace + i);
@@ -134,6 +139,7 @@ void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, 
             }
         });
         static_assert(kForwardChains == 4);
+        if constexpr (kLost) u.lost[j] |= sum_of(lost ? splat(1) : V{}) != 0;
         if constexpr (kRead) u.sum[j] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
 }
@@ -154,7 +160,8 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
         const Coefficient<P::alpha_per_synapse> alpha(c.alpha, j);
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{}, grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        const Inverse<S> row_inverse(kReverse ? *rates.rate : S(0));
+        // What fades at a rate and is run backwards: the eligibility trace, or the trace under the rule `decay`.
+        const Inverse<S> row_inverse(kReverse && !P::rate_per_synapse ? P::rule_rate(rates.of_row())[0] : S(0));
         const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
         RowSums<V> sums;
         V rate_sum{}, fading_sum{}, plastic{};
@@ -170,14 +177,18 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
                 rates_here = rates.at(i, access);
                 if constexpr (kReverse) {
                     traces = before;
-                    const V change = Rule::change(before.trace, pre_before, post, rates_here.trace);
+                    V inverse = inverse_value, rest = inverse_rest;
                     if constexpr (P::rate_per_synapse) {
-                        const Inverse<V> inverse(rates_here.trace);
-                        before.trace = Constraint::reverse(traces.trace, change, inverse.value, inverse.rest);
-                    } else {
-                        before.trace = Constraint::reverse(traces.trace, change, inverse_value, inverse_rest);
+                        const Inverse<V> here(P::rule_rate(rates_here));
+                        inverse = here.value, rest = here.rest;
                     }
-                    access.store(traces_out.trace + i, before.trace);
+                    if constexpr (P::eligible) {
+                        const V taken = Rule::change(before.trace, pre_before, post, rates_here.eligibility);
+                        before.eligibility = Decay::reverse(before.eligibility, taken, inverse, rest);
+                    }
+                    const V change = P::change(before, pre_before, post, rates_here);
+                    before.trace = Constraint::reverse(traces.trace, change, inverse, rest);
+                    traces_out.store(i, access, before);
                 } else {
                     traces = P::next(before, pre_before, post, rates_here, bound);
                 }
@@ -231,7 +242,7 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
         if constexpr (kUpdate) {
             const RowSums<S> totals = {sum_of(sums.with_pre), sum_of(sums.with_trace)};
             S rule_rate = 1, through_rule, rate = P::has_rate || P::rate_per_synapse ? sum_of(rate_sum) : S(0);
-            if constexpr (!P::rate_per_synapse) rule_rate = P::rule_rate(Traces<V>{rates.in_force, rates.fading})[0];
+            if constexpr (!P::rate_per_synapse) rule_rate = P::rule_rate(rates.of_row())[0];
             Rule::finish(totals, u.post_before[j], rule_rate, u.grad_post_before[j], through_rule);
             if constexpr (!P::rate_per_synapse && P::eligible) {
                 u.grad_eligibility_rate[j] += through_rule + sum_of(fading_sum);
@@ -246,6 +257,10 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
 template <class P>
 void forward(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int64_t end) {
     if (u.pre_before == nullptr) return forward_rows<P, false, true>(c, u, begin, end);
+    if constexpr (P::Constraint::loses) {
+        if (u.lost != nullptr && u.pre == nullptr) return forward_rows<P, true, false, true>(c, u, begin, end);
+        if (u.lost != nullptr) return forward_rows<P, true, true, true>(c, u, begin, end);
+    }
     if (u.pre == nullptr) return forward_rows<P, true, false>(c, u, begin, end);
     forward_rows<P, true, true>(c, u, begin, end);
 }
@@ -452,6 +467,22 @@ const ConnectionKernels<S>* connection(int64_t rule, int64_t constraint, Layout 
     return found;
 }
 
+const ConnectionKernels<S>* reversed(int64_t rule, int64_t constraint, Layout layout, bool eligible) {
+    const ConnectionKernels<S>* found = nullptr;
+    with_types(rule, constraint, [&]<class R, class C>(R*, C*) __attribute__((always_inline)) {
+        using Backwards = typename Reversed<R, C>::Constraint;
+        // An eligibility trace under `decay`: the trace would fade at a rate of its own.
+        if constexpr (!same<Backwards, void>) {
+            if (!eligible) {
+                found = table<R, Backwards, false>(layout);
+            } else if constexpr (!same<Backwards, Decay>) {
+                found = table<R, Backwards, true>(layout);
+            }
+        }
+    });
+    return found;
+}
+
 // The traffic of a forward unit without its dependencies: three streams read, one of them written.
 void bandwidth(const S* a, const S* b, S* c, int64_t count) {
     for_lanes<4>(count, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
@@ -469,15 +500,18 @@ void bandwidth(const S* a, const S* b, S* c, int64_t count) {
 namespace plastikern {
 
 extern const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR);
-const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {TEXT(PLASTIKERN_CAPABILITY),
-                                                                             connection,
-                                                                             kTile,
-                                                                             pack_history,
-                                                                             activate,
-                                                                             lstm_forward,
-                                                                             lstm_backward,
-                                                                             multiply,
-                                                                             add_rows,
-                                                                             bandwidth};
+const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {
+    .capability = TEXT(PLASTIKERN_CAPABILITY),
+    .connection = connection,
+    .reversed = reversed,
+    .tile = kTile,
+    .pack_history = pack_history,
+    .activate = activate,
+    .lstm_forward = lstm_forward,
+    .lstm_backward = lstm_backward,
+    .multiply = multiply,
+    .add_rows = add_rows,
+    .bandwidth = bandwidth,
+};
 
 }  // namespace plastikern

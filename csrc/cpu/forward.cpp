@@ -138,6 +138,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
                 unit.pre_before = pres.row(k - 1, e);
                 unit.post_before = post_of(n, a, k - 1, b);
                 unit.modulator = n.modulator ? modulators[before++] : S(0);
+                if (out.lost != nullptr) unit.lost = n.segment_rows(out.lost, k, b);
                 traces[e] = traces_out;
                 if (k < length && !unit.padded && worth_packing(n)) clear_padding(n, traces_out, begin, end);
             }

@@ -72,13 +72,34 @@ struct Network {
     int64_t traces() const { return matrix() * (retroactive ? 2 : 1); }
     int64_t length(int64_t b) const { return lengths == nullptr ? steps : lengths[b]; }
     bool eligible(int64_t j) const { return retroactive && (modulated == nullptr || modulated[j]); }
-    // Calls run(kernel, first, last) for the rows [begin, end), kernel by kernel.
+    // Calls run(kernel, first, last, backwards) for the rows [begin, end), kernel by kernel. Rows that `backwards(j)`
+    // run their traces backwards.
+    template <class Run, class Backwards>
+    void for_kernels(int64_t begin, int64_t end, Backwards backwards, Run run) const {
+        const Kernels<S>& all = kernels<S>();
+        for (int64_t first = begin, last; first < end; first = last) {
+            const bool traced = eligible(first), back = backwards(first);
+            for (last = first + 1; last < end && eligible(last) == traced && backwards(last) == back;) ++last;
+            const auto choose = back ? all.reversed : all.connection;
+            run(*choose(rule, constraint, connection.layout, traced), first, last, back);
+        }
+    }
     template <class Run>
     void for_kernels(int64_t begin, int64_t end, Run run) const {
-        for (int64_t first = begin, last; first < end; first = last) {
-            for (last = first + 1; last < end && eligible(last) == eligible(first);) ++last;
-            run(*kernels<S>().connection(rule, constraint, connection.layout, eligible(first)), first, last);
-        }
+        const auto forwards = [](int64_t) { return false; };
+        for_kernels(begin, end, forwards, [&](const ConnectionKernels<S>& kernel, int64_t first, int64_t last, bool) {
+            run(kernel, first, last);
+        });
+    }
+    // Whether rows that have lost nothing can run their traces backwards.
+    bool reversible() const {
+        return kernels<S>().reversed(rule, constraint, connection.layout, retroactive) != nullptr;
+    }
+    // Segments between two checkpoints.
+    int64_t segments() const { return checkpoint_every > 0 ? (steps + checkpoint_every - 1) / checkpoint_every : 0; }
+    template <typename T>
+    T* segment_rows(T* rows, int64_t k, int64_t b) const {
+        return rows + ((k - 1) / checkpoint_every * batch + b) * posts;
     }
     // Rows of `history`: the gates i, f, g, o after their nonlinearity, the cell, and the candidate's recurrent sum.
     int64_t history_size() const { return kind != NetworkKind::lstm ? 0 : (post == Post::recurrent ? 6 : 5) * posts; }
@@ -97,6 +118,7 @@ struct Outputs {
     Activities<S> activities;
     S *hidden, *cell;        // (B, N): after the last step of each element; null: not wanted
     S *trace, *eligibility;  // (B, O, I)
+    bool* lost;              // (segments(), B, O): rows that lost what they were, by segments; zeros; null: not wanted
     S* checkpoints;          // (C, B, traces()): at k = checkpoint_every, 2 checkpoint_every, ... < T, unwritten past
                              // an element's end
 };
@@ -106,9 +128,11 @@ struct Gradients {
     Activities<const S> activities;
     Sequence<const S> output;                      // or none
     const S *hidden, *cell, *trace, *eligibility;  // of the last state, or null: zero
-    const S* trace_out;                            // (B, O, I): final traces; only where `reverse`
+    const S *trace_out, *eligibility_out;          // (B, O, I): final traces; only where `reverse`
     const S* checkpoints;
-    bool reverse;           // run the trace backwards between checkpoints (decay only), else recompute it from them
+    const bool* lost;       // as they came out; null: none
+    bool reverse;           // run traces backwards between checkpoints, but for rows that have lost something; else
+                            // compute them again from the checkpoints
     Sequence<S> drive;      // as the drive
     Sequence<S> sum;        // (T, B, O): of the connection's sums; none: those of the drive
     Sequence<S> features;   // linear: (T, B, I)

@@ -103,8 +103,12 @@ class Call {
         }
         bool known = false;
         with_types(codes[1], codes[2], [&]<class R, class C>(R*, C*) {
+            using Backwards = typename Reversed<R, C>::Constraint;
             known = true;
-            reversible_ = reversible<R, C> && !retroactive() && !modulator_weight.has_value();
+            // Under `decay` at one rate for all steps only.
+            const bool fixed = !retroactive() && !modulator_weight.has_value();
+            reversible_ = same<Backwards, Decay> ? fixed : !same<Backwards, void>;
+            loses_ = C::loses;
         });
         STD_TORCH_CHECK(known, "rule ", codes[1], " and constraint ", codes[2], " do not go together");
         STD_TORCH_CHECK(checkpoint_every >= 0, "checkpoint_every must not be negative");
@@ -159,7 +163,9 @@ class Call {
     int64_t posts() const { return posts_; }
     int64_t pres() const { return pres_; }
     int64_t drive_size() const { return posts_ * (is(NetworkKind::lstm) ? 4 : 1); }
+    // Whether traces can be run backwards, and whether some rows must be excepted.
     bool can_reverse() const { return reversible_; }
+    bool loses() const { return loses_; }
     // As Network::history_size and Network::traces.
     int64_t history_size() const {
         if (!is(NetworkKind::lstm)) return 0;
@@ -169,6 +175,9 @@ class Call {
         const int64_t count = checkpoint_every_ > 0 && steps_ > 0 ? (steps_ - 1) / checkpoint_every_ : 0;
         const int64_t row = dtype_ == ScalarType::Float ? padded<float>(pres_) : padded<double>(pres_);
         return {count, batch_, retroactive() ? 2 : 1, posts_, row};
+    }
+    std::vector<int64_t> lost_shape() const {
+        return {checkpoint_every_ > 0 ? (steps_ + checkpoint_every_ - 1) / checkpoint_every_ : 0, batch_, posts_};
     }
     std::vector<int64_t> sequence_shape(bool is_step, int64_t size) const {
         if (is_step) return {batch_, size};
@@ -250,7 +259,7 @@ class Call {
         return check(name, tensor, {posts_, pres_}, dtype_), Coefficients<S>{pointer<S>(tensor), pres_};
     }
 
-    bool batch_first_, reversible_ = false;
+    bool batch_first_, reversible_ = false, loses_ = false;
     double clip_;
     std::vector<int64_t> codes_;
     ScalarType dtype_;
@@ -273,9 +282,9 @@ void with_dtype(const Call& call, Run run) {
 // The tensors that a forward pass returns; `keep`: also those that only a backward pass needs.
 struct Results {
     Tensor output, trace;
-    MaybeTensor hidden, cell, eligibility, history, modulators, checkpoints;
+    MaybeTensor hidden, cell, eligibility, history, modulators, checkpoints, lost;
 
-    Results(const Call& call, const Tensor& drive, bool is_step, bool keep) {
+    Results(const Call& call, const Tensor& drive, bool is_step, bool keep, bool reversible) {
         using torch::stable::new_empty;
         const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()};
         const std::vector<int64_t> cells = {call.batch(), call.posts()};
@@ -288,6 +297,8 @@ struct Results {
         if (lstm && keep) history = new_empty(drive, call.sequence_shape(false, call.history_size()));
         if (call.has_modulator() && keep) modulators = new_empty(drive, call.sequence_shape(false, 1));
         if (keep && !is_step) checkpoints = new_empty(drive, call.checkpoints_shape());
+        if (reversible && call.can_reverse() && call.loses())
+            lost = torch::stable::new_zeros(drive, call.lost_shape(), ScalarType::Bool);
     }
 
     void compute(const Call& call, const Tensor& drive) const {
@@ -303,6 +314,7 @@ struct Results {
             out.trace = output_pointer<S>(trace);
             out.eligibility = output_pointer<S>(eligibility);
             out.checkpoints = output_pointer<S>(checkpoints);
+            out.lost = output_pointer<bool>(lost);
             forward(n, out);
         });
     }
@@ -319,26 +331,26 @@ std::tuple<Tensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor> s
     const Call call(drive, true, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
                     eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, std::nullopt, codes, clip,
                     false, 0);
-    const Results r(call, drive, true, keep);
+    const Results r(call, drive, true, keep, false);
     r.compute(call, drive);
     return {r.output, r.cell, r.trace, r.eligibility, r.history, r.modulators};
 }
 
-std::tuple<Tensor, MaybeTensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor> sequence(
-    const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
-    const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
-    const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
-    const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& modulated,
-    const MaybeTensor& clamp, const MaybeTensor& lengths, std::vector<int64_t> codes, double clip, bool batch_first,
-    int64_t checkpoint_every) {
+std::tuple<Tensor, MaybeTensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor>
+sequence(const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
+         const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
+         const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
+         const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& modulated,
+         const MaybeTensor& clamp, const MaybeTensor& lengths, std::vector<int64_t> codes, double clip,
+         bool batch_first, int64_t checkpoint_every, bool reversible) {
     STD_TORCH_CHECK(drive_in.dim() == 3, "drive must have 3 dimensions; got ", drive_in.dim());
     const Tensor drive = compact(drive_in);
     const Call call(drive, true, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
                     eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, lengths, codes, clip,
                     batch_first, checkpoint_every);
-    const Results r(call, drive, false, checkpoint_every > 0);
+    const Results r(call, drive, false, checkpoint_every > 0, reversible && checkpoint_every > 0);
     r.compute(call, drive);
-    return {r.output, r.hidden, r.cell, r.trace, r.eligibility, r.history, r.modulators, r.checkpoints};
+    return {r.output, r.hidden, r.cell, r.trace, r.eligibility, r.history, r.modulators, r.checkpoints, r.lost};
 }
 
 std::tuple<Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
@@ -346,19 +358,20 @@ std::tuple<Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTens
 sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hidden_in, const MaybeTensor& grad_cell_in,
                   const MaybeTensor& grad_trace_in, const MaybeTensor& grad_eligibility_in, const Tensor& output_in,
                   const MaybeTensor& history_in, const MaybeTensor& modulators_in, const MaybeTensor& checkpoints_in,
-                  const MaybeTensor& trace_out_in, const MaybeTensor& features, const MaybeTensor& hidden,
-                  const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility,
-                  const Tensor& weight, const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
-                  const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight,
-                  const MaybeTensor& modulator_bias, const MaybeTensor& modulated, const MaybeTensor& clamp,
-                  const MaybeTensor& lengths, std::vector<int64_t> codes, double clip, bool batch_first,
-                  int64_t checkpoint_every, bool reversible, int64_t needs) {
+                  const MaybeTensor& lost_in, const MaybeTensor& trace_out_in, const MaybeTensor& eligibility_out_in,
+                  const MaybeTensor& features, const MaybeTensor& hidden, const MaybeTensor& cell,
+                  const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight, const Tensor& alpha,
+                  const MaybeTensor& rate, const MaybeTensor& rate_scale, const MaybeTensor& eligibility_rate,
+                  const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& modulated,
+                  const MaybeTensor& clamp, const MaybeTensor& lengths, std::vector<int64_t> codes, double clip,
+                  bool batch_first, int64_t checkpoint_every, bool reversible, int64_t needs) {
     using torch::stable::new_empty;
     using torch::stable::new_zeros;
     STD_TORCH_CHECK(output_in.dim() == 3, "output must have 3 dimensions; got ", output_in.dim());
     STD_TORCH_CHECK(checkpoint_every >= 1, "checkpoint_every must be positive; got ", checkpoint_every);
     const Tensor output = compact(output_in);
-    const MaybeTensor history = compact(history_in), modulators = compact(modulators_in),
+    const MaybeTensor lost = compact(lost_in), eligibility_out = compact(eligibility_out_in),
+                      history = compact(history_in), modulators = compact(modulators_in),
                       checkpoints = compact(checkpoints_in), trace_out = compact(trace_out_in),
                       grad_output = compact(grad_output_in), grad_hidden = compact(grad_hidden_in),
                       grad_cell = compact(grad_cell_in), grad_trace = compact(grad_trace_in),
@@ -382,6 +395,10 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
     STD_TORCH_CHECK(call.checkpoints_shape()[0] == 0 || checkpoints.has_value(), "checkpoints are missing");
     STD_TORCH_CHECK(!reverse || trace_out.has_value(), "trace_out is needed to run the trace backwards");
     check("trace_out", trace_out, traces, call.dtype());
+    check("eligibility_out", eligibility_out, traces, call.dtype());
+    check("lost", lost, call.lost_shape(), ScalarType::Bool);
+    STD_TORCH_CHECK(!reverse || call.retroactive() == eligibility_out.has_value(), "eligibility_out is missing");
+    STD_TORCH_CHECK(!reverse || !call.loses() || lost.has_value(), "lost is needed to run the trace backwards");
 
     // Positions of the operands, as in plastikern/ops/fused.py.
     enum { kFeatures = 1, kTrace = 4, kEligibility = 5, kAlpha = 7, kRate = 8, kScale = 9, kEligibilityRate = 10 };
@@ -423,6 +440,8 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
         g.trace = pointer<S>(grad_trace);
         g.eligibility = pointer<S>(grad_eligibility);
         g.trace_out = pointer<S>(trace_out);
+        g.eligibility_out = pointer<S>(eligibility_out);
+        g.lost = pointer<bool>(lost);
         g.checkpoints = pointer<S>(checkpoints);
         g.reverse = reverse;
         g.drive = call.layout(output_pointer<S>(grad_drive), call.drive_size());

@@ -61,7 +61,9 @@ class Kept(NamedTuple):
     history: Tensor | None = None
     modulators: Tensor | None = None
     checkpoints: Tensor | None = None
+    lost: Tensor | None = None
     trace: Tensor | None = None
+    eligibility: Tensor | None = None
 
 
 @cache
@@ -82,29 +84,37 @@ def checkpoint_spacing(
 ) -> tuple[int, bool]:
     """Steps between two trace checkpoints, and whether the backward pass may run the trace backwards between them.
 
-    Recomputing a segment costs memory for its traces, so sqrt(T) is the spacing that balances segment and
-    checkpoints. The rule ``decay`` can instead be solved for the trace before the step, which divides by (1 - eta):
-    rounding errors grow by (1 - eta)^-1 a step, so that the rate decides how far apart the checkpoints may be. That
-    needs one rate for all steps, and pre and post in [-1, 1]: where they can grow, so can the trace, and its small
-    beginnings would be lost in the rounding of its end.
+    Computing a segment again costs memory for its traces, so sqrt(T) is the spacing that balances segment and
+    checkpoints. Most rules can instead be solved for the trace before the step: where nothing was clipped, what a step
+    added is taken off again, and the kernels note which rows lost something in which segment. What fades, under
+    ``decay`` or as an eligibility trace, is divided by (1 - eta): rounding errors grow by (1 - eta)^-1 a step, so that
+    the rate decides how far apart the checkpoints may be, and must be the same at all steps. Both need pre and post in
+    [-1, 1]: where they can grow, so can the trace, and its small beginnings would be lost in the rounding of its end.
     """
-    steps = inputs.drive.shape[1 if batch_first else 0]
-    root, eta, clamp = math.isqrt(max(steps - 1, 0)) + 1, connection.eta, inputs.clamp
+    plasticity, steps = network.plasticity, inputs.drive.shape[1 if batch_first else 0]
+    root = math.isqrt(max(steps - 1, 0)) + 1
     bounded = network.nonlinearity in ("tanh", "sigmoid") if network.kind == "rnn" else network.kind == "lstm"
     if network.kind == "lstm" and network.post in ("recurrent", "cell"):
         bounded = False
-    one_rate = network.plasticity.constraint == "decay" and connection.modulator is None and eta is not None
-    if not (bounded and one_rate) or torch.compiler.is_compiling():
+    if not bounded or plasticity.rule != "hebb" or plasticity.constraint == "soft_clip":
         return root, False
-    assert eta is not None
-    if clamp is not None and clamp.numel() and not float(inputs.drive.detach().abs().max()) <= 1:
+    decays, retroactive = plasticity.constraint == "decay", plasticity.modulation == "retroactive"
+    if torch.compiler.is_compiling() or (decays and connection.modulator is not None):
         return root, False
-    rates = eta.detach()
+    if inputs.clamp is not None and inputs.clamp.numel() and not float(inputs.drive.detach().abs().max()) <= 1:
+        return root, False
+    fading = connection.eligibility_eta if retroactive else connection.eta if decays else None
+    if fading is None:
+        return root, True
+    rates = fading.detach()
     shrink = abs(1 - rates.item()) if rates.dim() == 0 else float((1 - rates).abs().min())
     if not shrink > 0 or not math.isfinite(shrink):
         return root, False
     reach = steps if shrink >= 1 else int(math.log(MAX_AMPLIFICATION) / -math.log(shrink))
-    return (max(min(reach, steps), 1), True) if reach >= root else (root, False)
+    if reach < root:
+        return root, False
+    # Without checkpoints for rows that have lost something, fewer will do.
+    return (max(min(reach, steps), 1) if decays else root), True
 
 
 def _operands(inputs: Inputs, state: State, connection: Connection, network: Network) -> Operands:
@@ -166,7 +176,7 @@ def sequence(
     operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
     codes, clip = _codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _operator("sequence")(*operands, *masks, lengths, codes, clip, batch_first, 0)[:5]
+        output, *last = _operator("sequence")(*operands, *masks, lengths, codes, clip, batch_first, 0, False)[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
@@ -303,19 +313,22 @@ class _Step(torch.autograd.Function):
 class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, *operands: Tensor | None) -> Any:
-        output, hidden, cell, trace, eligibility, history, modulators, checkpoints = _operator("sequence")(
-            *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every
-        )
+        *results, history, modulators, checkpoints, lost = _operator("sequence")(
+            *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every,
+            options.reversible,
+        )  # fmt: skip
+        output, _, _, trace, eligibility = results
         ctx.set_materialize_grads(False)
         ctx.options = options
-        # Backwards starts from the last trace.
-        kept = Kept(output, history, modulators, checkpoints, trace if options.reversible else None)
+        # Backwards starts from the last traces.
+        last = (trace, eligibility) if options.reversible else (None, None)
+        kept = Kept(output, history, modulators, checkpoints, lost, *last)
         ctx.save_for_backward(*kept, *masks, lengths, *operands[1:])
-        return output, hidden, cell, trace, eligibility
+        return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors
-        kept, masks, lengths, operands = Kept(*saved[:5]), Masks(*saved[5:7]), saved[7], Operands(None, *saved[8:])
+        kept, masks, lengths, operands = Kept(*saved[:7]), Masks(*saved[7:9]), saved[9], Operands(None, *saved[10:])
         found = _backward(grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[3:])
         return None, None, None, *_first_order(found)
