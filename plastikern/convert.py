@@ -77,7 +77,11 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
     """
     check_choice("from_authors", "orientation", orientation, ORIENTATIONS)
     names, suffix = _layout(module, layer)
-    given = {_ALIASES.get(name, name): name for name in parameters}
+    given: dict[str, str] = {}
+    for original in parameters:
+        twin = given.setdefault(_ALIASES.get(original, original), original)
+        if twin != original:
+            raise ValueError(f"from_authors: parameters must have one of {twin!r} and {original!r}; got both")
     values: list[tuple[Tensor, Tensor]] = []
     taken: set[str | None] = set()
     for ours, sources in names.items():

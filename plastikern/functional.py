@@ -109,10 +109,11 @@ def plastic_rnn_sequence(
             and its traces, and its outputs are 0. Default: T for all.
         batch_first: the layout of ``drive``, ``clamp`` and the output.
         checkpoint_every: spacing of the trace checkpoints that the fused backward keeps. By default the library
-            chooses: the rule ``decay`` without modulation is run backwards from sparse checkpoints as long as that is
-            accurate (amplification of rounding errors up to 10), everything else is recomputed from checkpoints about
-            every sqrt(T) steps. A spacing given here always recomputes. The reference backend keeps what autograd
-            keeps.
+            chooses: about sqrt(T) steps, more for the rule ``decay`` at a small fixed rate. Between checkpoints the
+            traces of recurrent networks are run backwards where that is accurate and nothing was clipped (rule
+            ``hebb``; bounded activities; with a modulator the constraint ``clip`` only), else they are computed again.
+            A spacing given here always computes them again. What runs backwards starts from the last traces, which
+            must then not be changed in place before the backward pass. The reference backend keeps what autograd keeps.
 
     Returns:
         Activities in the layout of ``drive``, last activity (B, N), last trace (B, N, N) and, with retroactive
@@ -321,19 +322,16 @@ def _step(
     name: str, layout: tuple[str, ...], network: Network, inputs: Inputs, state: State, connection: Connection,
     backend: str | None,
 ) -> tuple[Tensor, State]:  # fmt: skip
-    acting = not torch.is_grad_enabled() and _plausible(network, inputs, state, connection)
-    if not acting:
-        _check(name, network, inputs, state, connection, layout)
-    served_by = backends.select(backend, inputs.drive)
-    if served_by == "cpu":
+    if not torch.is_grad_enabled() and _plausible(network, inputs, state, connection):
         try:
-            return fused.step(inputs, state, connection, network)
-        except (RuntimeError, TypeError):
-            if acting:
-                _check(name, network, inputs, state, connection, layout)
+            if backends.select(backend, inputs.drive) == "cpu":
+                return fused.step(inputs, state, connection, network)
+        except Exception:
+            _check(name, network, inputs, state, connection, layout)
             raise
-    if acting:
-        _check(name, network, inputs, state, connection, layout)
+    _check(name, network, inputs, state, connection, layout)
+    if backends.select(backend, inputs.drive) == "cpu":
+        return fused.step(inputs, state, connection, network)
     return reference.step(inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network)
 
 
@@ -348,23 +346,22 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
         return False
     alpha, eta, fading = connection.alpha, connection.eta, connection.eligibility_eta
     retroactive = plasticity.modulation == "retroactive"
-    if (modulator is None) != (plasticity.modulation == "none") or (fading is None) == retroactive:
+    if (modulator is None) != (plasticity.modulation == "none") or (state.eligibility is not None and not retroactive):
         return False
-    if (state.eligibility is not None and not retroactive) or not isinstance(alpha, Tensor):
+    if not isinstance(alpha, Tensor) or alpha.dim() != dims[plasticity.alpha]:
         return False
-    if alpha.dim() != dims[plasticity.alpha]:
-        return False
-    for rate, wanted in ((eta, modulator is None), (fading, retroactive)):
-        if (rate is not None) != wanted or (rate is not None and rate.dim() != dims[plasticity.eta]):
+    rates = [(eta, modulator is None, plasticity.eta), (fading, retroactive, plasticity.eta)]
+    if modulator is not None:
+        if not isinstance(modulator, Modulator) or modulator.modulated is not None:
             return False
-    if modulator is None:
-        return True
-    if not isinstance(modulator, Modulator) or modulator.modulated is not None:
-        return False
+        fans_out = plasticity.fan_out != "none"
+        rates += [
+            (tensor, fans_out, plasticity.fan_out) for tensor in (modulator.fan_out_weight, modulator.fan_out_bias)
+        ]
+    # Rates per connection are expanded on their way to the operator, which would not see their shapes.
     return all(
-        (tensor is None) == (plasticity.fan_out == "none")
-        and (tensor is None or tensor.dim() == dims[plasticity.fan_out])
-        for tensor in (modulator.fan_out_weight, modulator.fan_out_bias)
+        (isinstance(rate, Tensor) and rate.dim() == dims[granularity] < 2) if wanted else rate is None
+        for rate, wanted, granularity in rates
     )
 
 

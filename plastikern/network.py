@@ -47,13 +47,13 @@ class Network(NamedTuple):
     Attributes:
         kind: ``"rnn"``, ``"lstm"`` or ``"linear"``.
         nonlinearity: of the activities; an LSTM's are fixed.
-        post: the signal of an LSTM that changes its traces, one of :data:`~plastikern.plasticity.POSTS`.
+        post: the signal that changes the traces of an LSTM, one of :data:`~plastikern.plasticity.POSTS`.
     """
 
     kind: str
     plasticity: Plasticity
     nonlinearity: str = "tanh"
-    post: str = "hidden"
+    post: str = "candidate"
 
 
 class Inputs(NamedTuple):

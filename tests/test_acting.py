@@ -24,6 +24,9 @@ from conftest import (
 )  # fmt: skip
 from tolerances import FP64, FP64_ROUNDING
 from torch import Tensor
+from torch.autograd import forward_ad
+
+import plastikern.functional as PF
 
 
 def run_by_steps(case: Case, backend: str) -> dict[str, Tensor]:
@@ -138,3 +141,73 @@ def test_a_recorded_rollout_is_trained_by_one_call(
     again, stepped = acting()
     assert torch.equal(again, recorded)
     assert_close(case.results(trained, leaves), case.results(stepped, leaves), FP64_ROUNDING)
+
+
+WRONG = {
+    "drive": lambda tensor: tensor.long(),
+    "hidden": lambda tensor: tensor[:, 1:],
+    "cell": lambda tensor: tensor.float(),
+    "trace": lambda tensor: tensor[1:],
+    "eligibility": lambda tensor: tensor.to("meta"),
+    "weight": lambda tensor: tensor[:-1],
+    "alpha": lambda tensor: tensor.unsqueeze(0),
+    "eta": lambda tensor: 0.1,
+    "eligibility_eta": lambda tensor: None,
+    "input": lambda tensor: tensor[:, :0],
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@each_variant
+def test_a_bad_argument_is_explained_while_acting_as_while_training(case: Case, backend: str) -> None:
+    case = replace(case, steps=1, lengths=None, batch_first=False)
+    inputs = case.inputs()
+    state = {name: inputs[name] for name in case.state}
+    for name, spoil in WRONG.items():
+        if name not in inputs:
+            continue
+        spoilt = inputs[name][0] if name in ("drive", "input") else inputs[name]
+        wrong = spoil(spoilt.detach())
+        given = {**inputs, name: wrong.unsqueeze(0) if name in ("drive", "input") else wrong}
+        wrong_state = {**state, **({name: wrong} if name in state else {})}
+        messages = []
+        for recording in (torch.enable_grad, torch.no_grad):
+            with recording(), pytest.raises((TypeError, ValueError)) as caught:
+                case.step(given, 0, wrong_state, backend)
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("granularity, shape", [("connection", (1, 4)), ("connection", (1, 1)), ("neuron", (1,))])
+def test_a_coefficient_is_not_stretched_while_acting(backend: str, granularity: str, shape: tuple[int, ...]) -> None:
+    plasticity = ruled("hebb", "decay", alpha="neuron" if granularity == "neuron" else "connection", eta="connection")
+    inputs = Case(1, 2, 4, plasticity).inputs()
+    name = "alpha" if granularity == "neuron" else "eta"
+    with torch.no_grad(), pytest.raises(ValueError, match=f"{name} must have shape"):
+        given = {**inputs, "drive": inputs["drive"][0], name: torch.ones(shape, dtype=torch.float64)}
+        PF.plastic_rnn_step(**given, plasticity=plasticity, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_network_without_neurons_is_refused_while_acting(backend: str) -> None:
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(*shape)
+
+    rate = torch.tensor(0.1)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="at least one neuron"):
+            PF.plastic_rnn_step(zeros(2, 0), None, None, zeros(0, 0), zeros(0, 0), rate, backend=backend)
+        with pytest.raises(ValueError, match="at least one neuron"):
+            PF.plastic_lstm_step(zeros(2, 0), None, None, None, zeros(0, 0), zeros(0, 0), rate, backend=backend)
+        with pytest.raises(ValueError, match="at least one neuron"):
+            PF.plastic_linear_step(zeros(2, 3), None, zeros(0, 3), zeros(0, 3), rate, backend=backend)
+
+
+@needs_native
+def test_forward_mode_derivatives_are_refused_also_without_recording() -> None:
+    inputs = Case(1, 2, 4).inputs()
+    with forward_ad.dual_level(), torch.no_grad():
+        drive = forward_ad.make_dual(inputs["drive"][0].detach(), torch.ones(2, 4, dtype=torch.float64))
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            PF.plastic_rnn_step(**{**inputs, "drive": drive}, backend="cpu")

@@ -50,7 +50,7 @@ struct BackwardScratch {
         const bool again = !g.reverse || g.lost != nullptr;
         segment_steps = again ? std::min(n.checkpoint_every, n.steps) : 0;
         segment = n.traces() * std::max<int64_t>(segment_steps - 1, 0);
-        alpha_size = padded<S>(3 * kGradientRows * n.steps * n.batch);
+        alpha_size = padded<S>((2 * kGradientRows + 1) * n.steps * n.batch);
         tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
         zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
         ones = parts.take(n.posts);

@@ -117,7 +117,7 @@ template <typename S>
 struct AlphaGradient {
     S* alpha;       // (O, I), written for the rows asked for
     const S* pres;  // the elements' pre, by `pack_history`
-    S* scratch;     // 3 * kGradientRows * (all steps of all elements)
+    S* scratch;     // (2 * kGradientRows + 1) * (all steps of all elements)
 };
 
 // Kernels of one rule, constraint, layout and eligibility, for rows [begin, end).

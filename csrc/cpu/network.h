@@ -91,12 +91,7 @@ struct Network {
             run(kernel, first, last);
         });
     }
-    // Whether rows that have lost nothing can run their traces backwards.
-    bool reversible() const {
-        return kernels<S>().reversed(rule, constraint, connection.layout, retroactive) != nullptr;
-    }
-    // Segments between two checkpoints.
-    int64_t segments() const { return checkpoint_every > 0 ? (steps + checkpoint_every - 1) / checkpoint_every : 0; }
+    // Rows (O,) of the segment between two checkpoints that step k - 1 belongs to.
     template <typename T>
     T* segment_rows(T* rows, int64_t k, int64_t b) const {
         return rows + ((k - 1) / checkpoint_every * batch + b) * posts;
@@ -118,7 +113,7 @@ struct Outputs {
     Activities<S> activities;
     S *hidden, *cell;        // (B, N): after the last step of each element; null: not wanted
     S *trace, *eligibility;  // (B, O, I)
-    bool* lost;              // (segments(), B, O): rows that lost what they were, by segments; zeros; null: not wanted
+    bool* lost;              // (segments, B, O): rows that lost what they were, by segments; zeros; null: not wanted
     S* checkpoints;          // (C, B, traces()): at k = checkpoint_every, 2 checkpoint_every, ... < T, unwritten past
                              // an element's end
 };
@@ -137,7 +132,8 @@ struct Gradients {
     Sequence<S> sum;        // (T, B, O): of the connection's sums; none: those of the drive
     Sequence<S> features;   // linear: (T, B, I)
     Sequence<S> modulator;  // (T, B): of what goes into the modulator's nonlinearity
-    // Of the first state, in its shapes; null: not wanted (`hidden_in` and `cell_in` always are).
+    // Of the first state, in its shapes; null: not wanted (`hidden_in` and `cell_in` are, where there
+    // are any).
     S *hidden_in, *cell_in, *trace_in, *eligibility_in;
     // In the shapes of the parameters; null: not wanted. Those per synapse, but for alpha, are added to.
     S *alpha, *rate, *rate_scale, *eligibility_rate;

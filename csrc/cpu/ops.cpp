@@ -34,7 +34,12 @@ void check(const char* name, const Tensor& tensor, const Sizes& shape, ScalarTyp
     bool same = tensor.dim() == static_cast<int64_t>(shape.size());
     int64_t axis = 0;
     for (const int64_t size : shape) same = same && tensor.size(axis++) == size;
-    STD_TORCH_CHECK(same, name, " has the wrong shape");
+    const auto text = [](const auto& sizes) {
+        std::string found;
+        for (const int64_t size : sizes) found += (found.empty() ? "" : ", ") + std::to_string(size);
+        return "(" + found + ")";
+    };
+    STD_TORCH_CHECK(same, name, " must have shape ", text(shape), "; got ", text(tensor.sizes()));
 }
 
 template <class Sizes = Shape>
@@ -93,9 +98,11 @@ class Call {
           alpha_(compact(alpha)),
           checkpoint_every_(checkpoint_every) {
         const bool is_step = activities.dim() == 2;
-        STD_TORCH_CHECK(is_step || activities.dim() == 3, "drive must have 2 or 3 dimensions; got ", activities.dim());
-        STD_TORCH_CHECK(dtype_ == ScalarType::Float || dtype_ == ScalarType::Double,
-                        "drive must be float32 or float64");
+        const char* first = drive_is_given ? "drive" : "output";
+        STD_TORCH_CHECK(is_step || activities.dim() == 3, first, " must have 2 or 3 dimensions; got ",
+                        activities.dim());
+        STD_TORCH_CHECK(dtype_ == ScalarType::Float || dtype_ == ScalarType::Double, first,
+                        " must be float32 or float64");
         STD_TORCH_CHECK(codes.size() == 8, "codes must be 8 numbers; got ", codes.size());
         const int64_t limits[8] = {3, Rules::size, Constraints::size, 5, 4, 2, 3, 3};
         for (size_t i = 0; i < 8; ++i) {
@@ -125,12 +132,13 @@ class Call {
         const int64_t gates = is(NetworkKind::lstm) ? 4 : 1;
         posts_ = activities.size(activities.dim() - 1) / (drive_is_given ? gates : 1);
         pres_ = posts_;
-        check("drive", activities, sequence_shape(is_step, posts_ * (drive_is_given ? gates : 1)), dtype_);
+        check(first, activities, sequence_shape(is_step, posts_ * (drive_is_given ? gates : 1)), dtype_);
         STD_TORCH_CHECK(features.has_value() == is(NetworkKind::linear), "features are for a linear layer");
         if (features.has_value()) {
             pres_ = features_->size(features_->dim() - 1);
             check("features", features_, sequence_shape(is_step, pres_), dtype_);
         }
+        STD_TORCH_CHECK(posts_ > 0 && pres_ > 0, first, " must have at least one neuron");
         check("weight", weight_, {gates * posts_, pres_}, dtype_);
         check("hidden", hidden_, {batch_, posts_}, dtype_);
         check("cell", cell_, {batch_, posts_}, dtype_);
@@ -158,7 +166,6 @@ class Call {
     bool has_modulator() const { return modulator_weight_.has_value(); }
     bool empty() const { return batch_ == 0; }
     ScalarType dtype() const { return dtype_; }
-    int64_t steps() const { return steps_; }
     int64_t batch() const { return batch_; }
     int64_t posts() const { return posts_; }
     int64_t pres() const { return pres_; }

@@ -26,10 +26,11 @@ class Parts {
     int64_t used_ = 0;
 };
 
-// Over more than a few steps it pays to work on traces and parameters whose rows start on cache lines.
+// Over more than a few steps it pays to work on traces and parameters whose rows start on cache lines; and where rates
+// are per synapse, computing traces again reads whole vectors of them.
 template <typename S>
 bool worth_packing(const Network<S>& n) {
-    return n.steps >= 4;
+    return n.steps >= (n.connection.layout == Layout::per_synapse ? 2 : 4);
 }
 
 template <typename S>
@@ -110,13 +111,19 @@ Sharing sharing_of(const Network<S>& n) {
     const int64_t together = gated ? std::min(n.batch, kMaxGroup) : 1;
     // The gradient of a rate per synapse is one matrix, to which the elements add in turn.
     if (n.connection.layout == Layout::per_synapse) return {splits ? n.threads : 1, 0, together};
-    const int64_t each = std::clamp((n.batch + n.threads - 1) / n.threads, int64_t{1}, together);
+    // Elements of a thread in groups of nearly the same size.
+    const auto grouped = [&](int64_t each) {
+        const int64_t groups = std::max((each + together - 1) / together, int64_t{1});
+        return std::max((each + groups - 1) / groups, int64_t{1});
+    };
     if (!splits) {
         const bool worth_threads = n.batch * synapses * n.steps >= 4 * kSplitSynapses;
-        return worth_threads ? Sharing{std::min(n.batch, n.threads), n.batch, each} : Sharing{1, n.batch, together};
+        const int64_t threads = worth_threads ? std::min(n.batch, n.threads) : 1;
+        return {threads, n.batch, grouped((n.batch + threads - 1) / threads)};
     }
     const bool fits = 2 * n.threads * n.traces() * static_cast<int64_t>(sizeof(S)) <= kSideBySideBytes;
-    return {n.threads, fits ? n.batch / n.threads * n.threads : 0, fits ? each : together};
+    const int64_t each = fits ? n.batch / n.threads : 0;
+    return {n.threads, each * n.threads, grouped(each > 0 ? each : n.batch)};
 }
 
 // Calls run(group, thread, team) for every group of elements.

@@ -78,14 +78,4 @@ void parallel(int64_t threads, Body body) {
     body(Team{});
 }
 
-// Calls element(b, thread, team) for each element: the first `whole` are taken by one thread each, the others by all
-// together.
-template <class Element>
-void for_elements(int64_t batch, int64_t whole, Team all, Element element) {
-    for (int64_t b = all.rank; b < whole; b += all.size) element(b, all.rank, Team{});
-    if (whole == batch) return;
-    all.barrier();
-    for (int64_t b = whole; b < batch; ++b) element(b, all.rank, all);
-}
-
 }  // namespace plastikern

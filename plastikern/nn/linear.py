@@ -48,7 +48,8 @@ class _Linear(PlasticModule):
         self._check_input(input, dims, self.in_features)
         if drive is not None:
             # Under autocast input and drive may come in different precision.
-            dtype = drive.dtype if isinstance(drive, Tensor) and torch.is_autocast_enabled(drive.device.type) else None
+            casts = isinstance(drive, Tensor) and drive.is_floating_point()
+            dtype = drive.dtype if casts and torch.is_autocast_enabled(drive.device.type) else None
             shape = (*input.shape[:-1], self.out_features)
             check_tensor(type(self).__name__, "drive", drive, shape, input, dtype=dtype)
             drive = drive.to(self.weight.dtype)

@@ -15,7 +15,7 @@ from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 
 KINDS = ("rnn", "lstm", "linear")
 MAX_AMPLIFICATION = 10.0
-"""How far running the rule ``decay`` backwards may magnify rounding errors between two checkpoints."""
+"""How far running traces backwards may magnify rounding errors between two checkpoints."""
 
 
 class Operands(NamedTuple):
@@ -85,25 +85,27 @@ def checkpoint_spacing(
     """Steps between two trace checkpoints, and whether the backward pass may run the trace backwards between them.
 
     Computing a segment again costs memory for its traces, so sqrt(T) is the spacing that balances segment and
-    checkpoints. Most rules can instead be solved for the trace before the step: where nothing was clipped, what a step
-    added is taken off again, and the kernels note which rows lost something in which segment. What fades, under
-    ``decay`` or as an eligibility trace, is divided by (1 - eta): rounding errors grow by (1 - eta)^-1 a step, so that
-    the rate decides how far apart the checkpoints may be, and must be the same at all steps. Both need pre and post in
-    [-1, 1]: where they can grow, so can the trace, and its small beginnings would be lost in the rounding of its end.
+    checkpoints. Many rules can instead be solved for the trace before the step: where nothing was clipped, what a step
+    added is taken off again, and the kernels note which rows lost something in which segment. The error is that of
+    rounding the largest trace of a segment: pre and post must lie in [-1, 1], and what a modulator gates must be
+    clipped, since its size may change from step to step. What fades, under ``decay`` or as an eligibility trace, is
+    divided by (1 - eta): rounding errors grow by (1 - eta)^-1 a step, so that the rate decides how far apart the
+    checkpoints may be, and must be the same at all steps.
     """
     plasticity, steps = network.plasticity, inputs.drive.shape[1 if batch_first else 0]
-    root = math.isqrt(max(steps - 1, 0)) + 1
-    bounded = network.nonlinearity in ("tanh", "sigmoid") if network.kind == "rnn" else network.kind == "lstm"
-    if network.kind == "lstm" and network.post in ("recurrent", "cell"):
+    root, constraint = math.isqrt(max(steps - 1, 0)) + 1, plasticity.constraint
+    bounded = {
+        "rnn": network.nonlinearity in ("tanh", "sigmoid"),
+        "lstm": network.post in ("candidate", "hidden"),
+        "linear": False,
+    }[network.kind]
+    if connection.modulator is not None and (constraint != "clip" or plasticity.clip > MAX_AMPLIFICATION):
         bounded = False
-    if not bounded or plasticity.rule != "hebb" or plasticity.constraint == "soft_clip":
-        return root, False
-    decays, retroactive = plasticity.constraint == "decay", plasticity.modulation == "retroactive"
-    if torch.compiler.is_compiling() or (decays and connection.modulator is not None):
+    if not bounded or plasticity.rule != "hebb" or constraint == "soft_clip" or torch.compiler.is_compiling():
         return root, False
     if inputs.clamp is not None and inputs.clamp.numel() and not float(inputs.drive.detach().abs().max()) <= 1:
         return root, False
-    fading = connection.eligibility_eta if retroactive else connection.eta if decays else None
+    fading = connection.eta if constraint == "decay" else connection.eligibility_eta
     if fading is None:
         return root, True
     rates = fading.detach()
@@ -113,8 +115,8 @@ def checkpoint_spacing(
     reach = steps if shrink >= 1 else int(math.log(MAX_AMPLIFICATION) / -math.log(shrink))
     if reach < root:
         return root, False
-    # Without checkpoints for rows that have lost something, fewer will do.
-    return (max(min(reach, steps), 1) if decays else root), True
+    # Rows that lost something are computed again from checkpoints, which ``decay`` never needs.
+    return (max(min(reach, steps), 1) if constraint == "decay" else root), True
 
 
 def _operands(inputs: Inputs, state: State, connection: Connection, network: Network) -> Operands:
@@ -147,9 +149,9 @@ def _masks(inputs: Inputs, connection: Connection, network: Network) -> Masks:
 
 def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether autograd must see the call: to record it, or to refuse forward-mode derivatives."""
-    if not torch.is_grad_enabled():
-        return False
-    return forward_ad._current_level >= 0 or any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
