@@ -139,7 +139,8 @@ class BackwardGroup {
           group_(group),
           thread_(thread),
           team_(team),
-          pres_(s.pres + thread * PreRing<S>::size(n, sharing_of(n).group), n) {
+          group_size_(sharing_of(n).group),
+          pres_(s.pres + thread * PreRing<S>::size(n, group_size_), n) {
         team.share(n.posts, begin_, end_);
         team.share(n.pres, first_pre_, last_pre_);
     }
@@ -194,16 +195,17 @@ class BackwardGroup {
     const Group group_;
     const int64_t thread_;
     const Team team_;
+    const int64_t group_size_;  // of a full group: the distance of what belongs to two slots or threads
     const PreRing<S> pres_;
     int64_t begin_, end_, first_pre_, last_pre_;  // own neurons, own columns
     TraceRows<const S> grad_in_[kMaxGroup];
     S through_input_[kMaxGroup] = {};  // gradient that waits for the activities before: of M from the previous hidden
 
     bool runs(int64_t k, int64_t b) const { return k <= n_.length(b) && n_.length(b) > 0; }
-    int64_t slot(int64_t b) const { return (team_.size == 1 ? thread_ : 0) * sharing_of(n_).group + b - group_.first; }
+    int64_t slot(int64_t b) const { return (team_.size == 1 ? thread_ : 0) * group_size_ + b - group_.first; }
     S* grad_pre(int64_t member, int64_t k, int64_t b) const {
         const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;
-        return s_.grad_pres + ((thread * sharing_of(n_).group + b - group_.first) * 3 + k % 3) * s_.row;
+        return s_.grad_pres + ((thread * group_size_ + b - group_.first) * 3 + k % 3) * s_.row;
     }
     S* grad_modulator(int64_t member, int64_t k, int64_t b) const {
         const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;

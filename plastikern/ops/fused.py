@@ -212,10 +212,10 @@ def _gradients(
         )
     )  # fmt: skip
     weight = modulator_weight = modulator_bias = None
-    if wanted.weight:
-        weight = _weight_gradient(drive, total, operands, kept, options, lengths)
-    if wanted.modulator_weight:
-        modulator_weight = _modulator_gradient(modulator, operands, kept, options)
+    if wanted.weight or wanted.modulator_weight:
+        before = _before(operands, kept, options, lengths)
+        weight = _weight_gradient(drive, total, before, options) if wanted.weight else None
+        modulator_weight = _modulator_gradient(modulator, before, kept, options) if wanted.modulator_weight else None
     if wanted.modulator_bias:
         modulator_bias = modulator.sum()
     found = Operands(
@@ -225,22 +225,14 @@ def _gradients(
     return [grad if needed else None for grad, needed in zip(found, needs, strict=True)]
 
 
-def _weight_gradient(
-    grad_drive: Tensor,
-    grad_sum: Tensor | None,
-    operands: Operands,
-    kept: Kept,
-    options: Options,
-    lengths: Tensor | None,
-) -> Tensor:
+def _weight_gradient(grad_drive: Tensor, grad_sum: Tensor | None, before: Tensor, options: Options) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
-    before = _before(operands, kept, options, lengths)
-    lstm = options.network.kind == "lstm"
-    # `grad_sum` is missing where it is the drive's gradient.
-    grad = _products(grad_drive if grad_sum is None or lstm else grad_sum, before)
-    if lstm and grad_sum is not None:
-        size = kept.output.shape[-1]
-        grad[2 * size : 3 * size] = _products(grad_sum, before)
+    if grad_sum is None:  # it is the drive's gradient
+        return _products(grad_drive, before)
+    if options.network.kind != "lstm":
+        return _products(grad_sum, before)
+    grad, size = _products(grad_drive, before), grad_sum.shape[-1]
+    grad[2 * size : 3 * size] = _products(grad_sum, before)
     return grad
 
 
@@ -267,13 +259,12 @@ def _products(grad: Tensor, before: Tensor) -> Tensor:
     return grad.flatten(0, 1).mT @ before.contiguous().flatten(0, 1)
 
 
-def _modulator_gradient(grad: Tensor, operands: Operands, kept: Kept, options: Options) -> Tensor:
+def _modulator_gradient(grad: Tensor, before: Tensor, kept: Kept, options: Options) -> Tensor:
     """Of the modulator's weight, from the gradient (T, B) of what goes into its nonlinearity."""
     source, size = options.network.plasticity.modulator_input, kept.output.shape[-1]
-    if source == "previous_hidden":
-        activity = _before(operands, kept, options, None)
-    else:
-        activity = kept.output if kept.history is None or source == "hidden" else kept.history[..., 4 * size : 5 * size]
+    activity = before if source == "previous_hidden" else kept.output
+    if source == "cell" and kept.history is not None:
+        activity = kept.history[..., 4 * size : 5 * size]
     return grad.flatten() @ activity.flatten(0, 1)
 
 
