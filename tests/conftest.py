@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from tolerances import FP64_ROUNDING
 from torch import Tensor
 
 import plastikern.functional as PF
@@ -270,6 +271,19 @@ def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], to
             continue
         error = (found[name].double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1)
         assert error <= tolerance, f"{name}: error {error:.3g}, tolerance {tolerance:.3g}"
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def close(found: Any, expected: Any) -> None:
+    """A tensor, or sequences of tensors, of which states may lack some."""
+    found, expected = (
+        [tensor for tensor in side if tensor is not None] if isinstance(side, (tuple, list)) else side
+        for side in (found, expected)
+    )
+    torch.testing.assert_close(found, expected, rtol=FP64_ROUNDING, atol=FP64_ROUNDING)
 
 
 def assert_same_bits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

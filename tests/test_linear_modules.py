@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BACKENDS
+from conftest import BACKENDS, random
 from tolerances import FP64_ROUNDING
-from torch import Tensor, nn
+from torch import nn
 
 from plastikern import LinearState, Plasticity, PlasticLinear, PlasticLinearCell
 
 OJA = Plasticity(rule="oja", constraint="none", alpha_init=0.5, eta_init=0.2)
 PLAIN = Plasticity(alpha_init=0, eta_init=0.1)
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def layer(*args: Any, plasticity: Plasticity = OJA, **options: Any) -> PlasticLinear:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BACKENDS
-from tolerances import FP64_ROUNDING
-from torch import Tensor, nn
+from conftest import BACKENDS, close, random
+from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from plastikern import LSTMState, Plasticity, PlasticLSTM, PlasticLSTMCell
@@ -17,22 +16,9 @@ CLIP = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2)
 PLAIN = Plasticity(alpha_init=0, eta_init=0.1)
 
 
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
-
-
 def network(*args: Any, plasticity: Plasticity = CLIP, **options: Any) -> PlasticLSTM:
     torch.manual_seed(0)
     return PlasticLSTM(*args, plasticity=plasticity, dtype=torch.float64, **options)
-
-
-def close(found: Any, expected: Any) -> None:
-    """A tensor, or sequences of tensors, of which states may lack some."""
-    found, expected = (
-        [tensor for tensor in side if tensor is not None] if isinstance(side, (tuple, list)) else side
-        for side in (found, expected)
-    )
-    torch.testing.assert_close(found, expected, rtol=FP64_ROUNDING, atol=FP64_ROUNDING)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

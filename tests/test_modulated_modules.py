@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BACKENDS
-from tolerances import FP64_ROUNDING
+from conftest import BACKENDS, close, random
 from torch import Tensor
 
 import plastikern.functional as PF
@@ -22,23 +21,11 @@ RETROACTIVE = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2, modula
 HALF = torch.tensor([True, True, False, False])
 
 
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
-
-
 def made(kind: Any, plasticity: Plasticity, **options: Any) -> Any:
     """A module of 3 features and 4 neurons, of two layers where it can have them."""
     torch.manual_seed(0)
     layers = {} if kind is PlasticLinear else {"num_layers": 2}
     return kind(3, 4, plasticity=plasticity, dtype=torch.float64, **layers, **options)
-
-
-def close(found: Any, expected: Any) -> None:
-    found, expected = (
-        [tensor for tensor in side if tensor is not None] if isinstance(side, (tuple, list)) else side
-        for side in (found, expected)
-    )
-    torch.testing.assert_close(found, expected, rtol=FP64_ROUNDING, atol=FP64_ROUNDING)
 
 
 def plastic_parameters(module: PlasticModule, suffix: str) -> dict[str, tuple[int, ...]]:

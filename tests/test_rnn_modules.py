@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BACKENDS, needs_native
-from tolerances import FP64_ROUNDING
+from conftest import BACKENDS, close, needs_native, random
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,22 +17,9 @@ from plastikern import Plasticity, PlasticRNN, PlasticRNNCell, RNNState
 CLIP = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2)
 
 
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
-
-
 def network(*args: Any, plasticity: Plasticity = CLIP, **options: Any) -> PlasticRNN:
     torch.manual_seed(0)
     return PlasticRNN(*args, plasticity=plasticity, dtype=torch.float64, **options)
-
-
-def close(found: Any, expected: Any) -> None:
-    """A tensor, or sequences of tensors, of which states may lack some."""
-    found, expected = (
-        [tensor for tensor in side if tensor is not None] if isinstance(side, (tuple, list)) else side
-        for side in (found, expected)
-    )
-    torch.testing.assert_close(found, expected, rtol=FP64_ROUNDING, atol=FP64_ROUNDING)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
