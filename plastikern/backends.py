@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,34 @@ from torch import Tensor
 from . import library
 from .version import __version__
 
-BACKENDS = ("reference", "cpu")
+
+class Fused(NamedTuple):
+    """A fused backend. Its operators have the schemas of csrc/registration.cpp.
+
+    Attributes:
+        device: type of the tensors that it serves.
+        serves: what it is, for the user.
+        missing: why it is not there; None where it is.
+        operators: the namespace of its operators in ``torch.ops``, which it makes at the first call.
+        reverses: whether its backward pass can run traces backwards between checkpoints.
+    """
+
+    device: str
+    serves: str
+    missing: Callable[[], str | None]
+    operators: Callable[[], str]
+    reverses: bool = False
+
+
+def _no_native_library() -> str | None:
+    return None if library.MISSING is None else f"the native library is {library.MISSING}"
+
+
+FUSED: dict[str, Fused] = {
+    "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True),
+}
+"""In the order of preference where several serve a device."""
+BACKENDS = ("reference", *FUSED)
 ENVIRONMENT_VARIABLE = "PLASTIKERN_BACKEND"
 
 _chosen: ContextVar[str | None] = ContextVar("plastikern_backend", default=None)
@@ -47,10 +74,11 @@ def _refusal(backend: str, tensor: Tensor) -> str | None:
     """Why a backend cannot serve a call on such tensors; None where it can."""
     if backend == "reference":
         return None
-    if library.MISSING is not None:
-        return f"the native library is {library.MISSING}"
-    if tensor.device.type != "cpu":
-        return f"it serves tensors on the device cpu, and these are on {tensor.device}"
+    fused = FUSED[backend]
+    if (missing := fused.missing()) is not None:
+        return missing
+    if tensor.device.type != fused.device:
+        return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
     return None
@@ -67,7 +95,7 @@ def select(requested: str | None, tensor: Tensor) -> str:
     if name is None and (from_environment := os.environ.get(ENVIRONMENT_VARIABLE)):
         name = _known(from_environment, ENVIRONMENT_VARIABLE)
     if name is None:
-        return "cpu" if _refusal("cpu", tensor) is None else "reference"
+        return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
     reason = _refusal(name, tensor)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} cannot serve this call: {reason}")
@@ -83,9 +111,10 @@ def build_info() -> dict[str, Any]:
         why it cannot).
     """
     backends = {"reference": "any device and dtype, any order of derivative (plain PyTorch)"}
-    backends["cpu"] = (
-        f"not available: {library.MISSING}" if library.MISSING else "float32 and float64 tensors on cpu (fused C++)"
-    )
+    for name, fused in FUSED.items():
+        missing = fused.missing()
+        served = f"float32 and float64 tensors on {fused.device} ({fused.serves})"
+        backends[name] = served if missing is None else f"not available: {missing}"
     return {
         "version": __version__,
         "torch": torch.__version__,

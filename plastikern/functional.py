@@ -324,14 +324,16 @@ def _step(
 ) -> tuple[Tensor, State]:  # fmt: skip
     if not torch.is_grad_enabled() and _plausible(network, inputs, state, connection):
         try:
-            if backends.select(backend, inputs.drive) == "cpu":
-                return fused.step(inputs, state, connection, network)
+            chosen = backends.select(backend, inputs.drive)
+            if chosen != "reference":
+                return fused.step(chosen, inputs, state, connection, network)
         except Exception:
             _check(name, network, inputs, state, connection, layout)
             raise
     _check(name, network, inputs, state, connection, layout)
-    if backends.select(backend, inputs.drive) == "cpu":
-        return fused.step(inputs, state, connection, network)
+    chosen = backends.select(backend, inputs.drive)
+    if chosen != "reference":
+        return fused.step(chosen, inputs, state, connection, network)
     return reference.step(inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network)
 
 
@@ -380,8 +382,9 @@ def _sequence(
         check_positive(name, "checkpoint_every", checkpoint_every)
     steps, batch = inputs.drive.shape[1 if batch_first else 0], inputs.drive.shape[0 if batch_first else 1]
     steps_of_each = checked_lengths(name, lengths, steps, batch)
-    if backends.select(backend, inputs.drive) == "cpu":
-        return fused.sequence(inputs, state, connection, network, steps_of_each, batch_first, checkpoint_every)
+    chosen = backends.select(backend, inputs.drive)
+    if chosen != "reference":
+        return fused.sequence(chosen, inputs, state, connection, network, steps_of_each, batch_first, checkpoint_every)
     if batch_first:
         inputs = Inputs(*(None if tensor is None else tensor.transpose(0, 1) for tensor in inputs))  # type: ignore[arg-type]
     if steps_of_each is not None:

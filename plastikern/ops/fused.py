@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..backends import FUSED
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 
@@ -46,6 +47,7 @@ class Masks(NamedTuple):
 class Options(NamedTuple):
     """Everything else of a native call: the numbers of the enums in csrc, and how a sequence is kept."""
 
+    backend: str
     network: Network
     codes: tuple[int, ...]
     clip: float
@@ -67,9 +69,9 @@ class Kept(NamedTuple):
 
 
 @cache
-def _operator(name: str) -> Any:
-    """A native operator, without looking it up at every call."""
-    return getattr(torch.ops.plastikern, name).default
+def _operator(backend: str, name: str) -> Any:
+    """An operator of a backend, without looking it up at every call."""
+    return getattr(getattr(torch.ops, FUSED[backend].operators()), name).default
 
 
 def _codes(network: Network) -> tuple[int, ...]:
@@ -80,7 +82,7 @@ def _codes(network: Network) -> tuple[int, ...]:
 
 
 def checkpoint_spacing(
-    inputs: Inputs, connection: Connection, network: Network, batch_first: bool = False
+    backend: str, inputs: Inputs, connection: Connection, network: Network, batch_first: bool = False
 ) -> tuple[int, bool]:
     """Steps between two trace checkpoints, and whether the backward pass may run the trace backwards between them.
 
@@ -101,7 +103,9 @@ def checkpoint_spacing(
     }[network.kind]
     if connection.modulator is not None and (constraint != "clip" or plasticity.clip > MAX_AMPLIFICATION):
         bounded = False
-    if not bounded or plasticity.rule != "hebb" or constraint == "soft_clip" or torch.compiler.is_compiling():
+    if not FUSED[backend].reverses or not bounded or plasticity.rule != "hebb" or constraint == "soft_clip":
+        return root, False
+    if torch.compiler.is_compiling():
         return root, False
     if inputs.clamp is not None and inputs.clamp.numel() and not float(inputs.drive.detach().abs().max()) <= 1:
         return root, False
@@ -154,18 +158,19 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+def step(backend: str, inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One fused step; arguments checked by :mod:`plastikern.functional`."""
     operands, codes, clip = _operands(inputs, state, connection, network), _codes(network), network.plasticity.clip
     masks = _masks(inputs, connection, network)
     if _differentiated(operands):
-        output, cell, trace, eligibility = _Step.apply(Options(network, codes, clip), masks, *operands)
+        output, cell, trace, eligibility = _Step.apply(Options(backend, network, codes, clip), masks, *operands)
     else:
-        output, cell, trace, eligibility, _, _ = _operator("step")(*operands, *masks, codes, clip, False)
+        output, cell, trace, eligibility, _, _ = _operator(backend, "step")(*operands, *masks, codes, clip, False)
     return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
 def sequence(
+    backend: str,
     inputs: Inputs,
     state: State,
     connection: Connection,
@@ -178,12 +183,14 @@ def sequence(
     operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
     codes, clip = _codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _operator("sequence")(*operands, *masks, lengths, codes, clip, batch_first, 0, False)[:5]
+        output, *last = _operator(backend, "sequence")(*operands, *masks, lengths, codes, clip, batch_first, 0, False)[
+            :5
+        ]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
-        spacing, reversible = checkpoint_spacing(inputs, connection, network, batch_first)
-    options = Options(network, codes, clip, batch_first, spacing, reversible)
+        spacing, reversible = checkpoint_spacing(backend, inputs, connection, network, batch_first)
+    options = Options(backend, network, codes, clip, batch_first, spacing, reversible)
     output, *last = _Sequence.apply(options, masks, lengths, *operands)
     return output, State(*last)
 
@@ -206,7 +213,7 @@ def _gradients(
     wanted = Operands(*needs)  # type: ignore[arg-type]
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
-        _operator("sequence_backward")(
+        _operator(options.backend, "sequence_backward")(
             *grads, *kept, *operands[1:], *masks, lengths,
             options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
         )
@@ -248,7 +255,9 @@ def _before(operands: Operands, kept: Kept, options: Options, lengths: Tensor | 
     if lengths is None:
         return operands.features
     # What lies beyond an element's end, be it NaN, must not reach a gradient.
-    steps = torch.arange(operands.features.shape[time]).view((1, -1) if time else (-1, 1))
+    steps = torch.arange(operands.features.shape[time], device=operands.features.device).view(
+        (1, -1) if time else (-1, 1)
+    )
     running = steps < (lengths.view(-1, 1) if time else lengths)
     return torch.where(running.unsqueeze(-1), operands.features, 0)
 
@@ -280,7 +289,7 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, masks: Masks, *operands: Tensor | None) -> Any:
-        output, cell, trace, eligibility, history, modulators = _operator("step")(
+        output, cell, trace, eligibility, history, modulators = _operator(options.backend, "step")(
             *operands, *masks, options.codes, options.clip, True
         )
         ctx.set_materialize_grads(False)
@@ -306,7 +315,7 @@ class _Step(torch.autograd.Function):
 class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, *operands: Tensor | None) -> Any:
-        *results, history, modulators, checkpoints, lost = _operator("sequence")(
+        *results, history, modulators, checkpoints, lost = _operator(options.backend, "sequence")(
             *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every,
             options.reversible,
         )  # fmt: skip
