@@ -12,6 +12,8 @@ from build_backend.toolchain import LANGUAGE, BuildError
 
 # The last one also as PTX, from which a driver makes code for a card that is newer than the build.
 DEFAULT_ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+# Double precision serves proofs more than speed: of every generation only the code that the others of it run, too.
+OF_ITS_GENERATION = {"8.6": "8.0", "8.9": "8.0"}
 
 
 def find_nvcc() -> Path | None:
@@ -47,6 +49,11 @@ def architectures(nvcc: Path) -> list[str]:
     return [*known[:-1], f"{known[-1].removesuffix('+PTX')}+PTX"]
 
 
+def for_double_precision(chosen: list[str]) -> list[str]:
+    """The architectures less those that run the code of another one among them."""
+    return [name for name in chosen if OF_ITS_GENERATION.get(name) not in chosen]
+
+
 def compile_command(nvcc: Path, compiler: str, chosen: list[str], host_flags: list[str]) -> list[str]:
     """Compiles one .cu file, less source and object; `host_flags` are for the C++ compiler behind nvcc."""
     generated = []
@@ -56,7 +63,9 @@ def compile_command(nvcc: Path, compiler: str, chosen: list[str], host_flags: li
         if name.endswith("+PTX"):
             generated += ["-gencode", f"arch=compute_{digits},code=compute_{digits}"]
     host = [part for flag in host_flags for part in ("-Xcompiler", flag)]
-    return [str(nvcc), LANGUAGE, "-O3", "-ccbin", compiler, "--cudart", "static", *generated, *host]
+    # 554: an operator that is there for other instances of its template.
+    quiet = "--diag-suppress=554"
+    return [str(nvcc), LANGUAGE, "-O3", "-ccbin", compiler, "--cudart", "static", quiet, *generated, *host]
 
 
 def link_command(nvcc: Path, compiler: str, host_flags: list[str], linker_flags: list[str]) -> list[str]:

@@ -105,7 +105,8 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
     headers = [path.stat().st_mtime for ending in ("h", "cuh") for path in root.glob(f"csrc/**/*.{ending}")]
     # The sidecar of each object holds what made it, with the versions: a compiler or torch can change in place.
     origin = f"{compiler.version}, torch {torch.version}" + (f", {nvcc.version}" if nvcc else "")
-    stale = [unit for unit in units if not _is_fresh(root, unit, origin, max(headers, default=0.0))]
+    newest = max(headers, default=0.0)
+    stale = [unit for unit in units if not _is_fresh(root, unit, origin, newest)]
     say(
         f"building native kernels with {compiler.version}, torch {torch.version}, "
         f"OpenMP {'yes' if compiler.openmp else 'no'}, capabilities {' '.join(compiler.capabilities)}"
@@ -114,7 +115,7 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
     )
     jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        list(pool.map(lambda unit: _compile(root, unit, origin), stale))
+        list(pool.map(lambda unit: compile_unit(root, unit, origin, newest), stale))
 
     flags = ["-fopenmp"] if compiler.openmp else []
     if sys.platform == "darwin":
@@ -125,14 +126,16 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
         command = [*compiler.command, "-shared", *flags, *(f"-Wl,{flag}" for flag in linker)]
     else:
         command = cuda.link_command(nvcc.path, compiler.command[-1], flags, linker)
-    library = _objects(root) / LIBRARY_NAME
-    _run_into(root, library, [*command, *(str(unit.object) for unit in units), *torch_flags])
+    library = objects(root) / LIBRARY_NAME
+    run_into(root, library, [*command, *(str(unit.object) for unit in units), *torch_flags])
     return library
 
 
 def _plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> list[Unit]:
     """Every compilation of the library. Kernels once per capability and scalar type, everything else once."""
     sources = sorted([*root.glob("csrc/*.cpp"), *root.glob("csrc/cpu/*.cpp")])
+    # Plans are made, and explained, without CUDA too.
+    sources += sorted(source for source in root.glob("csrc/cuda/*.cpp") if nvcc is not None or source.name != "ops.cpp")
     if not sources:
         raise BuildError("there is no csrc/*.cpp here")
     # No path of this machine gets into the library through __FILE__.
@@ -154,12 +157,19 @@ def _plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
                         continue
                     names = [f"-DPLASTIKERN_CAPABILITY={capability}", f"-DPLASTIKERN_SCALAR={scalar}"]
                     flags = [*common, *toolchain.CAPABILITY_FLAGS[capability], *names]
-                    units.append(_unit(root, source, flags, f".{capability}.{scalar}"))
+                    units.append(unit(root, source, flags, f".{capability}.{scalar}"))
         else:
-            units.append(_unit(root, source, [*common, *built, *([info] if source.parent.name == "csrc" else [])]))
+            units.append(unit(root, source, [*common, *built, *([info] if source.parent.name == "csrc" else [])]))
     if nvcc is not None:
-        command = cuda.compile_command(nvcc.path, compiler.command[-1], nvcc.architectures, host_flags)
-        units += [_unit(root, source, [*command, *paths, *built]) for source in _cuda_sources(root)]
+        for scalar in SCALARS:
+            chosen = nvcc.architectures if scalar == "float" else cuda.for_double_precision(nvcc.architectures)
+            command = cuda.compile_command(nvcc.path, compiler.command[-1], chosen, host_flags)
+            for source in _cuda_sources(root):
+                if source.match("*_kernels.cu"):
+                    flags = [*command, *paths, f"-DPLASTIKERN_SCALAR={scalar}"]
+                    units.append(unit(root, source, flags, f".{scalar}"))
+                elif scalar == "float":  # what both share
+                    units.append(unit(root, source, [*command, *paths]))
     return units
 
 
@@ -180,14 +190,16 @@ def _cuda_sources(root: Path) -> list[Path]:
     return sorted(root.glob("csrc/cuda/*.cu"))
 
 
-def _objects(root: Path) -> Path:
+def objects(root: Path) -> Path:
+    """Where objects are put."""
     return root / "build" / "native"
 
 
-def _unit(root: Path, source: Path, flags: list[str], variant: str = "") -> Unit:
+def unit(root: Path, source: Path, flags: list[str], variant: str = "") -> Unit:
+    """One compilation of a source; `variant` tells its object from those of the same source with other flags."""
     # The ending stays in the object's name: rnn.cpp and rnn.cu may stand in one folder.
     relative = source.relative_to(root)
-    target = _objects(root) / relative.with_name(f"{relative.name}{variant}.o")
+    target = objects(root) / relative.with_name(f"{relative.name}{variant}.o")
     return Unit(target, (*flags, "-c", str(relative)))
 
 
@@ -206,14 +218,17 @@ def _recipe(unit: Unit, origin: str) -> str:
     return f"{origin}\n{' '.join(unit.command)}\n"
 
 
-def _compile(root: Path, unit: Unit, origin: str) -> None:
+def compile_unit(root: Path, unit: Unit, origin: str, headers: float) -> None:
+    """Compiles where that has not been done by `origin` since `headers`, the time of the newest header."""
+    if _is_fresh(root, unit, origin, headers):
+        return
     unit.object.parent.mkdir(parents=True, exist_ok=True)
     _sidecar(unit).unlink(missing_ok=True)
-    _run_into(root, unit.object, unit.command)
+    run_into(root, unit.object, unit.command)
     _sidecar(unit).write_text(_recipe(unit, origin))
 
 
-def _run_into(root: Path, target: Path, command: Sequence[str]) -> None:
+def run_into(root: Path, target: Path, command: Sequence[str]) -> None:
     """Runs a compiler so that `target` is replaced whole or not at all: a process may have the old library loaded."""
     unfinished = target.with_name(f"{target.name}.part")
     said = subprocess.run([*command, "-o", str(unfinished)], cwd=root, capture_output=True, text=True, check=False)

@@ -235,15 +235,15 @@ struct Reversed<Hebb, None> {
     using Constraint = None;
 };
 
-// Calls run with a null pointer to the type of that number.
+// Calls run with a null pointer to the type of that number; on the host only.
 template <class... Types, class Run>
-PLASTIKERN_INLINE void with_type(List<Types...>, int64_t number, Run run) {
+inline __attribute__((always_inline)) void with_type(List<Types...>, int64_t number, Run run) {
     int64_t place = 0;
     ((place++ == number ? run(static_cast<Types*>(nullptr)) : void()), ...);
 }
 // The same for a rule and a constraint, where they go together.
 template <class Run>
-PLASTIKERN_INLINE void with_types(int64_t rule, int64_t constraint, Run run) {
+inline __attribute__((always_inline)) void with_types(int64_t rule, int64_t constraint, Run run) {
     with_type(Rules(), rule, [&]<class R>(R*) {
         with_type(Constraints(), constraint, [&]<class C>(C*) {
             if constexpr (compatible<R, C>) run(static_cast<R*>(nullptr), static_cast<C*>(nullptr));

@@ -7,12 +7,6 @@
 #define PLASTIKERN_BUILD_INFO "{}"
 #endif
 
-namespace {
-
-std::string build_info() { return PLASTIKERN_BUILD_INFO; }
-
-}  // namespace
-
 // One network, of the kind and with the options that `codes` says: the numbers of KINDS, the rule, the constraint, the
 // nonlinearity, an LSTM's post, retroactive modulation, the modulator's input and its nonlinearity, as
 // plastikern/ops/fused.py makes them. A missing state is zero; the rate in force is rate + rate_scale * M, where a
@@ -23,10 +17,17 @@ std::string build_info() { return PLASTIKERN_BUILD_INFO; }
     "Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator_weight, Tensor? modulator_bias, " \
     "Tensor? modulated, Tensor? clamp"
 
-STABLE_TORCH_LIBRARY(plastikern, m) {
+// The emulated kernels of the tests have a namespace of their own.
+#if defined(PLASTIKERN_EMULATED)
+STABLE_TORCH_LIBRARY(plastikern_emulated, m)
+#else
+STABLE_TORCH_LIBRARY(plastikern, m)
+#endif
+{
     m.def("build_info() -> str");
     m.def("cpu_capability() -> str");
     m.def("bandwidth(Tensor a, Tensor b, Tensor(c!) c, int repeats) -> ()");
+    m.def("explain_cuda(int[] codes, int[] sizes, int scalar_bytes, bool backward, int[] device) -> str");
     m.def("step(Tensor drive, " OPERANDS
           ", int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, Tensor trace, Tensor? eligibility, "
           "Tensor? history, Tensor? modulators)");
@@ -44,4 +45,12 @@ STABLE_TORCH_LIBRARY(plastikern, m) {
         "eligibility, Tensor? alpha, Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator)");
 }
 
+#if !defined(PLASTIKERN_EMULATED)
+namespace {
+
+std::string build_info() { return PLASTIKERN_BUILD_INFO; }
+
+}  // namespace
+
 STABLE_TORCH_LIBRARY_IMPL(plastikern, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&build_info)); }
+#endif

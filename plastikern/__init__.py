@@ -2,6 +2,7 @@
 
 from . import convert, functional
 from .backends import build_info, use_backend
+from .explanation import explain
 from .network import Modulator
 from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
 from .plasticity import Plasticity
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "build_info",
     "convert",
+    "explain",
     "functional",
     "use_backend",
 ]

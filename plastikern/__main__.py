@@ -1,13 +1,16 @@
-"""``python -m plastikern``: what is built and which backend serves which device."""
+"""``python -m plastikern``: what is built and which backend serves which device; ``selftest``: whether it is right."""
 
 from __future__ import annotations
 
+import argparse
+import sys
+
 import torch
 
-from . import backends, build_info
+from . import backends, build_info, selftest
 
 
-def main() -> None:
+def show() -> None:
     """Print what is built and what serves what."""
     info = build_info()
     print(f"plastikern {info['version']}, torch {info['torch']}, {torch.get_num_threads()} threads")
@@ -25,5 +28,23 @@ def main() -> None:
             print(f"device {device}: {error}")
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m plastikern", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    test = commands.add_parser("selftest", help="parity with the reference and a short timing, on your device")
+    test.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    test.add_argument("--backend", default=None, help="default: the one that would serve the device")
+    chosen = parser.parse_args(arguments)
+    if chosen.command is None:
+        show()
+        return 0
+    try:
+        return selftest.main(chosen.device, chosen.backend)
+    except (RuntimeError, ValueError, AssertionError) as error:  # torch without CUDA asserts
+        print(f"FAIL: {error}", file=sys.stderr)
+        return 1
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

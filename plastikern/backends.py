@@ -37,8 +37,17 @@ def _no_native_library() -> str | None:
     return None if library.MISSING is None else f"the native library is {library.MISSING}"
 
 
+def _no_cuda_kernels() -> str | None:
+    if library.MISSING is None and library.info().get("cuda") is None:
+        return "the native library was built without CUDA kernels (needs nvcc at installation: see the README)"
+    if torch.version.hip is not None:
+        return "it is for NVIDIA devices, and this torch is for AMD's"
+    return _no_native_library()
+
+
 FUSED: dict[str, Fused] = {
     "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True),
+    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, lambda: "plastikern"),
 }
 """In the order of preference where several serve a device."""
 BACKENDS = ("reference", *FUSED)
@@ -48,8 +57,8 @@ _chosen: ContextVar[str | None] = ContextVar("plastikern_backend", default=None)
 
 
 def _known(name: str, source: str) -> str:
-    if name not in BACKENDS:
-        raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}; got {name!r}")
+    if name != "reference" and name not in FUSED:
+        raise ValueError(f"{source} must be one of {', '.join(('reference', *FUSED))}; got {name!r}")
     return name
 
 

@@ -7,6 +7,7 @@ next eligibility trace.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -318,6 +319,27 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
     return reference.modulator_signal(source, modulator, plasticity.modulator_nonlinearity)
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
+def _widened(inputs: Inputs, state: State, connection: Connection) -> tuple[Inputs, State, Connection]:
+    """In single precision, which everything is computed in where activities and parameters are given in half."""
+
+    def widen(tensors: Any) -> Any:
+        return type(tensors)(*(
+            tensor.float() if isinstance(tensor, Tensor) and tensor.dtype in HALF else tensor for tensor in tensors
+        ))  # fmt: skip
+
+    modulator = None if connection.modulator is None else widen(connection.modulator)
+    return widen(inputs), widen(state), widen(connection)._replace(modulator=modulator)
+
+
+def _narrowed(output: Tensor, state: State, dtype: torch.dtype) -> tuple[Tensor, State]:
+    """Activities in the precision that they came in; traces, which gather small changes, stay in single precision."""
+    hidden, cell = (None if tensor is None else tensor.to(dtype) for tensor in state[:2])
+    return output.to(dtype), State(hidden, cell, state.trace, state.eligibility)
+
+
 def _step(
     name: str, layout: tuple[str, ...], network: Network, inputs: Inputs, state: State, connection: Connection,
     backend: str | None,
@@ -331,6 +353,8 @@ def _step(
             _check(name, network, inputs, state, connection, layout)
             raise
     _check(name, network, inputs, state, connection, layout)
+    if (dtype := inputs.drive.dtype) in HALF:
+        return _narrowed(*_step(name, layout, network, *_widened(inputs, state, connection), backend), dtype)
     chosen = backends.select(backend, inputs.drive)
     if chosen != "reference":
         return fused.step(chosen, inputs, state, connection, network)
@@ -345,6 +369,8 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
     """
     plasticity, modulator, dims = network.plasticity, connection.modulator, {"layer": 0, "neuron": 1, "connection": 2}
     if not (isinstance(inputs.drive, Tensor) and isinstance(plasticity, Plasticity) and len(inputs.drive.shape) == 2):
+        return False
+    if inputs.drive.dtype in HALF:
         return False
     alpha, eta, fading = connection.alpha, connection.eta, connection.eligibility_eta
     retroactive = plasticity.modulation == "retroactive"
@@ -378,6 +404,9 @@ def _sequence(
     checkpoint_every: int | None,
     backend: str | None,
 ) -> tuple[Tensor, State]:
+    if (dtype := inputs.drive.dtype) in HALF:
+        wide = _widened(inputs, state, connection)
+        return _narrowed(*_sequence(name, network, *wide, lengths, batch_first, checkpoint_every, backend), dtype)
     if checkpoint_every is not None:
         check_positive(name, "checkpoint_every", checkpoint_every)
     steps, batch = inputs.drive.shape[1 if batch_first else 0], inputs.drive.shape[0 if batch_first else 1]
@@ -464,14 +493,15 @@ def _check(
         rows, posts, pres = connection.weight.shape[0], connection.weight.shape[0], features.shape[-1]
         check_tensor(name, "drive", drive, (*features.shape[:-1], posts), features)
     _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive)
-    for argument, tensor, shape in (
-        ("hidden", state.hidden, (batch, posts)),
-        ("cell", state.cell, (batch, posts)),
-        ("trace", state.trace, (batch, posts, pres)),
-        ("eligibility", state.eligibility, (batch, posts, pres)),
+    traces = torch.float32 if drive.dtype in HALF else drive.dtype
+    for argument, tensor, shape, dtype in (
+        ("hidden", state.hidden, (batch, posts), drive.dtype),
+        ("cell", state.cell, (batch, posts), drive.dtype),
+        ("trace", state.trace, (batch, posts, pres), traces),
+        ("eligibility", state.eligibility, (batch, posts, pres), traces),
     ):
         if tensor is not None:
-            check_tensor(name, argument, tensor, shape, drive)
+            check_tensor(name, argument, tensor, shape, drive, dtype)
     if state.eligibility is not None and plasticity.modulation != "retroactive":
         raise ValueError(f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}")
     if clamp is not None:

@@ -53,6 +53,7 @@ class Case:
     features: int = 4
     """Width of a layer's input."""
     half_modulated: bool = False
+    device: str = "cpu"
 
     def random(self, name: str, *shape: int) -> Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
@@ -115,14 +116,15 @@ class Case:
         if self.with_clamp and self.nonlinearity in ("tanh", "sigmoid"):
             tensors["drive"] = tensors["drive"].clamp(-1, 1)
         # Rounded to single precision, so that a call in either precision is given the same numbers.
-        return {name: tensor.float().to(dtype).requires_grad_() for name, tensor in tensors.items()}
+        return {name: tensor.float().to(self.device, dtype).requires_grad_() for name, tensor in tensors.items()}
 
     def options(self) -> dict[str, Any]:
         own: dict[str, Any] = {"nonlinearity": self.nonlinearity}
         if self.network == "lstm":
             own = {"post": self.post}
         elif self.network == "rnn":
-            own["clamp"] = self.random("clamp", *self.drive_shape) > 0.5 if self.with_clamp else None
+            clamp = self.random("clamp", *self.drive_shape) > 0.5
+            own["clamp"] = clamp.to(self.device) if self.with_clamp else None
         return {
             **own,
             "plasticity": self.plasticity,
@@ -137,7 +139,8 @@ class Case:
         modulator = {name.removeprefix("modulator_"): given.pop(name) for name in inputs if is_modulators(name)}
         if modulator:
             # Every other neuron, so that both kinds are there.
-            modulated = torch.arange(self.neurons) % 2 == self.seed % 2 if self.half_modulated else None
+            every_other = torch.arange(self.neurons, device=self.device) % 2 == self.seed % 2
+            modulated = every_other if self.half_modulated else None
             given["modulator"] = Modulator(**modulator, modulated=modulated)
         return {**given, **self.options()}
 
@@ -310,3 +313,7 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where the CUDA kernels' tests run them")

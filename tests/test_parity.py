@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from conftest import (
     KINDS,
-    MODULATED_BY,
     RETROACTIVE,
     SIMPLE,
     VARIANTS,
@@ -26,55 +24,17 @@ from conftest import (
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import cases
 from tolerances import FP64, FP64_ROUNDING, fp32
 from torch import Tensor
 
 from plastikern import Plasticity
 from plastikern.plasticity import (
-    FAN_OUTS,
     GRANULARITIES,
-    LINEAR_NONLINEARITIES,
     MODULATIONS,
-    MODULATOR_NONLINEARITIES,
-    NONLINEARITIES,
-    POSTS,
 )
 
 pytestmark = needs_native
-SIZES = (1, 5, 33, 51)
-
-
-@st.composite
-def cases(draw: st.DrawFn, network: str) -> Case:
-    rule, constraint = draw(st.sampled_from(KINDS))
-    options: dict[str, Any] = {name: draw(st.sampled_from(GRANULARITIES)) for name in ("alpha", "eta")}
-    if modulated := (modulation := draw(st.sampled_from(MODULATIONS))) != "none":
-        options |= {
-            "modulation": modulation,
-            "modulator_input": draw(st.sampled_from(MODULATED_BY[network])),
-            "modulator_nonlinearity": draw(st.sampled_from(MODULATOR_NONLINEARITIES)),
-            "fan_out": draw(st.sampled_from(FAN_OUTS)),
-        }
-    nonlinearity = draw(st.sampled_from(LINEAR_NONLINEARITIES if network == "linear" else NONLINEARITIES))
-    post = draw(st.sampled_from(POSTS))
-    # Unbounded signals, and rules without a bound, grow like a power tower: only short sequences stay finite.
-    unbounded_signal = post in ("recurrent", "cell") if network == "lstm" else nonlinearity in ("relu", "identity")
-    bounded_trace = constraint in ("clip", "soft_clip")
-    grows = (unbounded_signal and not (network == "lstm" and bounded_trace)) or (rule == "oja" and not bounded_trace)
-    rates = (0.01, 0.05, 0.3) if grows else (0.01, 0.05, 0.3, 0.499, 0.5, 1.0, 1.7, 2.0, -0.05, -0.5)
-    steps = draw(st.sampled_from((0, 1, 2, 3, 4) if grows else (0, 1, 2, 3, 4, 5, 9, 17, 40)))
-    batch = draw(st.sampled_from((0, 1, 3)))
-    lengths = st.tuples(*[st.integers(0, steps)] * batch)
-    case = Case(
-        steps, batch, draw(st.sampled_from(SIZES)), ruled(rule, constraint, **options), nonlinearity,
-        eta=draw(st.sampled_from(rates)), with_clamp=draw(st.booleans()) and network == "rnn",
-        lengths=draw(st.none() | lengths), batch_first=draw(st.booleans()),
-        checkpoint_every=draw(st.sampled_from((None, None, 1, 2, 3, 7, 100))), seed=draw(st.integers(0, 99)),
-        network=network, post=post, features=draw(st.sampled_from(SIZES)),
-        half_modulated=modulated and draw(st.booleans()),
-    )  # fmt: skip
-    upstream = draw(st.none() | st.sets(st.sampled_from(case.outputs), min_size=1))
-    return case if upstream is None else replace(case, upstream=tuple(sorted(upstream)))
 
 
 def check_parity(case: Case, thread_count: int) -> None:

@@ -158,8 +158,8 @@ class BackwardGroup {
             for_row_blocks(n_, count, begin_, end_, [&](int64_t first, int64_t last) {
                 for (int64_t e = 0; e < count; ++e) {
                     const Prepared& unit = units[e];
-                    n_.for_kernels(
-                        first, last, [&](int64_t j) { return unit.backwards(j); },
+                    for_kernels(
+                        n_, first, last, [&](int64_t j) { return unit.backwards(j); },
                         [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
                             kernel.backward(n_.connection, backwards ? unit.reversed : unit.again, from, to);
                         });
@@ -342,8 +342,8 @@ class BackwardGroup {
         history.pre_stride = stride;
         history.traces = kept_traces(first, b);
         const bool from_tensor = first == 0 && (n_.trace != nullptr || n_.eligibility != nullptr);
-        n_.for_kernels(
-            begin_, end_, [&](int64_t j) { return prepared.backwards(j); },
+        for_kernels(
+            n_, begin_, end_, [&](int64_t j) { return prepared.backwards(j); },
             [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
                 if (backwards) return;
                 kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, from, to);
@@ -533,7 +533,7 @@ void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardSc
         team.barrier();
         team.share(n.posts, begin, end);
         const AlphaGradient<S> out = {g.alpha, s.packed_pres, s.alpha_rows + team.rank * s.alpha_size};
-        n.for_kernels(begin, end, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+        for_kernels(n, begin, end, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
             kernel.alpha_gradient(n.connection, histories.data(), n.batch, out, from, to);
         });
     });

@@ -12,49 +12,10 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
-#include "../plasticity.h"
+#include "../network.h"
 
 namespace plastikern {
-
-// What belongs to a synapse and what to a neuron (or to the whole layer). Rates per synapse come with alpha per synapse
-// only: callers expand alpha, which costs less than a fourth set of kernels.
-enum class Layout { per_neuron, alpha_per_synapse, per_synapse };
-
-// A parameter (O, I), (O,) or of one number: that of row j starts at data + j * stride, with stride I or more, 1 or 0.
-template <typename S>
-struct Coefficients {
-    const S* data = nullptr;
-    int64_t stride = 0;
-
-    const S* row(int64_t j) const { return data + j * stride; }
-};
-
-// The parameters of a connection. The rate in force at a step is rate + rate_scale * M, with that step's modulator M.
-template <typename S>
-struct Connection {
-    int64_t pres;  // I
-    Layout layout;
-    Coefficients<S> weight, alpha, rate, rate_scale, eligibility_rate;  // rate_scale.data null: no modulator
-    S bound;
-};
-
-// Matrices of traces and eligibility traces, or of their gradients; a stride of 0 stands for rows that are all the same
-// (all zero). Without eligibility that half is not looked at.
-template <typename S>
-struct TraceRows {
-    S *trace = nullptr, *eligibility = nullptr;
-    int64_t stride = 0, eligibility_stride = 0;
-
-    operator TraceRows<const S>() const
-        requires(!std::is_const_v<S>)
-    {
-        return {trace, eligibility, stride, eligibility_stride};
-    }
-    S* row(int64_t j) const { return trace + j * stride; }
-    S* eligibility_row(int64_t j) const { return eligibility + j * eligibility_stride; }
-};
 
 // Units whose rows are `padded` read and write whole vectors: beyond the last column all rows go on to the next cache
 // line, with zeros in parameters and pre and anything finite in traces.

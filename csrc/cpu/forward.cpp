@@ -150,7 +150,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
             units[count++] = unit;
         }
         for_row_blocks(n, count, begin, end, [&](int64_t first, int64_t last) {
-            n.for_kernels(first, last, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+            for_kernels(n, first, last, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
                 for (int64_t e = 0; e < count; ++e) kernel.forward(n.connection, units[e], from, to);
             });
         });

@@ -149,33 +149,6 @@ void for_row_blocks(const Network<S>& n, int64_t elements, int64_t begin, int64_
     for (int64_t j = begin; j < end; j += block) run(j, std::min(j + block, end));
 }
 
-// Activity before step k.
-template <typename S, typename T>
-const S* pre_of(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
-    if (!n.recurrent()) return n.features.at(k, b);
-    if (k > 0) return a.output.at(k - 1, b);
-    return n.hidden == nullptr ? zeros : n.hidden + b * n.posts;
-}
-
-template <typename S, typename T>
-T* cell_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
-    return a.history.at(k, b) + 4 * n.posts;
-}
-
-template <typename S, typename T>
-const S* cell_before(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
-    if (k > 0) return cell_of(n, a, k - 1, b);
-    return n.cell == nullptr ? zeros : n.cell + b * n.posts;
-}
-
-// The signal that changes the traces after step k.
-template <typename S, typename T>
-T* post_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
-    if (n.kind != NetworkKind::lstm || n.post == Post::hidden) return a.output.at(k, b);
-    const int64_t row = n.post == Post::candidate ? 2 : n.post == Post::cell ? 4 : 5;
-    return a.history.at(k, b) + row * n.posts;
-}
-
 // Pre for two steps, of each element of a group, in padded rows.
 template <typename S>
 class PreRing {
@@ -192,30 +165,6 @@ class PreRing {
     S* memory_;
     int64_t pres_;
 };
-
-// What step k's modulator is computed from.
-template <typename S, typename T>
-const S* modulator_input(const Network<S>& n, const Activities<T>& a, const S* zeros, int64_t k, int64_t b) {
-    if (n.modulator.input == ModulatorInput::previous_hidden) return pre_of(n, a, zeros, k, b);
-    return n.modulator.input == ModulatorInput::cell ? cell_of(n, a, k, b) : a.output.at(k, b);
-}
-
-// Traces in a block of `n.traces()` values.
-template <typename S, typename T>
-TraceRows<T> packed_traces(const Network<S>& n, T* block) {
-    const int64_t stride = padded<S>(n.pres);
-    return {block, n.retroactive ? block + n.matrix() : nullptr, stride, stride};
-}
-
-// Traces of element b in tensors (B, O, I); those that are missing are zero.
-template <typename S, typename T>
-TraceRows<T> tensor_traces(const Network<S>& n, T* trace, T* eligibility, T* zeros, int64_t b) {
-    const int64_t at = b * n.synapses();
-    TraceRows<T> rows{zeros, zeros, 0, 0};
-    if (trace != nullptr) rows.trace = trace + at, rows.stride = n.pres;
-    if (eligibility != nullptr) rows.eligibility = eligibility + at, rows.eligibility_stride = n.pres;
-    return rows;
-}
 
 template <typename S>
 void copy_traces(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin, int64_t end) {
@@ -240,16 +189,6 @@ void clear_padding(const Network<S>& n, TraceRows<S> rows, int64_t begin, int64_
         std::fill_n(rows.row(j) + n.pres, pad, S(0));
         if (n.retroactive) std::fill_n(rows.eligibility_row(j) + n.pres, pad, S(0));
     }
-}
-
-template <typename S>
-bool is_checkpoint(const Network<S>& n, int64_t k, int64_t length) {
-    return n.checkpoint_every > 0 && k > 0 && k < length && k % n.checkpoint_every == 0;
-}
-
-template <typename S, typename T>
-TraceRows<T> checkpoint(const Network<S>& n, T* checkpoints, int64_t k, int64_t b) {
-    return packed_traces(n, checkpoints + ((k / n.checkpoint_every - 1) * n.batch + b) * n.traces());
 }
 
 template <typename S>

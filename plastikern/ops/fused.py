@@ -74,7 +74,8 @@ def _operator(backend: str, name: str) -> Any:
     return getattr(getattr(torch.ops, FUSED[backend].operators()), name).default
 
 
-def _codes(network: Network) -> tuple[int, ...]:
+def codes(network: Network) -> tuple[int, ...]:
+    """What the operators are told of a network: the numbers of the enums in csrc, and whether it is retroactive."""
     rule, constraint, retroactive, modulator_input, modulator_nonlinearity = network.plasticity.codes
     nonlinearity, post = LINEAR_NONLINEARITIES.index(network.nonlinearity), POSTS.index(network.post)
     kind = KINDS.index(network.kind)
@@ -160,12 +161,12 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
 
 def step(backend: str, inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
     """One fused step; arguments checked by :mod:`plastikern.functional`."""
-    operands, codes, clip = _operands(inputs, state, connection, network), _codes(network), network.plasticity.clip
+    operands, numbers, clip = _operands(inputs, state, connection, network), codes(network), network.plasticity.clip
     masks = _masks(inputs, connection, network)
     if _differentiated(operands):
-        output, cell, trace, eligibility = _Step.apply(Options(backend, network, codes, clip), masks, *operands)
+        output, cell, trace, eligibility = _Step.apply(Options(backend, network, numbers, clip), masks, *operands)
     else:
-        output, cell, trace, eligibility, _, _ = _operator(backend, "step")(*operands, *masks, codes, clip, False)
+        output, cell, trace, eligibility, _, _ = _operator(backend, "step")(*operands, *masks, numbers, clip, False)
     return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
@@ -181,16 +182,16 @@ def sequence(
 ) -> tuple[Tensor, State]:
     """All steps in one call; arguments checked by :mod:`plastikern.functional`."""
     operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
-    codes, clip = _codes(network), network.plasticity.clip
+    numbers, clip = codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _operator(backend, "sequence")(*operands, *masks, lengths, codes, clip, batch_first, 0, False)[
-            :5
-        ]
+        output, *last = _operator(backend, "sequence")(
+            *operands, *masks, lengths, numbers, clip, batch_first, 0, False
+        )[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
         spacing, reversible = checkpoint_spacing(backend, inputs, connection, network, batch_first)
-    options = Options(backend, network, codes, clip, batch_first, spacing, reversible)
+    options = Options(backend, network, numbers, clip, batch_first, spacing, reversible)
     output, *last = _Sequence.apply(options, masks, lengths, *operands)
     return output, State(*last)
 

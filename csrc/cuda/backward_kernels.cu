@@ -1,0 +1,481 @@
+// The backward pass on a device, from the last unit to the first: the adjoint of the forward pass, unit by unit. One
+// kernel for all forms of plan.h; compiled once for each scalar.
+//
+// Unit k, of every element that runs so far:
+//   activities   the gradient of step k's activities is complete: through them to their drives and sums
+//   recompute    where a segment between two checkpoints begins, its traces, from the checkpoint
+//   pass         this block's rows: the adjoint of the read of step k and of the change by step k - 1
+//   columns      what the block's rows give back to pre
+#include "backward.h"
+#include "block.cuh"
+
+namespace plastikern::cuda {
+namespace {
+
+// Sums over a row's synapses, in the order in which they lie in BackwardPlaces::sums.
+enum RowSum { kWithPre, kWithTrace, kRate, kFading, kAlpha, kRowSums };
+
+template <class Synapse, typename S>
+class BackwardBlock {
+   public:
+    __device__ __forceinline__ BackwardBlock(const BackwardJob<S>& job)
+        : job_(job),
+          n_(job.network),
+          g_(job.gradients),
+          a_(g_.activities),
+          plan_(job.plan),
+          at_(plan_, n_.posts),
+          zeros_(job.layout.zeros_in(job.scratch)),
+          places_(places_in(job, at_)),
+          parameters_(n_, places_.parameters, at_),
+          grad_tile_(n_, places_.grad_traces, plan_.rows),
+          counter_(reinterpret_cast<unsigned*>(job.scratch) + at_.group),
+          sums_(g_.sum ? g_.sum : g_.drive) {
+        if (!g_.sum && n_.kind == NetworkKind::lstm) sums_.data += 2 * n_.posts;
+    }
+
+    __device__ __forceinline__ void run() {
+        if (plan_.alphas_on_chip) for_threads(at_.rows * n_.pres, [&](int64_t i) { places_.grad_alphas[i] = 0; });
+        for (int64_t wave = 0; wave < plan_.waves; ++wave) {
+            at_.elements(plan_, wave, n_.batch, first_, last_);
+            for (int64_t k = job_.first; k >= job_.last; --k) unit(k);
+        }
+        if (plan_.alphas_on_chip) {
+            for_threads(at_.rows * n_.pres,
+                        [&](int64_t i) { places_.alphas[at_.first_row * n_.pres + i] = places_.grad_alphas[i]; });
+        }
+    }
+
+   private:
+    const BackwardJob<S>& job_;
+    const Network<S>& n_;
+    const Gradients<S>& g_;
+    const Activities<const S>& a_;
+    const Plan& plan_;
+    const Position at_;
+    const S* zeros_;
+    const BackwardPlaces<S> places_;
+    const BlockParameters<S> parameters_;
+    const Tile<S> grad_tile_;
+    unsigned *counter_, passed_ = 0;
+    Sequence<S> sums_;
+    int64_t first_, last_;  // elements
+
+    __device__ __forceinline__ static BackwardPlaces<S> places_in(const BackwardJob<S>& job, const Position& at) {
+        const Scratch& layout = job.layout;
+        Parts<S> chip(reinterpret_cast<S*>(shared_memory())), own(layout.own_in(job.scratch, blockIdx.x)),
+            zeroed(layout.zeroed_in(job.scratch, at.group)), group(layout.group_in(job.scratch, at.group));
+        return BackwardPlaces<S>(job.network, job.gradients, job.plan, chip, own, zeroed, group);
+    }
+    __device__ __forceinline__ S* copied_pre(int64_t k, int64_t b) const {
+        return places_.pres + ((b - first_) * 3 + k % 3) * n_.pres;
+    }
+    __device__ __forceinline__ const S* pre(int64_t k, int64_t b) const {
+        return plan_.vectors_on_chip ? copied_pre(k, b) : pre_of(n_, a_, zeros_, k, b);
+    }
+    // What block `rank` of this group found for the pre of step k.
+    __device__ __forceinline__ S* total(int64_t k, int64_t b, int64_t rank) const {
+        return places_.totals + ((k % 3 * plan_.together + b - first_) * plan_.share + rank) * n_.pres;
+    }
+    __device__ __forceinline__ S sum_of_totals(int64_t k, int64_t b, int64_t i) const {
+        S sum = 0;
+        for (int64_t rank = 0; rank < plan_.share; ++rank) sum += fresh(total(k, b, rank) + i);
+        return sum;
+    }
+    // Of the step whose M the rows change: in rotation over two steps.
+    __device__ __forceinline__ S* rate_rows(int64_t t, int64_t b) const {
+        return places_.rate_rows + (t % 2 * plan_.together + b - first_) * n_.posts;
+    }
+    __device__ __forceinline__ S fresh(const S* address) const {
+        return plan_.alone() ? *address : load_fresh(address);
+    }
+    __device__ __forceinline__ S* of_rows(S* values, int64_t b) const { return values + (b - first_) * plan_.rows; }
+    __device__ __forceinline__ Tile<S> segment(int64_t inside) const {
+        const int64_t size = Tile<S>::size(n_, plan_.rows, plan_.together);
+        return Tile<S>(n_, places_.segment + inside * size, plan_.rows);
+    }
+    __device__ __forceinline__ int64_t segment_of(int64_t k) const {
+        return (k - 1) / n_.checkpoint_every * n_.checkpoint_every;
+    }
+    __device__ __forceinline__ S modulator(int64_t t, int64_t b) const {
+        return n_.modulator ? *a_.modulators.at(t, b) : S(0);
+    }
+    // H_k where it is kept.
+    __device__ __forceinline__ TraceRows<const S> kept_traces(int64_t k, int64_t b) const {
+        if (k == 0) return rows_of_tensors<S, const S>(n_, n_.trace, n_.eligibility, zeros_, b, at_);
+        return below<const S>(checkpoint(n_, g_.checkpoints, k, b), at_.first_row);
+    }
+    __device__ __forceinline__ TraceRows<const S> grads_in(int64_t b) const {
+        return rows_of_tensors<S, const S>(n_, g_.trace, g_.eligibility, zeros_, b, at_);
+    }
+    __device__ __forceinline__ TraceRows<S> grads_out(int64_t b) const {
+        return rows_of_tensors<S, S>(n_, g_.trace_in, g_.eligibility_in, nullptr, b, at_);
+    }
+
+    __device__ __forceinline__ void unit(int64_t k) {
+        if (k == n_.steps) begin();
+        for (int64_t b = first_; plan_.vectors_on_chip && k > 0 && b < last_; ++b) {
+            if (k > n_.length(b)) continue;
+            const S* from = pre_of(n_, a_, zeros_, k - 1, b);
+            for_threads(n_.pres, [&](int64_t i) { copied_pre(k - 1, b)[i] = from[i]; });
+        }
+        for (int64_t b = first_; b < last_; ++b) {
+            if (k < n_.length(b)) activities(k, b);
+        }
+        __syncthreads();
+        for (int64_t b = first_; b < last_ && k >= 0; ++b) {
+            const int64_t length = n_.length(b);
+            if (k > length || length == 0) continue;
+            if (k > 0) recompute(k, b, length);
+            pass(k, b, length, k > 0, k < length);
+            __syncthreads();
+            for_threads(at_.rows, [&](int64_t row) { finish_row(k, b, static_cast<int>(row), k > 0, k < length); });
+            columns(k, b, length);
+            __syncthreads();
+        }
+        if (plan_.one_launch()) barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);
+    }
+
+    // What does not depend on any step: zeros beyond an element's end; where nothing happened, what comes back to the
+    // last state goes on to the first.
+    __device__ __forceinline__ void begin() const {
+        for (int64_t b = first_; b < last_; ++b) {
+            const int64_t length = n_.length(b), parts = n_.kind == NetworkKind::lstm ? 4 : 1;
+            for_threads((n_.steps - length) * at_.rows, [&](int64_t i) {
+                const int64_t t = length + i / at_.rows, j = at_.first_row + i % at_.rows;
+                for (int64_t part = 0; part < parts; ++part) g_.drive.at(t, b)[part * n_.posts + j] = 0;
+                if (g_.sum) g_.sum.at(t, b)[j] = 0;
+            });
+            for_threads(at_.rank == 0 ? n_.steps - length : 0, [&](int64_t i) {
+                if (g_.modulator) *g_.modulator.at(length + i, b) = 0;
+                for (int64_t c = 0; g_.features && c < n_.pres; ++c) g_.features.at(length + i, b)[c] = 0;
+            });
+            for_threads(at_.rows, [&](int64_t row) {
+                const int64_t j = b * n_.posts + at_.first_row + row;
+                const S grad_cell = g_.cell == nullptr ? S(0) : g_.cell[j];
+                of_rows(places_.grad_cells, b)[row] = grad_cell;
+                if (length > 0) return;
+                if (g_.hidden_in != nullptr) g_.hidden_in[j] = g_.hidden == nullptr ? S(0) : g_.hidden[j];
+                if (g_.cell_in != nullptr) g_.cell_in[j] = grad_cell;
+            });
+            if (length == 0) copy_traces<Synapse, S>(grads_in(b), grads_out(b), n_.pres, at_);
+        }
+    }
+
+    // The gradient of step k's activities is complete now; k = -1 stands for the activities before the first step.
+    __device__ __forceinline__ void activities(int64_t k, int64_t b) const {
+        const int64_t length = n_.length(b);
+        if (length == 0) return;
+        S through_modulator = 0;
+        if (n_.modulator && k >= 0) {
+            const S* rows = rate_rows(k, b);
+            for (int64_t j = at_.lane; j < n_.posts; j += kLanes) through_modulator += fresh(rows + j);
+            through_modulator =
+                sum_of_lanes(through_modulator) * modulator_slope(n_.modulator.nonlinearity, modulator(k, b));
+            if (at_.rank == 0 && threadIdx.x == 0) *g_.modulator.at(k, b) = through_modulator;
+        }
+        if (g_.features && k + 1 < length) {
+            const int64_t each = (n_.pres + plan_.share - 1) / plan_.share, first = at_.rank * each;
+            for_threads(each, [&](int64_t i) {
+                if (first + i < n_.pres) g_.features.at(k + 1, b)[first + i] = sum_of_totals(k + 1, b, first + i);
+            });
+        }
+        if (k < 0 && !n_.recurrent()) return;
+        for_threads(at_.rows, [&](int64_t row) { activity(k, b, length, static_cast<int>(row), through_modulator); });
+        if (n_.nonlinearity == Nonlinearity::softmax) through_softmax(k, b);
+    }
+
+    __device__ __forceinline__ void activity(int64_t k, int64_t b, int64_t length, int row, S through_modulator) const {
+        const int64_t j = at_.first_row + row, of_state = b * n_.posts + j;
+        S grad = 0;
+        if (n_.recurrent()) {
+            if (k + 1 == length && g_.hidden != nullptr) grad += g_.hidden[of_state];
+            if (k + 1 < length) {
+                grad += sum_of_totals(k + 1, b, j);
+                if (n_.modulator && n_.modulator.input == ModulatorInput::previous_hidden)
+                    grad += load_fresh(g_.modulator.at(k + 1, b)) * n_.modulator.weight[j];
+            }
+        }
+        S& grad_cell = of_rows(places_.grad_cells, b)[row];
+        if (k < 0) {
+            g_.hidden_in[of_state] = grad;
+            if (g_.cell_in != nullptr) g_.cell_in[of_state] = grad_cell;
+            return;
+        }
+        if (g_.output) grad += g_.output.at(k, b)[j];
+        if (n_.modulator && n_.modulator.input == ModulatorInput::hidden)
+            grad += through_modulator * n_.modulator.weight[j];
+        const S grad_post = of_rows(places_.grad_posts, b)[row];
+        S *drive = g_.drive.at(k, b) + j, *sum = sums_.at(k, b) + j;
+        if (n_.kind != NetworkKind::lstm) {
+            const S y = a_.output.at(k, b)[j];
+            const bool clamped = n_.clamp && n_.clamp.at(k, b)[j];
+            grad += grad_post;
+            const S slope = n_.nonlinearity == Nonlinearity::tanh      ? 1 - y * y
+                            : n_.nonlinearity == Nonlinearity::relu    ? (y > 0 ? S(1) : S(0))
+                            : n_.nonlinearity == Nonlinearity::sigmoid ? y * (1 - y)
+                                                                       : S(1);
+            *sum = clamped ? S(0) : grad * slope;
+            *drive = clamped ? grad : grad * slope;
+            return;
+        }
+        const S* kept = a_.history.at(k, b) + j;
+        const int64_t next = n_.posts;
+        const S input = kept[0], forget = kept[next], candidate = kept[2 * next], output = kept[3 * next];
+        const S squashed = tanh(kept[4 * next]);
+        if (n_.post == Post::hidden) grad += grad_post;
+        S through_cell = grad_cell + grad * output * (1 - squashed * squashed);
+        if (n_.post == Post::cell) through_cell += grad_post;
+        if (n_.modulator && n_.modulator.input == ModulatorInput::cell)
+            through_cell += through_modulator * n_.modulator.weight[j];
+        const S grad_candidate = through_cell * input + (n_.post == Post::candidate ? grad_post : S(0));
+        const S grad_sum = grad_candidate * (1 - candidate * candidate);
+        drive[0] = through_cell * candidate * input * (1 - input);
+        drive[next] = through_cell * cell_before(n_, a_, zeros_, k, b)[j] * forget * (1 - forget);
+        drive[2 * next] = grad_sum;
+        drive[3 * next] = grad * squashed * output * (1 - output);
+        if (n_.post == Post::recurrent) *sum = grad_sum + grad_post;
+        grad_cell = through_cell * forget;
+    }
+
+    // Of the whole layer, which one block has; `activity` has left the gradients of the activities.
+    __device__ __forceinline__ void through_softmax(int64_t k, int64_t b) const {
+        __syncthreads();
+        const S* output = a_.output.at(k, b);
+        S *drive = g_.drive.at(k, b), mean = 0;
+        for (int64_t j = at_.lane; j < n_.posts; j += kLanes) mean += output[j] * drive[j];
+        mean = sum_of_lanes(mean);
+        __syncthreads();
+        for_threads(n_.posts, [&](int64_t j) { drive[j] = output[j] * (drive[j] - mean); });
+    }
+
+    // At the last unit of a segment: H after its first step, after its second one, and so on, but the last.
+    __device__ __forceinline__ void recompute(int64_t k, int64_t b, int64_t length) const {
+        const int64_t start = segment_of(k), inside = k - 1 - start;
+        if (inside == 0 || (k != length && inside != n_.checkpoint_every - 1)) return;
+        const TraceRows<const S> from = kept_traces(start, b);
+        const S bound = n_.connection.bound;
+        for (int row = at_.first_of_warp(); row < at_.rows; row += at_.stride()) {
+            const int count = at_.at_once(row);
+            for (int r = row; r < row + count; ++r) {
+                const bool eligible = parameters_.eligible(r);
+                for (int i = at_.lane; i < static_cast<int>(n_.pres); i += kLanes) {
+                    Traces<S> traces = TraceRow<Synapse, const S>(from, r).load(i);
+                    for (int64_t t = 0; t < inside; ++t) {
+                        const S x = pre_of(n_, a_, zeros_, start + t, b)[i], m = modulator(start + t, b);
+                        const S post = post_of(n_, a_, start + t, b)[at_.first_row + r];
+                        const Traces<S> rates =
+                            parameters_.template rates<Synapse>(r, parameters_.rates_per_synapse ? i : 0, m);
+                        traces = next<Synapse>(eligible, traces, x, post, rates, bound);
+                        TraceRow<Synapse, S>(segment(t).of(b - first_), r).store(i, traces);
+                    }
+                }
+            }
+        }
+    }
+
+    // This block's rows of element b: the adjoint of the read of step k and of the change by step k - 1.
+    __device__ __forceinline__ void pass(int64_t k, int64_t b, int64_t length, bool changes, bool reads) const {
+        TraceRows<const S> from = kept_traces(0, b);
+        if (changes) {
+            const int64_t start = segment_of(k), inside = k - 1 - start;
+            from = inside == 0 ? kept_traces(start, b) : TraceRows<const S>(segment(inside - 1).of(b - first_));
+        }
+        const TraceRows<const S> grads = k == length ? grads_in(b) : TraceRows<const S>(grad_tile_.of(b - first_));
+        const TraceRows<S> grads_before = changes ? grad_tile_.of(b - first_) : grads_out(b);
+        const S m = changes ? modulator(k - 1, b) : S(0), bound = n_.connection.bound;
+        const S* before = changes ? pre(k - 1, b) : zeros_;
+        const S* here = reads ? pre(k, b) : zeros_;
+        const S* posts = changes ? post_of(n_, a_, k - 1, b) + at_.first_row : nullptr;
+        const S* grad_sums = reads ? sums_.at(k, b) + at_.first_row : zeros_;
+        S* columns = places_.columns + at_.warp * 2 * n_.pres;
+        const int pres = static_cast<int>(n_.pres);
+
+        for (int row = at_.first_of_warp(); row < at_.rows; row += at_.stride()) {
+            const int count = at_.at_once(row);
+            const int second = row + count - 1;
+            const TraceRow<Synapse, const S> rows_in[kRows] = {{from, row}, {from, second}};
+            const TraceRow<Synapse, const S> grads_in[kRows] = {{grads, row}, {grads, second}};
+            const TraceRow<Synapse, S> grads_out[kRows] = {{grads_before, row}, {grads_before, second}};
+            const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
+            const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
+            S post[kRows] = {}, grad_sum[kRows], sums[kRowSums][kRows] = {};
+            Traces<S> rates[kRows];
+            bool eligible[kRows];
+            const bool is_first = row == at_.warp * static_cast<int>(kRows);
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+                const int own = r == 0 ? row : second;
+                eligible[r] = parameters_.eligible(own);
+                grad_sum[r] = grad_sums[own];
+                if (!changes) continue;
+                post[r] = posts[own];
+                if (!parameters_.rates_per_synapse) rates[r] = parameters_.template rates<Synapse>(own, 0, m);
+            }
+            for (int i = at_.lane; i < pres; i += kLanes) {
+                const S x = here[i], x_before = before[i];
+                S through_read = 0, through_change = 0;
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) {
+                    if (r >= count) continue;
+                    const Traces<S> earlier = rows_in[r].load(i);
+                    Traces<S> traces = earlier, grad = grads_in[r].load(i);
+                    if (changes) {
+                        if (parameters_.rates_per_synapse)
+                            rates[r] = parameters_.template rates<Synapse>(row + r, i, m);
+                        traces = next<Synapse>(eligible[r], earlier, x_before, post[r], rates[r], bound);
+                    }
+                    if (reads) {
+                        const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
+                        const S readable = Synapse::Constraint::read(traces.trace, bound);
+                        const S through = grad_sum[r] * x;
+                        through_read += grad_sum[r] * (weights[r][i] + alpha * readable);
+                        if (parameters_.gated) through_read += through_gates(k, b, row + r, i);
+                        grad.trace += Synapse::Constraint::read_adjoint(traces.trace, bound, through * alpha);
+                        if (parameters_.alpha_per_synapse) {
+                            add_alpha(row + r, i, through * readable);
+                        } else {
+                            sums[kAlpha][r] += through * readable;
+                        }
+                    }
+                    if (changes) {
+                        const auto through = [&](auto changed) {
+                            return change<decltype(changed)>(earlier, x_before, post[r], rates[r], bound, grad, m,
+                                                             row + r, i, through_change, sums, r);
+                        };
+                        if (Synapse::eligible && !eligible[r]) {
+                            const S faded = grad.eligibility;
+                            grad = through(WithoutEligibility<Synapse>());
+                            grad.eligibility = faded;
+                        } else {
+                            grad = through(Synapse());
+                        }
+                    }
+                    grads_out[r].store(i, grad);
+                }
+                if (reads) columns[i] = is_first ? through_read : columns[i] + through_read;
+                if (changes) {
+                    S* so_far = columns + n_.pres + i;
+                    *so_far = is_first ? through_change : *so_far + through_change;
+                }
+            }
+            S* to = places_.sums + row + at_.row_of_lane();
+#pragma unroll
+            for (int which = 0; which < kRowSums; ++which) {
+                const S sum = sums_of_two(sums[which][0], sums[which][1], at_.lane);
+                if (at_.tells(count)) to[which * plan_.rows] = sum;
+            }
+        }
+    }
+
+    // What the other gates of step k give back to one of the activities before it.
+    __device__ __forceinline__ S through_gates(int64_t k, int64_t b, int row, int i) const {
+        const S* drive = g_.drive.at(k, b) + at_.first_row + row;
+        S sum = 0;
+#pragma unroll
+        for (int gate = 0; gate < 3; ++gate)
+            sum += parameters_.gates[gate][row * n_.pres + i] * drive[(gate == 2 ? 3 : gate) * n_.posts];
+        return sum;
+    }
+
+    __device__ __forceinline__ void add_alpha(int row, int i, S value) const {
+        if (plan_.alphas_on_chip) {
+            places_.grad_alphas[row * n_.pres + i] += value;
+        } else if (places_.alphas != nullptr) {
+            places_.alphas[(at_.first_row + row) * n_.pres + i] += value;
+        }
+    }
+
+    // The adjoint of one synapse's change by step k - 1: the gradient of its traces before it.
+    template <class Changed>
+    __device__ __forceinline__ Traces<S> change(Traces<S> before, S pre, S post, Traces<S> rates, S bound,
+                                                Traces<S> grad, S m, int row, int i, S& through_change,
+                                                S (&sums)[kRowSums][kRows], int r) const {
+        using Rule = typename Changed::Rule;
+        const SynapseGrad<S> through = Changed::adjoint(before, pre, post, rates, bound, grad);
+        through_change += through.pre;
+        RowSums<S> row_sums{sums[kWithPre][r], sums[kWithTrace][r]};
+        if (parameters_.rates_per_synapse) {
+            Rule::accumulate(row_sums, before.trace, pre, Changed::rule_rate(rates) * through.change);
+            const S rule = through.change * Rule::change(before.trace, pre, post, S(1));
+            const S in_force = Changed::eligible ? through.rate : through.rate + rule;
+            const int64_t at = (at_.first_row + row) * n_.pres + i, matrix = n_.synapses();
+            places_.rates[at] += in_force;
+            places_.rates[matrix + at] += in_force * m;
+            if constexpr (Changed::eligible) places_.rates[2 * matrix + at] += rule + through.fading;
+            if (parameters_.modulated) sums[kRate][r] += in_force * parameters_.scale(row, i);
+        } else {
+            Rule::accumulate(row_sums, before.trace, pre, through.change);
+            if constexpr (Changed::has_rate) sums[kRate][r] += through.rate;
+            if constexpr (Changed::eligible) sums[kFading][r] += through.fading;
+        }
+        sums[kWithPre][r] = row_sums.with_pre;
+        sums[kWithTrace][r] = row_sums.with_trace;
+        return through.before;
+    }
+
+    // From the sums over a row to the gradients of its post, its rates and its alpha.
+    __device__ __forceinline__ void finish_row(int64_t k, int64_t b, int row, bool changes, bool reads) const {
+        const auto sum = [&](RowSum which) { return places_.sums[which * plan_.rows + row]; };
+        const int64_t j = at_.first_row + row, posts = n_.posts;
+        if (reads && !parameters_.alpha_per_synapse) places_.row_sums[3 * posts + j] += sum(kAlpha);
+        if (!changes) return;
+        const S m = modulator(k - 1, b), post = post_of(n_, a_, k - 1, b)[j];
+        const bool eligible = Synapse::eligible && parameters_.eligible(row);
+        const bool per_synapse = parameters_.rates_per_synapse;
+        S rule_rate = 1, through_rule, rate = sum(kRate);
+        if (!per_synapse) {
+            const Traces<S> rates = parameters_.template rates<Synapse>(row, 0, m);
+            rule_rate = eligible ? rates.eligibility : rates.trace;
+        }
+        const RowSums<S> totals{sum(kWithPre), sum(kWithTrace)};
+        Synapse::Rule::finish(totals, post, rule_rate, of_rows(places_.grad_posts, b)[row], through_rule);
+        if (!per_synapse) {
+            if (eligible) {
+                places_.row_sums[2 * posts + j] += through_rule + sum(kFading);
+            } else {
+                rate += through_rule;
+            }
+            places_.row_sums[j] += rate;
+            places_.row_sums[posts + j] += rate * m;
+            if (parameters_.modulated) rate *= parameters_.scale(row, 0);
+        }
+        if (parameters_.modulated) rate_rows(k - 1, b)[j] = rate;
+    }
+
+    // What all rows of this block give back to the pre of step k, which is complete now, and of the one before.
+    __device__ __forceinline__ void columns(int64_t k, int64_t b, int64_t length) const {
+        const int bundles = (at_.rows + 1) / static_cast<int>(kRows), warps = bundles < at_.warps ? bundles : at_.warps;
+        for_threads(n_.pres, [&](int64_t i) {
+            S through_read = 0, through_change = 0;
+            for (int warp = 0; warp < warps; ++warp) {
+                const S* of_warp = places_.columns + warp * 2 * n_.pres + i;
+                if (k < length) through_read += of_warp[0];
+                if (k > 0) through_change += of_warp[n_.pres];
+            }
+            if (k < length) total(k, b, at_.rank)[i] += through_read;
+            if (k > 0) total(k - 1, b, at_.rank)[i] = through_change;
+        });
+    }
+};
+
+template <class Synapse, typename S>
+__global__ void __launch_bounds__(most_warps(true, Synapse::eligible, sizeof(S)) * kLanes)
+    run_backward(const __grid_constant__ BackwardJob<S> job) {
+    BackwardBlock<Synapse, S>(job).run();
+}
+
+}  // namespace
+
+template <>
+BackwardKernel<PLASTIKERN_SCALAR> backward_kernel<PLASTIKERN_SCALAR>(const Network<PLASTIKERN_SCALAR>& n) {
+    BackwardKernel<PLASTIKERN_SCALAR> found = nullptr;
+    with_types(n.rule, n.constraint, [&]<class R, class Asked>(R*, Asked*) {
+        using C = typename Served<Asked>::Constraint;
+        found = n.retroactive ? run_backward<Synapse<R, C, true>, PLASTIKERN_SCALAR>
+                              : run_backward<Synapse<R, C, false>, PLASTIKERN_SCALAR>;
+    });
+    return found;
+}
+
+}  // namespace plastikern::cuda

@@ -1,0 +1,185 @@
+// What a block of either pass knows: its place in the plan, the parameters of its rows, the traces that it works on.
+#pragma once
+
+#include "device.h"
+#include "plan.h"
+
+namespace plastikern::cuda {
+
+// Columns that a lane has under way at once.
+constexpr int kColumns = 2;
+
+template <class Run>
+__device__ __forceinline__ void for_threads(int64_t count, Run run) {
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) run(i);
+}
+
+struct Position {
+    int64_t group, rank, first_row;
+    int rows, lane, warp, warps;
+
+    __device__ __forceinline__ Position(const Plan& plan, int64_t posts)
+        : group(blockIdx.x / plan.share),
+          rank(blockIdx.x % plan.share),
+          first_row(rank * plan.rows),
+          rows(static_cast<int>(posts - first_row < plan.rows ? posts - first_row : plan.rows)),
+          lane(threadIdx.x % kLanes),
+          warp(threadIdx.x / kLanes),
+          warps(blockDim.x / kLanes) {}
+    // Elements [first, last) of a wave.
+    __device__ __forceinline__ void elements(const Plan& plan, int64_t wave, int64_t batch, int64_t& first,
+                                             int64_t& last) const {
+        first = (wave * plan.groups + group) * plan.together;
+        last = first + plan.together < batch ? first + plan.together : batch;
+    }
+    // A warp's rows, `at_once` of them together: for (row = first_of_warp(); row < rows; row += stride()).
+    __device__ __forceinline__ int first_of_warp() const { return warp * static_cast<int>(kRows); }
+    __device__ __forceinline__ int stride() const { return warps * static_cast<int>(kRows); }
+    __device__ __forceinline__ int at_once(int row) const {
+        return rows - row < static_cast<int>(kRows) ? rows - row : static_cast<int>(kRows);
+    }
+    // After `sums_of_two`: which of the rows a lane knows the sum of, and whether it is the one to tell.
+    __device__ __forceinline__ int row_of_lane() const { return lane / (kLanes / 2); }
+    __device__ __forceinline__ bool tells(int count) const { return lane % (kLanes / 2) == 0 && row_of_lane() < count; }
+};
+
+template <typename S>
+__device__ __forceinline__ TraceRows<S> below(TraceRows<S> all, int64_t row) {
+    all.trace += row * all.stride;
+    if (all.eligibility != nullptr) all.eligibility += row * all.eligibility_stride;
+    return all;
+}
+
+// The parameters of a block's rows, which count from 0, in global memory or on the chip.
+template <typename S>
+struct BlockParameters {
+    Coefficients<S> weight, alpha, rate, rate_scale, eligibility_rate;
+    bool alpha_per_synapse, rates_per_synapse, modulated, gated;
+    const S* gates[3];  // i, f, o: rows of I values
+    const bool* eligible_rows;
+    int64_t pres;
+
+    __device__ __forceinline__ BlockParameters(const Network<S>& n, const ParameterPlaces<S>& places,
+                                               const Position& at)
+        : weight(n.connection.weight),
+          alpha(n.connection.alpha),
+          rate(n.connection.rate),
+          rate_scale(n.connection.rate_scale),
+          eligibility_rate(n.connection.eligibility_rate),
+          alpha_per_synapse(n.connection.layout != Layout::per_neuron),
+          rates_per_synapse(n.connection.layout == Layout::per_synapse),
+          modulated(n.modulator),
+          gated(n.kind == NetworkKind::lstm),
+          gates{},
+          eligible_rows(n.modulated == nullptr ? nullptr : n.modulated + at.first_row),
+          pres(n.pres) {
+        weight.data = weight.row(at.first_row);
+        alpha.data = alpha.row(at.first_row);
+        if (rate.data != nullptr) rate.data = rate.row(at.first_row);
+        if (rate_scale.data != nullptr) rate_scale.data = rate_scale.row(at.first_row);
+        if (eligibility_rate.data != nullptr) eligibility_rate.data = eligibility_rate.row(at.first_row);
+        if (gated) {
+            gates[0] = n.gates + at.first_row * pres;
+            gates[1] = gates[0] + n.posts * pres;
+            gates[2] = gates[1] + 2 * n.posts * pres;
+        }
+        if (places.weight == nullptr) return;
+        const int64_t count = at.rows * pres;
+        for_threads(count, [&](int64_t i) {
+            places.weight[i] = weight.data[i];
+            if (places.alpha != nullptr) places.alpha[i] = alpha.data[i];
+            if (places.gates != nullptr) {
+                places.gates[i] = gates[0][i];
+                places.gates[count + i] = gates[1][i];
+                places.gates[2 * count + i] = gates[2][i];
+            }
+        });
+        weight.data = places.weight;
+        if (places.alpha != nullptr) alpha.data = places.alpha;
+        if (places.gates != nullptr) {
+            gates[0] = places.gates;
+            gates[1] = places.gates + count;
+            gates[2] = places.gates + 2 * count;
+        }
+        __syncthreads();
+    }
+    __device__ __forceinline__ bool eligible(int row) const { return eligible_rows == nullptr || eligible_rows[row]; }
+    // The rates of a row, or of its synapse i, under the modulator m.
+    template <class Synapse>
+    __device__ __forceinline__ Traces<S> rates(int row, int i, S m) const {
+        const S offset = rate.data == nullptr ? S(0) : rate.row(row)[i];
+        Traces<S> found;
+        found.trace = modulated ? offset + scale(row, i) * m : offset;
+        if constexpr (Synapse::eligible) found.eligibility = eligibility_rate.row(row)[i];
+        return found;
+    }
+    __device__ __forceinline__ S scale(int row, int i) const {
+        return rate_scale.data == nullptr ? S(1) : rate_scale.row(row)[i];
+    }
+};
+
+// A row without an eligibility trace in a network that has them: its trace changes at once, its E stays.
+template <class S>
+using WithoutEligibility = Synapse<typename S::Rule, typename S::Constraint, false>;
+
+template <class Synapse, typename S>
+__device__ __forceinline__ Traces<S> next(bool eligible, Traces<S> before, S pre, S post, Traces<S> rates, S bound) {
+    if constexpr (Synapse::eligible) {
+        if (!eligible) {
+            Traces<S> after = WithoutEligibility<Synapse>::next(before, pre, post, rates, bound);
+            after.eligibility = before.eligibility;
+            return after;
+        }
+    }
+    return Synapse::next(before, pre, post, rates, bound);
+}
+
+// One row of traces, or of their gradients; null: nobody wants them.
+template <class Synapse, typename S>
+struct TraceRow {
+    S *trace, *eligibility;
+
+    __device__ __forceinline__ TraceRow(const TraceRows<S>& rows, int row)
+        : trace(rows.row(row)), eligibility(Synapse::eligible ? rows.eligibility_row(row) : nullptr) {}
+    __device__ __forceinline__ Traces<std::remove_const_t<S>> load(int i) const {
+        Traces<std::remove_const_t<S>> found;
+        found.trace = trace[i];
+        if constexpr (Synapse::eligible) found.eligibility = eligibility[i];
+        return found;
+    }
+    __device__ __forceinline__ void store(int i, const Traces<S>& value) const {
+        if (trace != nullptr) trace[i] = value.trace;
+        if constexpr (Synapse::eligible) {
+            if (eligibility != nullptr) eligibility[i] = value.eligibility;
+        }
+    }
+};
+
+// Where the traces of a block's rows lie in tensors (B, O, I).
+template <typename S, typename T>
+__device__ __forceinline__ TraceRows<T> rows_of_tensors(const Network<S>& n, T* trace, T* eligibility, T* zeros,
+                                                        int64_t b, const Position& at) {
+    return below(tensor_traces<S, T>(n, trace, eligibility, zeros, b), at.first_row);
+}
+
+template <class Synapse, typename S>
+__device__ __forceinline__ void copy_traces(const TraceRows<const S>& from, const TraceRows<S>& to, int64_t pres,
+                                            const Position& at) {
+    for_threads(at.rows * pres, [&](int64_t i) {
+        const int row = static_cast<int>(i / pres), column = static_cast<int>(i % pres);
+        TraceRow<Synapse, S>(to, row).store(column, TraceRow<Synapse, const S>(from, row).load(column));
+    });
+}
+
+template <typename S>
+__device__ __forceinline__ S modulator_slope(ModulatorNonlinearity nonlinearity, S m) {
+    if (nonlinearity == ModulatorNonlinearity::tanh) return 1 - m * m;
+    return nonlinearity == ModulatorNonlinearity::sigmoid ? m * (1 - m) : S(1);
+}
+
+template <typename S>
+__device__ __forceinline__ S sigmoid(S x) {
+    return 1 / (1 + exp(-x));
+}
+
+}  // namespace plastikern::cuda

@@ -1,0 +1,23 @@
+// The kernels of the forward pass, as the host knows them.
+#pragma once
+
+#include "plan.h"
+
+namespace plastikern::cuda {
+
+template <typename S>
+struct ForwardJob {
+    Network<S> network;
+    Outputs<S> out;
+    Plan plan;
+    Scratch layout;
+    S* scratch;
+    int64_t first, last;  // units
+};
+
+template <typename S>
+using ForwardKernel = void (*)(ForwardJob<S>);
+template <typename S>
+ForwardKernel<S> forward_kernel(const Network<S>&);
+
+}  // namespace plastikern::cuda

@@ -1,0 +1,150 @@
+// The host's side of both passes: what is launched, in which order.
+#include "passes.h"
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "backward.h"
+#include "device.h"
+#include "forward.h"
+
+namespace plastikern::cuda {
+namespace {
+
+constexpr unsigned kSumThreads = 256;
+
+int attribute(cudaDeviceAttr which, int device);
+
+void check(cudaError_t found, const char* what) {
+    if (found == cudaSuccess) return;
+    std::string message = std::string(what) + ": " + cudaGetErrorString(found);
+    if (found == cudaErrorNoKernelImageForDevice) {
+        int device = 0;
+        cudaGetDevice(&device);
+        message += " (this build has no code for compute capability " +
+                   std::to_string(attribute(cudaDevAttrComputeCapabilityMajor, device)) + "." +
+                   std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device)) +
+                   "; build with TORCH_CUDA_ARCH_LIST, see the README)";
+    }
+    cudaGetLastError();  // the next call is not to find it
+    throw std::runtime_error(message);
+}
+
+int attribute(cudaDeviceAttr which, int device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, device), "the device's attributes");
+    return value;
+}
+
+template <class Job>
+void allow_shared(void (*kernel)(Job), int64_t bytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+          "shared memory");
+}
+
+// Every launch of the library goes through here.
+template <class Job>
+void launch(void (*kernel)(Job), int64_t blocks, int64_t threads, int64_t shared_bytes, bool cooperative,
+            cudaStream_t stream, const Job& job) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.stream = stream;
+    cudaLaunchAttribute together = {};
+    together.id = cudaLaunchAttributeCooperative;
+    together.val.cooperative = 1;
+    config.attrs = &together;
+    config.numAttrs = cooperative ? 1 : 0;
+    check(cudaLaunchKernelEx(&config, kernel, job), "launch");
+}
+
+template <class Job>
+void launch_units(void (*kernel)(Job), Job job, int64_t first, int64_t last, int64_t by, cudaStream_t stream) {
+    const Plan& plan = job.plan;
+    allow_shared(kernel, plan.shared_bytes);
+    const auto run = [&](int64_t from, int64_t to) {
+        job.first = from;
+        job.last = to;
+        const bool cooperative = plan.one_launch() && plan.share > 1;
+        launch(kernel, plan.blocks(), plan.warps * kLanes, plan.shared_bytes, cooperative, stream, job);
+    };
+    if (plan.one_launch()) return run(first, last);
+    for (int64_t k = first; k != last + by; k += by) run(k, k);
+}
+
+// With infinite bounds where there are none: see Served.
+template <typename S>
+Network<S> bounded(Network<S> n) {
+    with_types(n.rule, n.constraint, [&]<class R, class C>(R*, C*) {
+        if (same<C, None>) n.connection.bound = std::numeric_limits<S>::infinity();
+    });
+    return n;
+}
+
+// What every group found, added up: of each row or synapse, or of the whole layer.
+template <typename S>
+void add_up(const S* parts, int64_t count, int64_t distance, int64_t size, bool whole, S* to, cudaStream_t stream) {
+    if (to == nullptr) return;
+    const SumJob<S> job = {parts, count, distance, size, to};
+    if (whole) return launch(sum_of_all<S>(), 1, kLanes, 0, false, stream, job);
+    launch(sum_of_each<S>(), (size + kSumThreads - 1) / kSumThreads, kSumThreads, 0, false, stream, job);
+}
+
+}  // namespace
+
+Device device() {
+    int index = 0;
+    check(cudaGetDevice(&index), "the current device");
+    return {attribute(cudaDevAttrMultiProcessorCount, index), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
+            attribute(cudaDevAttrL2CacheSize, index)};
+}
+
+template <typename S>
+void forward(const Network<S>& n, const Outputs<S>& out, const Plan& plan, void* scratch, void* stream) {
+    const Scratch layout = scratch_of(n, plan);
+    const cudaStream_t on = static_cast<cudaStream_t>(stream);
+    check(cudaMemsetAsync(scratch, 0, layout.cleared() * sizeof(S), on), "scratch");
+    const ForwardJob<S> job = {bounded(n), out, plan, layout, static_cast<S*>(scratch), 0, 0};
+    launch_units(forward_kernel(n), job, 0, plan.at_once ? 0 : n.steps, 1, on);
+}
+
+template <typename S>
+void backward(const Network<S>& n, const Gradients<S>& g, const Plan& plan, void* scratch, void* stream) {
+    const Scratch layout = scratch_of(n, g, plan);
+    const cudaStream_t on = static_cast<cudaStream_t>(stream);
+    S* memory = static_cast<S*>(scratch);
+    check(cudaMemsetAsync(scratch, 0, layout.cleared() * sizeof(S), on), "scratch");
+    const BackwardJob<S> job = {bounded(n), g, plan, layout, memory, 0, 0};
+    launch_units(backward_kernel(n), job, n.steps, -1, -1, on);
+    // The parts of the first group; those of the others follow at a distance.
+    Parts<S> chip, own, zeroed(layout.zeroed_in(memory, 0)), group;
+    const BackwardPlaces<S> first(n, g, plan, chip, own, zeroed, group);
+    const Connection<S>& c = n.connection;
+    const auto sum = [&](const S* parts, int64_t size, bool whole, S* to) {
+        add_up(parts, plan.groups, layout.zeroed, size, whole, to, on);
+    };
+    if (c.layout == Layout::per_synapse) {
+        sum(first.rates, n.synapses(), false, g.rate);
+        sum(first.rates + n.synapses(), n.synapses(), false, g.rate_scale);
+        sum(first.rates + 2 * n.synapses(), n.synapses(), false, g.eligibility_rate);
+    } else {
+        sum(first.row_sums, n.posts, c.rate.stride == 0, g.rate);
+        sum(first.row_sums + n.posts, n.posts, c.rate_scale.stride == 0, g.rate_scale);
+        sum(first.row_sums + 2 * n.posts, n.posts, c.eligibility_rate.stride == 0, g.eligibility_rate);
+    }
+    if (c.layout == Layout::per_neuron) {
+        sum(first.row_sums + 3 * n.posts, n.posts, c.alpha.stride == 0, g.alpha);
+    } else {
+        sum(first.alphas, n.synapses(), false, g.alpha);
+    }
+}
+
+#define PLASTIKERN_PASSES(S)                                                                \
+    template void forward(const Network<S>&, const Outputs<S>&, const Plan&, void*, void*); \
+    template void backward(const Network<S>&, const Gradients<S>&, const Plan&, void*, void*);
+PLASTIKERN_PASSES(float)
+PLASTIKERN_PASSES(double)
+
+}  // namespace plastikern::cuda

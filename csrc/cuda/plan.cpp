@@ -1,0 +1,236 @@
+// The choice of form and sizes. Times are calculated from public figures, in clocks of a processor, and only compared
+// with each other; nobody has measured them.
+#include "plan.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+
+namespace plastikern::cuda {
+namespace {
+
+// Bytes that a processor moves in a clock: in its shared memory, from the second-level cache, from the device's memory.
+constexpr double kChipBytes = 128, kCacheBytes = 32, kMemoryBytes = 10;
+// Clocks of a step beside its bytes: within a block, with a barrier of blocks, as a launch.
+constexpr double kBlockClocks = 1500, kBarrierClocks = 4000, kLaunchClocks = 8000;
+constexpr int64_t kMostTogether = 16;
+
+int64_t divided(int64_t count, int64_t by) { return (count + by - 1) / by; }
+
+// Warps that take kRows rows at once, as evenly as they go into a block's rows.
+int64_t warps_for(int64_t rows, int64_t most) {
+    const int64_t bundles = divided(rows, kRows);
+    return divided(bundles, divided(bundles, most));
+}
+
+// PLASTIKERN_CUDA_FORM names one form, to compare them: it is taken wherever it is possible.
+bool wanted(Form form) {
+    const char* named = std::getenv("PLASTIKERN_CUDA_FORM");
+    constexpr std::string_view names[] = {"resident", "cooperative", "streaming"};
+    return named == nullptr || *named == '\0' || names[static_cast<int64_t>(form)] == named;
+}
+
+template <typename S>
+struct Pass {
+    const Network<S>& n;
+    const Gradients<S>* g;  // null: forward
+    const Device& device;
+
+    bool backward() const { return g != nullptr; }
+    bool gated() const { return n.kind == NetworkKind::lstm; }
+    bool per_synapse() const { return n.connection.layout != Layout::per_neuron; }
+    bool alphas() const { return backward() && g->alpha != nullptr && per_synapse(); }
+    bool whole_layer() const { return n.nonlinearity == Nonlinearity::softmax; }
+    // Whether the change by a step waits for activities of the whole layer.
+    bool waits() const {
+        return whole_layer() || (n.modulator && n.modulator.input != ModulatorInput::previous_hidden);
+    }
+
+    void count(Plan& plan) const {
+        Parts<S> chip;
+        Scratch scratch;
+        if (backward()) {
+            Parts<S> own, zeroed, group;
+            BackwardPlaces<S>(n, *g, plan, chip, own, zeroed, group);
+            scratch = scratch_of(n, *g, plan);
+        } else {
+            Parts<S> own;
+            ForwardPlaces<S>(n, plan, chip, own);
+            scratch = scratch_of(n, plan);
+        }
+        plan.shared_bytes = chip.count() * static_cast<int64_t>(sizeof(S));
+        plan.scratch_bytes = scratch.values() * static_cast<int64_t>(sizeof(S));
+    }
+    bool fits(Plan& plan) const {
+        count(plan);
+        return plan.shared_bytes <= device.shared_per_block;
+    }
+    // Takes on the chip what still fits, the most used first.
+    void fill(Plan& plan) const {
+        for (bool Plan::* part : {&Plan::columns_on_chip, &Plan::alphas_on_chip, &Plan::parameters_on_chip}) {
+            const bool wanted = part == &Plan::alphas_on_chip    ? alphas() && plan.one_launch()
+                                : part == &Plan::columns_on_chip ? backward()
+                                                                 : plan.one_launch() && n.steps > 1;
+            plan.*part = wanted;
+            if (wanted && !fits(plan)) plan.*part = false;
+        }
+        count(plan);
+    }
+
+    // Bytes of one synapse at one step: of traces, of the gradient of alpha, of parameters.
+    void set_clocks(Plan& plan) const {
+        const double value = sizeof(S), matrices = n.retroactive ? 2 : 1;
+        const double traces = value * matrices * 2, sums = alphas() ? 2 * value : 0;
+        const double parameters = value * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
+        // Computed again: written once, read once.
+        const double segment = backward() ? value * matrices * 2 : 0;
+        const auto speed = [](bool on_chip, double elsewhere) { return on_chip ? kChipBytes : elsewhere; };
+        const double all = n.batch * n.traces() * value * (backward() ? n.checkpoint_every + 1.0 : 1.0);
+        const double far = all * 2 < static_cast<double>(device.level_two) ? kCacheBytes : kMemoryBytes;
+        const double clocks_per_synapse = traces / speed(plan.traces_on_chip, far) + segment / far +
+                                          sums / speed(plan.alphas_on_chip, kCacheBytes) +
+                                          parameters / speed(plan.parameters_on_chip, kCacheBytes);
+        const double rounds = divided(plan.blocks(), device.processors) * static_cast<double>(plan.waves);
+        const double fixed = plan.form == Form::streaming     ? kLaunchClocks
+                             : plan.form == Form::cooperative ? kBarrierClocks
+                                                              : kBlockClocks;
+        plan.clocks = fixed * static_cast<double>(plan.waves) +
+                      clocks_per_synapse * static_cast<double>(plan.rows * n.pres * plan.together) * rounds;
+    }
+
+    // What moves between the processors and the device's memory or its cache, over all steps.
+    void set_memory_bytes(Plan& plan) const {
+        const double value = sizeof(S), batch = static_cast<double>(n.batch), steps = static_cast<double>(n.steps);
+        const double matrix = value * static_cast<double>(n.synapses()), traces = matrix * (n.retroactive ? 2 : 1);
+        // Read and written at every unit; kept on the chip, at the first and the last one.
+        double bytes = batch * traces * (plan.traces_on_chip ? 2 : 2 * steps + 1);
+        const double segments = n.checkpoint_every > 0 ? steps / static_cast<double>(n.checkpoint_every) : 0;
+        bytes += batch * traces * segments;                   // checkpoints, written or read
+        if (backward()) bytes += batch * traces * 2 * steps;  // traces between them, computed again and read
+        if (alphas()) bytes += matrix * (plan.alphas_on_chip ? static_cast<double>(plan.groups) : 2 * steps * batch);
+        const double parameters = matrix * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
+        bytes += parameters * (plan.parameters_on_chip ? static_cast<double>(plan.groups) : steps * batch);
+        plan.memory_bytes = bytes;
+    }
+
+    Plan resident() const {
+        Plan plan{};
+        plan.form = Form::resident;
+        plan.rows = n.posts;
+        plan.warps = warps_for(plan.rows, most_warps(backward(), n.retroactive, sizeof(S)));
+        plan.share = plan.together = 1;
+        plan.groups = std::max<int64_t>(1, std::min(n.batch, 2 * device.processors));
+        plan.waves = divided(n.batch, plan.groups);
+        plan.launches = 1;
+        plan.vectors_on_chip = plan.traces_on_chip = true;
+        return plan;
+    }
+    Plan cooperative(int64_t together) const {
+        Plan plan{};
+        plan.form = Form::cooperative;
+        plan.together = together;
+        plan.groups = divided(n.batch, together);
+        const int64_t most = device.processors / plan.groups;
+        if (most < 2) return plan;
+        plan.rows = divided(divided(n.posts, most), kRows) * kRows;
+        plan.warps = warps_for(plan.rows, most_warps(backward(), n.retroactive, sizeof(S)));
+        plan.share = divided(n.posts, plan.rows);
+        plan.waves = 1;
+        plan.launches = 1;
+        plan.vectors_on_chip = plan.traces_on_chip = true;
+        return plan;
+    }
+    Plan streaming() const {
+        Plan plan{};
+        plan.form = Form::streaming;
+        plan.warps = 8;
+        plan.rows = std::min(plan.warps * kRows, n.posts);
+        plan.share = divided(n.posts, plan.rows);
+        plan.groups = std::max<int64_t>(1, std::min(n.batch, divided(4 * device.processors, plan.share)));
+        plan.together = divided(std::max<int64_t>(n.batch, 1), plan.groups);
+        plan.groups = std::max<int64_t>(1, divided(n.batch, plan.together));
+        plan.waves = 1;
+        plan.at_once = !backward() && n.steps == 1 && !waits();
+        plan.launches = plan.at_once ? 1 : n.steps + (backward() ? 2 : 1);
+        return plan;
+    }
+
+    Plan choose() const {
+        Plan best = streaming();
+        bool found = false;
+        const auto consider = [&](Plan plan) {
+            fill(plan);
+            set_clocks(plan);
+            set_memory_bytes(plan);
+            if (!found || plan.clocks < best.clocks) best = plan;
+            found = true;
+        };
+        Plan whole = resident();
+        if (whole_layer()) {
+            whole.traces_on_chip = fits(whole);
+            whole.vectors_on_chip = fits(whole);
+            consider(whole);
+            return best;
+        }
+        if (wanted(Form::resident) && fits(whole)) consider(whole);
+        for (int64_t together = 1; wanted(Form::cooperative) && together <= std::min(n.batch, kMostTogether);
+             ++together) {
+            Plan shared = cooperative(together);
+            if (shared.share > 1 && fits(shared)) consider(shared);
+        }
+        if (!found || wanted(Form::streaming)) consider(streaming());
+        return best;
+    }
+};
+
+Scratch empty_scratch(const Plan& plan, int64_t posts, int64_t pres, int64_t size) {
+    const auto rounded = [](int64_t count) { return (count + 3) / 4 * 4; };
+    Scratch scratch{};
+    scratch.groups = plan.groups;
+    scratch.blocks = plan.blocks();
+    scratch.counters = rounded(divided(plan.groups * static_cast<int64_t>(sizeof(unsigned)), size));
+    scratch.zeros = rounded(std::max(posts, pres));
+    return scratch;
+}
+
+}  // namespace
+
+template <typename S>
+Plan plan_forward(const Network<S>& n, const Device& device) {
+    return Pass<S>{n, nullptr, device}.choose();
+}
+
+template <typename S>
+Plan plan_backward(const Network<S>& n, const Gradients<S>& g, const Device& device) {
+    return Pass<S>{n, &g, device}.choose();
+}
+
+template <typename S>
+Scratch scratch_of(const Network<S>& n, const Plan& plan) {
+    Scratch scratch = empty_scratch(plan, n.posts, n.pres, sizeof(S));
+    Parts<S> chip, own;
+    ForwardPlaces<S>(n, plan, chip, own);
+    scratch.own = own.count();
+    return scratch;
+}
+
+template <typename S>
+Scratch scratch_of(const Network<S>& n, const Gradients<S>& g, const Plan& plan) {
+    Scratch scratch = empty_scratch(plan, n.posts, n.pres, sizeof(S));
+    Parts<S> chip, own, zeroed, group;
+    BackwardPlaces<S>(n, g, plan, chip, own, zeroed, group);
+    scratch.zeroed = zeroed.count();
+    scratch.group = group.count();
+    scratch.own = own.count();
+    return scratch;
+}
+
+#define PLASTIKERN_PLANS(S)                                                             \
+    template Plan plan_forward(const Network<S>&, const Device&);                       \
+    template Plan plan_backward(const Network<S>&, const Gradients<S>&, const Device&); \
+    template Scratch scratch_of(const Network<S>&, const Plan&);                        \
+    template Scratch scratch_of(const Network<S>&, const Gradients<S>&, const Plan&);
+PLASTIKERN_PLANS(float)
+PLASTIKERN_PLANS(double)
+
+}  // namespace plastikern::cuda

@@ -1,0 +1,138 @@
+"""Which kernels a module's calls run on a CUDA device, and what they move: calculated, also where there is no GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import library
+from .checks import check_positive
+from .devices import GPUS, Gpu
+from .network import Network
+from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell
+from .nn.base import PlasticModule
+from .ops import fused
+
+RESOURCES = Path(__file__).with_name("cuda_resources.json")
+
+
+@cache
+def resources() -> dict[str, dict[str, dict[str, int]]]:
+    """Registers, stack and shared memory of every kernel, by architecture and kernel, as ptxas reports them."""
+    return json.loads(RESOURCES.read_text()) if RESOURCES.exists() else {}
+
+
+def kernel_name(direction: str, rule: str, constraint: str, retroactive: bool, scalar: str) -> str:
+    """The key of a kernel in :func:`resources`; no constraint is served by ``clip_on_read`` with infinite bounds."""
+    constraint = "clip_on_read" if constraint == "none" else constraint
+    return f"{direction} {rule} {constraint}{' retroactive' if retroactive else ''} {scalar}"
+
+
+def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool) -> dict[str, Any]:
+    """The native library's plan for a pass of one layer over ``sizes``, T and B.
+
+    ``backward``: of the backward pass, else of the forward pass (which then keeps checkpoints, as for training).
+    """
+    steps, plasticity = sizes[0], module.plasticity
+    kind = "lstm" if isinstance(module, (PlasticLSTM, PlasticLSTMCell)) else "rnn"
+    if isinstance(module, (PlasticLinear, PlasticLinearCell)):
+        kind = "linear"
+    network = Network(kind, plasticity, getattr(module, "nonlinearity", "tanh"), getattr(module, "post", "candidate"))
+    suffix = module._suffixes[0]
+    rates = [getattr(module, name + suffix) for name in ("eta", "eligibility_eta", "fan_out_weight")]
+    per_synapse = any(rate is not None and rate.dim() == 2 for rate in rates)
+    layout = 2 if per_synapse else 1 if plasticity.alpha == "connection" else 0
+    measures = [
+        *sizes, module._posts, module._pres, math.isqrt(max(steps - 1, 0)) + 1, layout,
+        int(plasticity.modulation != "none"),
+    ]  # fmt: skip
+    scalar_bytes = 8 if next(module.parameters()).dtype == torch.float64 else 4
+    device = [gpu.processors, gpu.shared_per_block, gpu.level_two]
+    codes = list(fused.codes(network))
+    return json.loads(torch.ops.plastikern.explain_cuda(codes, measures, scalar_bytes, backward, device))
+
+
+def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | torch.device | None = None) -> str:
+    """What the CUDA backend does for a call of a module: kernels, launches, bytes moved, shared memory, registers.
+
+    Args:
+        module: a plastic module or cell.
+        batch: B, elements of the call.
+        steps: T, its steps; 1 for a cell.
+        device: a CUDA device of this machine (default: the current one), or a name in
+            :data:`plastikern.devices.GPUS` such as ``"H100"``, which needs no GPU. Where this machine has none and
+            nothing is given, an A100 is described.
+
+    Returns:
+        Text: for the forward and the backward pass of one layer a block of lines. Bytes and times are calculated from
+        the plan and from public peaks; nothing is measured.
+
+    Raises:
+        RuntimeError: the native library is missing, which makes the plans.
+        ValueError: a device that is neither here nor described; sizes that are not positive.
+    """
+    if library.MISSING is not None:
+        raise RuntimeError(f"explain: the native library is {library.MISSING}")
+    if not isinstance(module, PlasticModule):
+        raise TypeError(f"explain: module must be a plastic module or cell; got {type(module).__name__}")
+    check_positive("explain", "batch", batch)
+    check_positive("explain", "steps", steps)
+    gpu = _gpu(device)
+    layers = len(module._suffixes)
+    lines = [
+        f"{type(module).__name__} on {gpu.name}, {steps} steps of {batch} elements"
+        + (f", each of {layers} layers" if layers > 1 else "") + " (calculated, not measured)"
+    ]  # fmt: skip
+    for direction in ("forward", "backward"):
+        found = plan(module, (steps, batch), gpu, direction == "backward")
+        lines += [f"{direction}:", *(f"    {line}" for line in _described(found, module, gpu, direction))]
+    return "\n".join(lines)
+
+
+def _gpu(device: str | torch.device | None) -> Gpu:
+    if isinstance(device, str) and device in GPUS:
+        return GPUS[device]
+    if device is None and not torch.cuda.is_available():
+        return GPUS["A100"]
+    if not torch.cuda.is_available():
+        raise ValueError(f"explain: device must be one of {', '.join(GPUS)}, or a CUDA device; got {device!r}")
+    here: Any = torch.cuda.get_device_properties(device or torch.cuda.current_device())
+    return Gpu(
+        here.name, 10 * here.major + here.minor, here.multi_processor_count, here.shared_memory_per_block_optin,
+        here.L2_cache_size, math.nan, math.nan,
+    )  # fmt: skip
+
+
+def _described(found: dict[str, Any], module: PlasticModule, gpu: Gpu, direction: str) -> list[str]:
+    plasticity, per = module.plasticity, found["blocks_per_element"]
+    reasons = {
+        "resident": "one block has an element to itself: no barrier between blocks",
+        "cooperative": f"{per} blocks share an element: a barrier between them at every step",
+        "streaming": "a launch for every unit: the traces do not fit on the chip, or launches cost less than barriers",
+    }
+    kernel = kernel_name(
+        direction, plasticity.rule, plasticity.constraint, plasticity.modulation == "retroactive",
+        "double" if next(module.parameters()).dtype == torch.float64 else "float",
+    )  # fmt: skip
+    known = resources().get(f"sm_{gpu.capability}", {}).get(kernel)
+    on_chip = [name.removesuffix("_on_chip").replace("_", " ") for name, there in found.items()
+               if name.endswith("_on_chip") and there]  # fmt: skip
+    lines = [
+        f"kernel: {kernel}, {found['form']} ({reasons[found['form']]})",
+        f"launches: {found['launches']} of {found['blocks']} blocks of {found['threads']} threads; a block has "
+        f"{found['rows_per_block']} rows of {found['elements_together']} elements, {found['waves']} times",
+        f"shared memory: {found['shared_bytes']:,} of {gpu.shared_per_block:,} bytes a block; on the chip: "
+        f"{', '.join(on_chip) or 'nothing'}",
+        f"registers: {known['registers'] if known else 'not known for this architecture'}"
+        + (f" a thread, {known['stack']} bytes of stack" if known else ""),
+        f"scratch: {found['scratch_bytes']:,} bytes",
+        f"moved between chip and memory: {found['memory_bytes']:,} bytes"
+        + ("" if math.isnan(gpu.bandwidth) else f", {found['memory_bytes'] / gpu.bandwidth * 1e6:,.0f} us at the peak"),
+        f"calculated clocks a step: {found['clocks_per_step']:,}",
+    ]
+    return lines
