@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes. Needs python3, pip, make and, for the native kernels, g++.
 #   make demo     train the paper's first network in a few minutes and show what the kernels gain
 #   make test     the tests, without those marked slow (make test-all: with them)
+#   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
 #   make lint     what must be clean before a commit (make format: lets the formatters do their part)
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -9,9 +10,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(sort $(shell find csrc build_backend -type f -not -name '*.pyc' 2>/dev/null)) setup.py pyproject.toml
-CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-all lint format wheel clean
+# pip builds CUDA kernels for all architectures, which takes minutes; here they are built for the cards of this machine,
+# or for one where there is none.
+CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
+export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),8.0)
+
+.PHONY: demo test test-all sanitize lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -22,6 +28,9 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+sanitize:
+	@$(MAKE) --no-print-directory --keep-going --output-sync -j$(shell nproc) -f tests/cuda_emulator/sanitize.mk
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

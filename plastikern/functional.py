@@ -52,7 +52,8 @@ def plastic_rnn_step(
     sources.
 
     Args:
-        drive: :math:`u` (B, N), float32 or float64 for the fused backends; any floating dtype for the reference.
+        drive: :math:`u` (B, N), of any floating dtype. float16 and bfloat16 are computed in float32: activities come
+            back in the dtype of the drive, traces go in and come back in float32.
         hidden: activity before the step, :math:`x` (B, N); None is zero.
         trace: :math:`H` (B, N, N), ``trace[b, post, pre]``; None is zero.
         weight: :math:`w` (N, N), ``weight[post, pre]``.

@@ -264,6 +264,7 @@ class ForwardBlock {
             most = most_of_lanes(most);
             for (int64_t j = at_.lane; j < n_.posts; j += kLanes) total += exp(output[j] - most);
             total = sum_of_lanes(total);
+            __syncwarp();  // all lanes have read the first activity, and one of them writes it
             for (int64_t j = at_.lane; j < n_.posts; j += kLanes) output[j] = exp(output[j] - most) / total;
         }
         __syncthreads();

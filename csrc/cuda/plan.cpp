@@ -11,6 +11,10 @@ namespace {
 
 // Bytes that a processor moves in a clock: in its shared memory, from the second-level cache, from the device's memory.
 constexpr double kChipBytes = 128, kCacheBytes = 32, kMemoryBytes = 10;
+// Of its shared memory, by one warp that waits for what it has asked for.
+constexpr double kWarpBytes = 12;
+// Clocks that a pass over an element takes beside its bytes: sums over lanes, barriers of the block.
+constexpr double kForwardClocks = 400, kBackwardClocks = 1000;
 // Clocks of a step beside its bytes: within a block, with a barrier of blocks, as a launch.
 constexpr double kBlockClocks = 1500, kBarrierClocks = 4000, kLaunchClocks = 8000;
 constexpr int64_t kMostTogether = 16;
@@ -84,7 +88,8 @@ struct Pass {
         const double parameters = value * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
         // Computed again: written once, read once.
         const double segment = backward() ? value * matrices * 2 : 0;
-        const auto speed = [](bool on_chip, double elsewhere) { return on_chip ? kChipBytes : elsewhere; };
+        const double chip = std::min(kChipBytes, kWarpBytes * static_cast<double>(plan.warps));
+        const auto speed = [&](bool on_chip, double elsewhere) { return on_chip ? chip : elsewhere; };
         const double all = n.batch * n.traces() * value * (backward() ? n.checkpoint_every + 1.0 : 1.0);
         const double far = all * 2 < static_cast<double>(device.level_two) ? kCacheBytes : kMemoryBytes;
         const double clocks_per_synapse = traces / speed(plan.traces_on_chip, far) + segment / far +
@@ -94,7 +99,8 @@ struct Pass {
         const double fixed = plan.form == Form::streaming     ? kLaunchClocks
                              : plan.form == Form::cooperative ? kBarrierClocks
                                                               : kBlockClocks;
-        plan.clocks = fixed * static_cast<double>(plan.waves) +
+        const double element = (backward() ? kBackwardClocks : kForwardClocks) * static_cast<double>(plan.together);
+        plan.clocks = fixed * static_cast<double>(plan.waves) + element * rounds +
                       clocks_per_synapse * static_cast<double>(plan.rows * n.pres * plan.together) * rounds;
     }
 
@@ -176,7 +182,9 @@ struct Pass {
         for (int64_t together = 1; wanted(Form::cooperative) && together <= std::min(n.batch, kMostTogether);
              ++together) {
             Plan shared = cooperative(together);
-            if (shared.share > 1 && fits(shared)) consider(shared);
+            if (shared.share < 2) continue;
+            shared.traces_on_chip = fits(shared);
+            if (fits(shared)) consider(shared);
         }
         if (!found || wanted(Form::streaming)) consider(streaming());
         return best;

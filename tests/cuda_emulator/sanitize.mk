@@ -3,7 +3,8 @@
 CXX = g++
 NETWORKS = 100
 BUILD := build/sanitized
-FLAGS := -std=c++20 -O1 -g1 -ffunction-sections -DPLASTIKERN_EMULATED -Icsrc -Itests/cuda_emulator -Wall -Wextra -Wno-unknown-pragmas
+FLAGS := -std=c++20 -O1 -g1 -ffunction-sections -DPLASTIKERN_EMULATED -Icsrc -Itests/cuda_emulator
+WARN := -Wall -Wextra -Wno-unknown-pragmas
 thread_FLAGS := -fsanitize=thread -DPLASTIKERN_SCALAR=float
 address_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -DPLASTIKERN_SCALAR=double
 plain_FLAGS := -DPLASTIKERN_CAPABILITY=default
@@ -32,7 +33,7 @@ $(BUILD)/$(1): $(SANITIZED:%=$(BUILD)/%.$(1).o) $(PLAIN:%=$(BUILD)/%.plain.o) $(
 	$(CXX) $(filter -fsanitize=%,$($(1)_FLAGS)) -Wl,--gc-sections $$^ -o $$@
 $(BUILD)/%.$(1).o: % $(HEADERS)
 	@mkdir -p $$(@D)
-	$(CXX) $(FLAGS) $($(1)_FLAGS) -x c++ -c $$< -o $$@
+	$(CXX) $(FLAGS) $(WARN) $($(1)_FLAGS) -x c++ -c $$< -o $$@
 endef
 $(eval $(call program,thread,float))
 $(eval $(call program,address,double))
