@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import plastikern
+from plastikern import backends, library
 
 pytest.importorskip("setuptools", minversion="77")
 import build_backend
@@ -292,6 +293,18 @@ def test_library_uses_only_the_stable_abi_of_torch() -> None:
     assert any(name.startswith(("aoti_torch_", "torch_")) for name in undefined)
     # C++ names of torch (at::, c10::, torch::, caffe2::) change from release to release; the stable ABI is C.
     assert not [name for name in undefined if re.match(r"_Z.*N?[KVRO]*(2at|3c10|5torch|6caffe2)\d", name)]
+
+
+@needs_elf
+@pytest.mark.skipif(not library.info().get("cuda"), reason="the library has no CUDA kernels")
+def test_cuda_kernels_need_no_cuda_to_be_loaded() -> None:
+    """This process has loaded it, as a rule without a driver: the runtime is in it, and looks for the driver later."""
+    undefined = [symbol.name for symbol in elf_symbols(LIBRARY, 11) if not symbol.defined and not symbol.weak]
+    assert not [name for name in undefined if re.match(r"(__)?cuda|cu[A-Z]", name)]
+    if not torch.cuda.is_available():
+        assert backends.select(None, torch.zeros(1)) == "cpu"
+        with pytest.raises(RuntimeError, match="it serves tensors on the device cuda"):
+            backends.select("cuda", torch.zeros(1))
 
 
 @needs_elf
