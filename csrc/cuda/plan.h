@@ -21,7 +21,7 @@ constexpr int64_t kRows = 2;  // of a warp at once
 // Warps of a block at most: so many that each thread has the registers that it needs.
 PLASTIKERN_INLINE constexpr int64_t most_warps(bool backward, bool retroactive, int64_t scalar_bytes) {
     if (scalar_bytes > 4) return 8;
-    return backward ? (retroactive ? 10 : 12) : (retroactive ? 12 : 16);
+    return backward ? (retroactive ? 8 : 12) : (retroactive ? 12 : 16);
 }
 
 // The constraint whose kernel serves a constraint: without one, that of reads within bounds that are infinite, which
