@@ -1,0 +1,3 @@
+"""``report``: all runs below a folder on one page."""
+from pathlib import Path
+def write(out: Path, results: Path | None) -> None: ...
