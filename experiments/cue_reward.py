@@ -61,7 +61,9 @@ class CueRewardConfig(AgentConfig):
             not self.fixed_cues or self.bits >= self.cues,
             f"bits must be at least cues, {self.cues}, with fixed_cues; got {self.bits}",
         )
-        require(self.fixed_cues or self.cues <= 2**self.bits, f"bits: {self.bits} bits have no {self.cues} different cues")
+        require(
+            self.fixed_cues or self.cues <= 2**self.bits, f"bits: {self.bits} bits have no {self.cues} different cues"
+        )
 
 
 PAPER = CueRewardConfig(clip_gradient=7.0)
@@ -211,7 +213,9 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
 
         rollout = act(model, *episode, watch)
         signals = {name: torch.stack(values).cpu().numpy() for name, values in recorded.items()}
-        caption = f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {rollout.rewards.sum(0).mean():.4g}"
+        caption = (
+            f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {rollout.rewards.sum(0).mean():.4g}"
+        )
         return [drawing.around_rewards(folder / "rewards.png", signals, rollout.rewards.cpu().numpy(), caption)]
 
 

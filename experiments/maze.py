@@ -36,7 +36,7 @@ class MazeConfig(AgentConfig):
         goal_at_start: whether the reward may be where the agent starts, in the centre.
         teleport_onto_goal: whether the agent, once it has found the reward, may be taken to that very square.
         see_time: the time as input: ``none``, ``raw`` (the step's number) or ``share`` (of the episode).
-        see_action, first_action: whether the previous action is an input, and whether there is one, up, before the first.
+        see_action, first_action: whether the previous action is an input, and whether one, up, precedes the first.
         see_bias: an input that is always 1.
         unused: inputs that are always 0.
     """
@@ -104,7 +104,8 @@ class Tables(NamedTuple):
 
     def to(self, device: torch.device) -> Tables:
         """The same on a device."""
-        return Tables(*(part.to(device) if isinstance(part, Tensor) else part for part in self))
+        squares, start, *others = self
+        return Tables(squares.to(device), start, *(table.to(device) for table in others))
 
 
 def walls(size: int) -> Tensor:
@@ -139,9 +140,7 @@ def tables(config: MazeConfig) -> Tables:
     seen = table if config.see_action else table[..., : VIEW + 1]
     seen = torch.cat([seen, seen.new_zeros(*seen.shape[:-1], constant)], -1)
     rewards = value.repeat(count * (1 + len(DIRECTIONS)))
-    return Tables(
-        squares, numbers[centre, centre], seen.flatten(0, 2), rewards, arrival.flatten(), feedback.flatten()
-    )
+    return Tables(squares, numbers[centre, centre], seen.flatten(0, 2), rewards, arrival.flatten(), feedback.flatten())
 
 
 class MazeWorld(World):
@@ -194,9 +193,7 @@ class Maze(ReinforcementLearning[MazeConfig]):
         "demo": _of_paper_2(DEMO),
     }
 
-    def __init__(
-        self, config: MazeConfig, device: torch.device, backend: str | None = None, data: Path | None = None
-    ):
+    def __init__(self, config: MazeConfig, device: torch.device, backend: str | None = None, data: Path | None = None):
         require(data is None, "--data: the maze is generated, there is nothing to read")
         super().__init__(config, device, backend, data)
         self.maze = tables(config).to(device)

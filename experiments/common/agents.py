@@ -11,15 +11,15 @@ from experiments.common.networks import PlainRNN
 from plastikern import Plasticity, PlasticRNN
 from plastikern.functional import plastic_rnn_step
 
-State = tuple[Tensor | None, ...]
-"""Activities and, in plastic networks, traces; None is zero."""
+State = tuple[Tensor, ...]
+"""Activities and, in plastic networks, traces; before the first step nothing."""
 
 
 class Agent(nn.Module):
     """A recurrent network whose activities give action scores, linearly, and the value of the situation.
 
-    Only the recurrent connections are plastic; all other layers are as ``torch.nn.Linear`` makes them. Recurrent weights
-    and plasticity coefficients start from U(0, ``scale``), a single coefficient for all connections at ``scale``.
+    Only the recurrent connections are plastic; all other layers are as ``torch.nn.Linear`` makes them. Recurrent
+    weights and plasticity coefficients start from U(0, ``scale``), a single coefficient for all at ``scale``.
 
     Args:
         inputs, hidden, actions: sizes.
@@ -70,16 +70,16 @@ class Agent(nn.Module):
         if isinstance(core, PlainRNN):
             transposed = core.weight.t()
 
-            def plain(drive: Tensor, hidden: Tensor | None) -> State:
+            def plain(drive: Tensor, hidden: Tensor | None = None) -> State:
                 return (torch.tanh(drive if hidden is None else torch.addmm(drive, hidden, transposed)),)
 
             return plain
-        # A state has no eligibility traces before the first step, and in most networks never.
-        weight, alpha, eta = (getattr(core, name) for name in ("weight_hh_l0", "alpha_l0", "eta_l0"))
-        fading, modulator, plasticity, backend = core.eligibility_eta_l0, core.modulator(), core.plasticity, core.backend
+        names = ("weight_hh_l0", "alpha_l0", "eta_l0", "eligibility_eta_l0")
+        weight, alpha, eta, fading = (getattr(core, name) for name in names)
+        modulator, plasticity, backend = core.modulator(), core.plasticity, core.backend
 
         def plastic(
-            drive: Tensor, hidden: Tensor | None, trace: Tensor | None = None, eligibility: Tensor | None = None
+            drive: Tensor, hidden: Tensor | None = None, trace: Tensor | None = None, eligibility: Tensor | None = None
         ) -> State:
             return plastic_rnn_step(
                 drive, hidden, trace, weight, alpha, eta, eligibility=eligibility, eligibility_eta=fading,

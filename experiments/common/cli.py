@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import shlex
 import signal
 import sys
@@ -111,6 +111,8 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
     if options.threads is not None:
         require(options.threads >= 1, f"--threads: expected at least 1; got {options.threads}")
         torch.set_num_threads(options.threads)
+    board = not options.tensorboard or importlib.util.find_spec("tensorboard") is not None
+    require(board, "--tensorboard: the package tensorboard is missing: pip install tensorboard")
     seeds, device = parse_seeds(options.seeds), parallel.start(_device(options.device))
     backend = backend_in_use(options.backend, device)
     require(not options.compare_reference or parallel.size() == 1, "--compare-reference: for a single process only")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from experiments.common.agents import Agent, State
 from experiments.common.plots import new_figure
 
 MILLISECONDS = 120
+DOT = 4
+AGENT = (31, 119, 180)
 BEFORE, AFTER = 4, 6
 """Steps around an answer."""
 
@@ -20,8 +23,7 @@ BEFORE, AFTER = 4, 6
 def signals(agent: Agent, state: State) -> dict[str, Tensor]:
     """What is drawn of a state: norm of the traces and modulator, each (B,); of a plain network its activity."""
     hidden, *traces = state
-    assert hidden is not None
-    if not traces or traces[0] is None:
+    if not traces:
         return {"norm of the activities": hidden.norm(dim=-1)}
     found = {"norm of the traces": traces[0].flatten(1).norm(dim=-1)}
     modulator = agent.modulator_signal(hidden)
@@ -48,28 +50,37 @@ def maze_film(
     maze, *panels = figure.subplot_mosaic([["maze", name] for name in curves], width_ratios=(1, 1.4)).values()
     maze.imshow(grid, cmap="gray_r", vmin=0, vmax=2)
     maze.plot(goal[1], goal[0], "*", color="C1", markersize=14)
-    (agent,) = maze.plot([], [], "o", color="C0", markersize=10)
     maze.set_axis_off()
-    markers = []
+    maze.set_title(" ", fontsize="small")  # room for the text of each picture
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
         axes.plot(values, linewidth=1)
         for step, reward in enumerate(rewards):
             if reward > 0:
                 axes.axvline(step, color="C1", linewidth=0.6, alpha=0.6)
-        markers.append((axes.plot([], [], "ko", markersize=4)[0], values))
-        axes.set(xlabel="step", ylabel=name)
+        axes.set(ylabel=name)
+    panels[-1].set_xlabel("step")
     figure.suptitle(caption, fontsize="small")
-    pictures = []
+    canvas.draw()
+    # What moves is painted on copies of one picture: to draw the figure anew takes a hundred times as long.
+    still = Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+    def point(axes: Any, x: float, y: float) -> tuple[float, float]:
+        right, up = axes.transData.transform((x, y))
+        return right, still.height - up
+
+    radius = abs(point(maze, 0.35, 0)[0] - point(maze, 0, 0)[0])
+    pictures: list[Image.Image] = []
     for step, (row, column) in enumerate(squares):
-        agent.set_data([column], [row])
-        for marker, values in markers:
-            marker.set_data([step], [values[step]])
-        maze.set_title(f"step {step}, reward so far {sum(rewards[:step]):.4g}", fontsize="small")
-        canvas.draw()
-        figure.set_layout_engine("none")  # the first picture decides
-        pixels = numpy.asarray(canvas.buffer_rgba())[..., :3]
-        pictures.append(Image.fromarray(pixels).quantize(32, dither=Image.Dither.NONE))
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, optimize=False)
+        picture = still.copy()
+        paint = ImageDraw.Draw(picture)
+        places = [(point(maze, column, row), radius)]
+        places += [(point(a, step, v[step]), DOT) for a, v in zip(panels, curves.values(), strict=True)]
+        for (x, y), size in places:
+            paint.ellipse((x - size, y - size, x + size, y + size), fill=AGENT)
+        left, top = point(maze, -0.5, -0.5)
+        paint.text((left, top - 14), f"step {step}, reward so far {sum(rewards[:step]):.4g}", fill="black")
+        pictures.append(picture.quantize(32, palette=pictures[0] if pictures else None, dither=Image.Dither.NONE))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
     return path
 
 

@@ -53,7 +53,7 @@ class Experiment(ABC, Generic[ConfigT]):
         self.backend = backend
         self.data = data
 
-    def prepare(self, seed: int) -> None:  # noqa: B027, most experiments need nothing
+    def prepare(self, seed: int) -> None:
         """Called before the run of a seed, where the task itself depends on it."""
 
     @abstractmethod

@@ -31,8 +31,7 @@ class MetricsFile:
         self._file = open(path, "r+b")  # noqa: SIM115, closed by close()
         self._file.truncate(position)
         self._file.seek(position)
-        lines = read(path) if position else []
-        self._board = _board(path.parent, max((line.get("episode", 0) for line in lines), default=0)) if tensorboard else None
+        self._board = _board(path) if tensorboard else None
 
     def write(self, line: Line) -> None:
         """Add one line; it can be read at once by whoever watches the file."""
@@ -54,13 +53,12 @@ class MetricsFile:
             self._board.close()
 
 
-def _board(folder: Path, episode: int) -> Any:
-    """A TensorBoard writer that goes on behind ``episode``."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ExperimentError(f"--tensorboard needs the package tensorboard: pip install tensorboard ({error})") from None
-    return SummaryWriter(str(folder), purge_step=episode + 1)
+def _board(path: Path) -> Any:
+    """A TensorBoard writer beside the metrics file, that goes on behind its last episode."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    last = max((line.get("episode", 0) for line in read(path)), default=0)
+    return SummaryWriter(str(path.parent), purge_step=last + 1)
 
 
 def read(path: Path) -> list[Line]:

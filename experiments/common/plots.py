@@ -44,9 +44,11 @@ def learning_curves(
             if episodes:
                 axes.plot(episodes, held_out[1], f"C{index}--", label=f"{label}, held out")
         drawn = [number for number in published if number.metric == metric]
-        for marker, curve in zip("os^dv", (curve for curve in drawn if isinstance(curve, Curve)), strict=False):
+        curves = [number for number in drawn if isinstance(number, Curve)]
+        levels = [number for number in drawn if isinstance(number, Level)]
+        for marker, curve in zip("os^dv", curves, strict=False):
             axes.plot(curve.episodes, curve.values, f"k{marker}:", markersize=4, linewidth=0.7, label=curve.label)
-        for style, level in zip(("--", "-.", ":"), (level for level in drawn if isinstance(level, Level)), strict=False):
+        for style, level in zip(("--", "-.", ":"), levels, strict=False):
             axes.axhline(level.value, color="k", linestyle=style, linewidth=0.7, label=level.label)
         axes.set(xlabel="episode", ylabel=metric, xlim=(0, 1.02 * end))
         if axes.get_ylim()[0] > 0:

@@ -1,8 +1,8 @@
 """Published numbers, all in one place, each with its source.
 
 The curves were read off the figures of Miconi, Stanley, Clune, *Differentiable plasticity* (arXiv 1804.02464, version
-of April 2018): about +-2 % of an axis' range. Of the reinforcement-learning curves of *Backpropamine* (arXiv 2002.10585)
-no numbers could be had: what stands here for them are values that follow from the tasks.
+of April 2018): about +-2 % of an axis' range. Of the reinforcement-learning curves of *Backpropamine* (arXiv
+2002.10585) no numbers could be had: what stands here for them are values that follow from the tasks.
 """
 
 from __future__ import annotations

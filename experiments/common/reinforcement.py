@@ -116,9 +116,7 @@ class ReinforcementLearning(Experiment[AgentConfigT]):
 
     def build(self, backend: str | None) -> Agent:
         config = self.config
-        return Agent(
-            self.inputs, config.hidden, self.actions, self.plasticity(), config.scale, backend, self.device
-        )
+        return Agent(self.inputs, config.hidden, self.actions, self.plasticity(), config.scale, backend, self.device)
 
     def episode(self, generator: torch.Generator, held_out: bool) -> Episodes:
         """Every episode is a new one, so that a held-out one is one like any other."""
@@ -134,8 +132,9 @@ class ReinforcementLearning(Experiment[AgentConfigT]):
         assert isinstance(model, Agent)
         config, rollout = self.config, act(model, *episode)
         require(config.baseline == "own" or parallel.size() == 1, "baseline=first is for a single process")
+        scores, values = model(rollout.inputs)
         loss = a2c_loss(
-            *model(rollout.inputs), rollout.actions, rollout.rewards, discount=config.discount,
+            scores, values, rollout.actions, rollout.rewards, discount=config.discount,
             value_weight=config.value_weight, concentration=config.concentration, baseline=config.baseline,
         )  # fmt: skip
         return {"loss": loss, "reward": rollout.rewards.sum(0).mean()}

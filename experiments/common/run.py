@@ -120,6 +120,7 @@ class Run:
             **{name: self.identity[name] for name in names},
             "config": asdict(self.experiment.config),
             "trained_parameters": parameters,
+            "published": [asdict(number) for number in self.experiment.published()],
             **self.surroundings,
         }
 

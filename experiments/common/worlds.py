@@ -16,7 +16,7 @@ class World(ABC):
     """A batch of B episodes of T steps, with all their randomness drawn beforehand.
 
     What an agent sees at step t is ``shown[t] + table[codes[t]]``: ``shown`` is what does not depend on its actions,
-    the code is what does, a row of a table of all that can come of them. The reward of step t is ``value[codes[t + 1]]``.
+    the code is what does, a row of a table of all that can come of them. The reward of step t is that of the next code.
 
     Attributes:
         shown: (T, B, F), or (T, 1, F) where it is the same for all episodes.
@@ -57,10 +57,10 @@ def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None
         tosses, policy = (noise + agent.policy.bias).unbind(), agent.policy.weight.t()
         codes, chosen = world.codes.unbind(), actions.unbind()
         step, move = agent.stepper(), world.moves()
-        state: State = (None,)
+        state: State = ()
         for t, action in enumerate(chosen):
-            state = step(drives[t] + table.index_select(0, codes[t]), *state)
-            torch.argmax(torch.addmm(tosses[t], state[0], policy), 1, out=action)
+            hidden, *_ = state = step(drives[t] + table.index_select(0, codes[t]), *state)
+            torch.argmax(torch.addmm(tosses[t], hidden, policy), 1, out=action)
             move(t, action, codes[t + 1])
             if watch is not None:
                 watch(state)
