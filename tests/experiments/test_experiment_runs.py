@@ -25,7 +25,7 @@ TINY = [
     "show_steps=2", "gap_steps=1", "test_steps=2", "log_every=3", "window=5", "checkpoint_every=4", "evaluate_every=6",
     "evaluation_episodes=2",
 ]  # fmt: skip
-TIMINGS = ("seconds", "seconds_per_episode", "update_share")
+VARYING = ("seconds", "seconds_per_episode", "update_share", "command")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def run(out, *arguments, episodes=30):
 def numbers(out, seed=0):
     """The lines of a run without what differs from run to run."""
     lines = read(out / f"seed-{seed}" / "metrics.jsonl")
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+    return [{key: value for key, value in line.items() if key not in VARYING} for line in lines]
 
 
 def started(out, episodes):
