@@ -62,7 +62,8 @@ class CueRewardConfig(AgentConfig):
             f"bits must be at least cues, {self.cues}, with fixed_cues; got {self.bits}",
         )
         require(
-            self.fixed_cues or self.cues <= 2**self.bits, f"bits must allow for {self.cues} different cues; got {self.bits}"
+            self.fixed_cues or self.cues <= 2**self.bits,
+            f"bits must allow for {self.cues} different cues; got {self.bits}",
         )
 
 

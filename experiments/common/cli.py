@@ -36,7 +36,8 @@ def main(
     """Run one experiment, or collect the runs that are there; the exit status.
 
     Args:
-        experiments: names, and the experiments, or the modules whose ``EXPERIMENT`` they are.
+        experiments: names, and the experiments, or the modules whose ``EXPERIMENT`` they are; a single one need not be
+            named by the arguments.
         arguments: of the command line, without the program's name.
         program: what the user types before them.
     """
@@ -78,7 +79,9 @@ def _collect(arguments: Sequence[str], program: str) -> int:
 def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description="See docs/experiments.md.")
     add = parser.add_argument
-    add("name", metavar="NAME", choices=list(experiments), help=f"one of: {', '.join(experiments)}; or {REPORT}")
+    names = list(experiments)
+    only: dict[str, Any] = {"nargs": "?", "default": names[0]} if len(names) == 1 else {}
+    add("name", metavar="NAME", choices=names, help=f"one of: {', '.join(names)}; or {REPORT}", **only)
     add("--preset", default="quick", help="settings to start from (default: quick)")
     add("--net", help="network of the preset (default: its first)")
     add("--seeds", default="0", help="such as 0-9 or 0,3,5-7 (default: 0)")

@@ -19,7 +19,10 @@ SHORT = ["--threads", "1", "--episodes", "6"]
 def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     for name, arguments in RUNS.items():
-        assert main(EXPERIMENTS, [*arguments, "evaluation_episodes=2", "log_every=1", *SHORT, "--out", str(out / name)]) == 0
+        assert (
+            main(EXPERIMENTS, [*arguments, "evaluation_episodes=2", "log_every=1", *SHORT, "--out", str(out / name)])
+            == 0
+        )
     return out
 
 
@@ -30,7 +33,9 @@ def report(out, *arguments):
 def test_a_row_has_published_and_own_values_seeds_episodes_time_and_command(runs):
     assert report(runs) == 0
     table = (runs / "report.md").read_text()
-    assert table.startswith("| experiment | result | published | ours | seeds | episodes | wall time | state | command |")
+    assert table.startswith(
+        "| experiment | result | published | ours | seeds | episodes | wall time | state | command |"
+    )
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert all(len(line) == 9 for line in lines)
     maze = next(line for line in lines if line[0] == "maze, rnn (maze-b)")
@@ -49,7 +54,7 @@ def test_the_page_needs_no_other_file(runs):
     page = (runs / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert page.count("data:image/gif;base64,") == 1
-    assert "src=\"/" not in page
+    assert 'src="/' not in page
     assert "http" not in page
     assert "maze, rnn (maze-b)" in page
 

@@ -69,9 +69,11 @@ def test_inputs_and_rewards_are_those_of_the_rules(preset):
         action, reward, shown = None, 0.0, set()
         for t in range(config.steps):
             given = rollout.inputs[t, b].tolist()
-            bits, time, seen, responses = given[: config.bits], *given[config.bits : config.bits + 2], given[
-                config.bits + 2 : config.bits + 4
-            ]
+            bits, time, seen, responses = (
+                given[: config.bits],
+                *given[config.bits : config.bits + 2],
+                given[config.bits + 2 : config.bits + 4],
+            )
             further = given[config.bits + 4 :]
             assert time == pytest.approx(t / config.steps)
             assert seen == reward

@@ -36,9 +36,7 @@ def walk(config: MazeConfig, goal, teleports, actions):
     action = 0 if config.first_action else None
     seen, rewards = [], []
     for t, chosen in enumerate(actions):
-        view = [
-            float(is_wall(row + down, column + right, config.size)) for down in (-1, 0, 1) for right in (-1, 0, 1)
-        ]
+        view = [float(is_wall(row + down, column + right, config.size)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
         seen.append((t, view, reward, action))
         down, right = list(STEPS)[chosen]
         reward, action = 0.0, chosen

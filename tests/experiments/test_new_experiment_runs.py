@@ -18,6 +18,7 @@ from experiments.common.cli import main
 from experiments.common.experiment import Experiment
 from experiments.common.metrics import read
 from experiments.common.run import Run
+from experiments.common.worlds import act
 from experiments.maze import Maze
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +27,8 @@ EVERY = ["log_every=2", "checkpoint_every=3", "evaluate_every=4", "evaluation_ep
 TINY = {
     "maze": ["--preset", "paper2", "--set", "steps=10", "hidden=6", "size=3", "burn_in=1", "scale=0.3", *EVERY],
     "cue_reward": ["--preset", "code", "--set", "steps=20", "hidden=6", "burn_in=1", "scale=0.3", *EVERY],
-    "omniglot": ["--preset", "code", "--seeds", "1", "--set", "features=4", "test_classes=6", "learning_rate_episodes=12",
-                 *EVERY],
+    "omniglot": ["--preset", "code", "--seeds", "1", "--set", "features=4", "test_classes=6", "same_drawing=true",
+                 "learning_rate_episodes=12", *EVERY],
 }  # fmt: skip
 
 
@@ -108,11 +109,19 @@ def test_gradients_are_clipped_and_the_rate_falls_by_schedule():
 
 
 @pytest.mark.skipif(plastikern.build_info()["library"] is None, reason="no native library")
-def test_comparison_covers_acting_and_learning():
+def test_comparison_covers_acting_and_learning_on_both_paths(monkeypatch):
+    acted = []
+
+    def counted(agent, *episode):
+        acted.append(agent.core.backend)
+        return act(agent, *episode)
+
+    monkeypatch.setattr("experiments.common.reinforcement.act", counted)
     config = replace(Maze.presets["paper2"]["simple"], batch=4, steps=10, hidden=5)
     maze = Maze(config, torch.device("cpu"))
-    measured = comparison.compare(maze, maze.build(None), updates=1)
-    assert measured.reference_seconds > measured.seconds > 0
+    measured = comparison.compare(maze, maze.build(None), updates=2)
+    assert acted == ["cpu", "reference"] * 3, "once to warm up, and twice timed, in turn"
+    assert min(measured.seconds, measured.reference_seconds) > 0
 
 
 @pytest.mark.parametrize(
