@@ -157,9 +157,10 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         # Bits, time, reward, previous response; then what only some presets have.
         bits, go = config.bits, config.bits + 2 + RESPONSES
         self.inputs = go + config.go_input + config.see_bias + config.unused
-        self.value = torch.tensor([-1.0, 0.0, 1.0]).repeat(1 + RESPONSES).to(device)
+        outcomes = torch.tensor([-1.0, 0.0, 1.0])
+        self.value = outcomes.repeat(1 + RESPONSES).to(device)
         self.table = torch.zeros(1 + RESPONSES, OUTCOMES, self.inputs)
-        self.table[..., bits + 1] = self.value[:OUTCOMES].cpu()
+        self.table[..., bits + 1] = outcomes
         self.table[1:, :, bits + 2 : go] = torch.eye(RESPONSES).unsqueeze(1)
         self.table = self.table.flatten(0, 1).to(device)
         # What is shown at a step of each kind: a cue (to be filled in), nothing, the signal to answer.

@@ -1,5 +1,6 @@
 """Whole runs of the experiments with batches: exact resume, burn-in, schedules, comparison, changing one thing."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ import plastikern
 from experiments.__main__ import EXPERIMENTS
 from experiments.common import comparison
 from experiments.common.cli import main
-from experiments.common.experiment import Experiment
+from experiments.common.experiment import Experiment, stream
 from experiments.common.metrics import read
 from experiments.common.run import Run
 from experiments.common.worlds import act
@@ -173,3 +174,15 @@ def test_the_example_in_the_documentation_runs(tmp_path):
     assert finished.returncode == 0, finished.stderr
     header = read(next(tmp_path.rglob("metrics.jsonl")))[0]
     assert header["command"].startswith("python example.py ")
+
+
+@pytest.mark.parametrize(("name", "preset"), [("maze", "code2"), ("cue_reward", "code")])
+@pytest.mark.parametrize("net", ["retroactive", "rnn"])
+def test_all_of_an_update_is_on_the_device(name, preset, net):
+    """A device without data refuses to work with tensors that are elsewhere."""
+    device, kind = torch.device("meta"), importlib.import_module(EXPERIMENTS[name]).EXPERIMENT
+    experiment = kind(replace(kind.presets[preset][net], batch=3, steps=6), device)
+    model = experiment.build(None)
+    values = experiment.loss(model, experiment.episode(stream(0, "test"), held_out=False))
+    values["loss"].backward()
+    assert {value.device for value in values.values()} == {device}
