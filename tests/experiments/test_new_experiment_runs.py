@@ -186,3 +186,24 @@ def test_all_of_an_update_is_on_the_device(name, preset, net):
     values = experiment.loss(model, experiment.episode(stream(0, "test"), held_out=False))
     values["loss"].backward()
     assert {value.device for value in values.values()} == {device}
+
+
+ALL = [
+    (name, preset, net)
+    for name in ("maze", "cue_reward")
+    for preset, nets in importlib.import_module(EXPERIMENTS[name]).EXPERIMENT.presets.items()
+    for net in nets
+]
+
+
+@pytest.mark.parametrize(("name", "preset", "net"), ALL)
+def test_every_network_of_every_preset_learns(name, preset, net):
+    kind = importlib.import_module(EXPERIMENTS[name]).EXPERIMENT
+    config = replace(kind.presets[preset][net], batch=2, steps=8, burn_in=0)
+    training = Run(kind(config, torch.device("cpu")), 0)
+    before = {key: value.clone() for key, value in training.model.named_parameters()}
+    training.train_update()
+    unchanged = [key for key, value in training.model.named_parameters() if torch.equal(value, before[key])]
+    assert not unchanged
+    assert all(torch.isfinite(value).all() for value in training.model.parameters())
+    assert config.net == net
