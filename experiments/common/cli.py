@@ -45,7 +45,7 @@ def main(
         return _collect(arguments[1:], program)
     options = _parser(experiments, program).parse_args(arguments)
     kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
-    command = f"{program} {shlex.join(kept)}"
+    command = f"{parallel.launcher(program)} {shlex.join(kept)}"
     try:
         kind = experiments[options.name]
         _run(importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind, options, command)
@@ -53,7 +53,8 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except Stopped as stopped:
-        print(f"{stopped}; to resume: {command} --resume", file=sys.stderr)
+        if parallel.rank() == 0:
+            print(f"{stopped}; to resume: {command} --resume", file=sys.stderr)
         return SIGNALLED + stopped.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,10 +14,20 @@ from torch import Tensor, distributed, nn
 
 from experiments.common.config import ExperimentError, require
 
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""What ``torchrun`` sets in the environment."""
+
+
+def launcher(program: str) -> str:
+    """What the user typed in the place of ``program``, which begins with ``python``."""
+    if LAUNCHED not in os.environ:
+        return program
+    return program.replace("python", f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}", 1)
+
 
 def start(device: torch.device) -> torch.device:
     """Join the processes that ``torchrun`` started; the device of this one."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if LAUNCHED not in os.environ:
         return device
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -58,6 +58,8 @@ def test_two_processes_learn_what_one_learns(single, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("result of 1 seed") == 1, "one process reports"
     assert "in each of 2 processes" in finished.stdout
+    header = read(tmp_path / "seed-0" / "metrics.jsonl")[0]
+    assert header["command"].startswith("torchrun --nproc-per-node 2 -m experiments maze --preset code2")
     for ours, theirs in zip(numbers(tmp_path), numbers(single), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     weights, expected = state(tmp_path), state(single)
