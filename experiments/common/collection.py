@@ -23,8 +23,13 @@ CURVE_POINTS = 50
 
 
 class Result(NamedTuple):
-    """The runs of one result folder, which have the same settings and differ in their seeds."""
+    """The runs of one result folder, which have the same settings and differ in their seeds.
 
+    Attributes:
+        name: where the folder is below that of all results.
+    """
+
+    name: str
     folder: Path
     runs: list[list[Line]]
 
@@ -73,7 +78,7 @@ def write(out: Path, results: Path | None) -> None:
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
         for result in found:
-            path = results / f"{result.folder.name}.json"
+            path = results / f"{result.name}.json"
             path.write_text(json.dumps(summary(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             written.append(path)
     print("written: " + ", ".join(str(path) for path in written))
@@ -84,7 +89,7 @@ def _results(out: Path) -> Iterator[Result]:
     for folder in folders:
         runs = [run for run in read_runs(folder) if run and run[0]["kind"] == "run"]
         if runs:
-            yield Result(folder, runs)
+            yield Result("-".join(folder.relative_to(out).parts) or out.name, folder, runs)
 
 
 def _rows(result: Result) -> list[dict[str, str]]:
@@ -97,7 +102,7 @@ def _rows(result: Result) -> list[dict[str, str]]:
         ours, theirs = middle + spread, _published(header, name, result.episodes)
         rows.append({"result": name.replace("_", " "), "published": theirs, "ours": ours})
     first = {
-        "experiment": f"{header['experiment']}, {header['config']['net']} ({result.folder.name})",
+        "experiment": f"{header['experiment']}, {header['config']['net']} ({result.name})",
         "seeds": str(seeds), "episodes": f"{result.episodes:,}", "wall time": duration(result.seconds),
         "state": "finished" if result.finished else "not finished", "command": f"`{header.get('command', '')}`",
     }  # fmt: skip
@@ -146,7 +151,7 @@ def _page(results: Sequence[Result], rows: Sequence[dict[str, str]]) -> str:
         pictures = [result.folder / CURVES, *sorted(result.folder.glob("*.gif")), *sorted(result.folder.glob("*.png"))]
         shown = "".join(_embedded(path) for path in dict.fromkeys(pictures) if path.exists())
         if shown:
-            figures += f"<h2>{html.escape(result.folder.name)}</h2>\n{shown}\n"
+            figures += f"<h2>{html.escape(result.name)}</h2>\n{shown}\n"
     style = (
         "body { font-family: sans-serif; margin: 2em } table { border-collapse: collapse } img { max-width: 100% }"
         " td, th { border: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; vertical-align: top }"

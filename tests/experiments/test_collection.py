@@ -84,6 +84,7 @@ def test_a_run_in_progress_is_shown_as_such(runs, tmp_path):
     (tmp_path / "empty" / "seed-0" / "metrics.jsonl").touch()
     assert report(tmp_path) == 0
     table = (tmp_path / "report.md").read_text()
+    assert "maze, rnn (deep-inside)" in table
     assert "| not finished |" in table
     assert "reward last 500" in table
     assert "empty" not in table
