@@ -95,6 +95,7 @@ def _results(out: Path) -> Iterator[Result]:
 def _rows(result: Result) -> list[dict[str, str]]:
     """A row a metric; what belongs to the result as a whole stands in the first."""
     header, seeds = result.header, len(result.runs)
+    commands = dict.fromkeys(f"`{run[0].get('command', '')}`" for run in result.runs)
     rows = []
     for name, values in result.values().items():
         middle = show_value(name, median(values))
@@ -104,7 +105,7 @@ def _rows(result: Result) -> list[dict[str, str]]:
     first = {
         "experiment": f"{header['experiment']}, {header['config']['net']} ({result.name})",
         "seeds": str(seeds), "episodes": f"{result.episodes:,}", "wall time": duration(result.seconds),
-        "state": "finished" if result.finished else "not finished", "command": f"`{header.get('command', '')}`",
+        "state": "finished" if result.finished else "not finished", "command": "; ".join(commands),
     }  # fmt: skip
     rows = rows or [{}]
     rows[0] = {**rows[0], **first}
@@ -143,7 +144,9 @@ def _page(results: Sequence[Result], rows: Sequence[dict[str, str]]) -> str:
     """One page that needs no other file: the table, then every result's figures."""
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(row.get(column, '').strip('`'))}</td>" for column in COLUMNS) + "</tr>\n"
+        "<tr>"
+        + "".join(f"<td>{html.escape(row.get(column, '').replace('`', ''))}</td>" for column in COLUMNS)
+        + "</tr>\n"
         for row in rows
     )
     figures = ""
