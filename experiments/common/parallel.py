@@ -91,6 +91,13 @@ def largest(number: int, device: torch.device) -> int:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Until all processes are here.
+
+    Raises:
+        ExperimentError: one of them has ended, and has said why.
+    """
     if size() > 1:
-        distributed.barrier()
+        try:
+            distributed.barrier()
+        except RuntimeError:
+            raise ExperimentError("another process has ended") from None
