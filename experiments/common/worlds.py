@@ -54,13 +54,15 @@ def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None
     actions = torch.empty(noise.shape[:2], dtype=torch.long, device=noise.device)
     with torch.inference_mode():
         drives, table = agent.input(world.shown).unbind(), world.table @ agent.input.weight.t()
-        tosses, policy = (noise + agent.policy.bias).unbind(), agent.policy.weight.t()
+        tosses, policy = (noise + agent.policy.bias).unbind(), agent.policy.weight
         codes, chosen = world.codes.unbind(), actions.unbind()
         step, move = agent.stepper(), world.moves()
         state: State = ()
         for t, action in enumerate(chosen):
             hidden, *_ = state = step(drives[t] + table.index_select(0, codes[t]), *state)
-            torch.argmax(torch.addmm(tosses[t], hidden, policy), 1, out=action)
+            # A matrix product would wake all threads, which takes longer than the few scores.
+            scores = torch.linalg.vecdot(hidden.unsqueeze(1), policy)
+            torch.argmax(scores.add_(tosses[t]), 1, out=action)
             move(t, action, codes[t + 1])
             if watch is not None:
                 watch(state)
