@@ -58,10 +58,9 @@ class ImagesConfig(Config):
         super().__post_init__()
         choices = {"net": tuple(ALPHA), "grey": ("signed", "unit"), "cifar10_test": ("batch5", "official")}
         for name, allowed in choices.items():
-            value = getattr(self, name)
-            require(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+            self.require_one_of(name, allowed)
         for name, least in (("pictures", 1), ("cycles", 1), ("show_steps", 1), ("gap_steps", 0), ("test_steps", 1)):
-            require(getattr(self, name) >= least, f"{name} must be at least {least}; got {getattr(self, name)}")
+            self.require_at_least(name, least)
         require(0 < self.held_out < 1, f"held_out must lie between 0 and 1; got {self.held_out}")
 
 

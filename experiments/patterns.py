@@ -55,10 +55,10 @@ class PatternsConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.net in NETS, f"net must be one of {', '.join(NETS)}; got {self.net!r}")
+        self.require_one_of("net", NETS)
         for name, least in (("bits", 2), ("patterns", 1), ("cycles", 1), ("show_steps", 1), ("gap_steps", 0),
                             ("test_steps", 1), ("hidden", 0)):  # fmt: skip
-            require(getattr(self, name) >= least, f"{name} must be at least {least}; got {getattr(self, name)}")
+            self.require_at_least(name, least)
         if self.net == "lstm":
             require(not self.clamped, "clamped must be false with net=lstm: its inputs pass through gates")
             require(not self.bias_neuron, "bias_neuron must be false with net=lstm: an LSTM has biases")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import shlex
 import signal
 import sys
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from experiments.common import report
+from experiments.common import collection, parallel, report
 from experiments.common.config import Config, ExperimentError, override, parse_seeds, require, select
 from experiments.common.experiment import Experiment
 from experiments.common.metrics import METRICS, read, read_runs
@@ -25,33 +25,64 @@ SIGNALLED = 128
 FAILED = 2
 
 
-def main(experiments: Mapping[str, str], arguments: Sequence[str]) -> int:
-    """Run one experiment; the exit status.
+REPORT = "report"
+
+
+def main(
+    experiments: Mapping[str, str | type[Experiment[Any]]],
+    arguments: Sequence[str],
+    program: str = "python -m experiments",
+) -> int:
+    """Run one experiment, or collect the runs that are there; the exit status.
 
     Args:
-        experiments: names, and the modules whose ``EXPERIMENT`` they are.
+        experiments: names, and the experiments, or the modules whose ``EXPERIMENT`` they are; a single one need not be
+            named by the arguments.
         arguments: of the command line, without the program's name.
+        program: what the user types before them.
     """
-    options = _parser(experiments).parse_args(arguments)
+    if arguments[:1] == [REPORT]:
+        return _collect(arguments[1:], program)
+    options = _parser(experiments, program).parse_args(arguments)
+    kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+    command = f"{parallel.launcher(program)} {shlex.join(kept)}"
     try:
-        _run(importlib.import_module(experiments[options.name]).EXPERIMENT, options)
+        kind = experiments[options.name]
+        _run(importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind, options, command)
     except ExperimentError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except Stopped as stopped:
-        again = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
-        print(f"{stopped}; to resume: python -m experiments {shlex.join([*again, '--resume'])}", file=sys.stderr)
+        if parallel.rank() == 0:
+            print(f"{stopped}; to resume: {command} --resume", file=sys.stderr)
         return SIGNALLED + stopped.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return SIGNALLED + signal.SIGINT
+    finally:
+        parallel.finish()
     return 0
 
 
-def _parser(experiments: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments", description="See docs/experiments.md.")
+def _collect(arguments: Sequence[str], program: str) -> int:
+    parser = argparse.ArgumentParser(prog=f"{program} {REPORT}", description="Collect all runs on one page.")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder with results, at any depth")
+    parser.add_argument("--results", type=Path, help="also write a small JSON file of each result into this folder")
+    options = parser.parse_args(arguments)
+    try:
+        collection.write(options.out, options.results)
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="See docs/experiments.md.")
     add = parser.add_argument
-    add("name", metavar="NAME", choices=list(experiments), help=f"one of: {', '.join(experiments)}")
+    names = list(experiments)
+    only: dict[str, Any] = {"nargs": "?", "default": names[0]} if len(names) == 1 else {}
+    add("name", metavar="NAME", choices=names, help=f"one of: {', '.join(names)}; or {REPORT}", **only)
     add("--preset", default="quick", help="settings to start from (default: quick)")
     add("--net", help="network of the preset (default: its first)")
     add("--seeds", default="0", help="such as 0-9 or 0,3,5-7 (default: 0)")
@@ -60,9 +91,10 @@ def _parser(experiments: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--backend", help="of plastikern (default: the fastest that serves the device)")
     add("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    add("--data", type=Path, help="pictures: a folder or a zip of image files, for experiments that read some")
+    add("--data", type=Path, help="images: a folder or a zip of image files; omniglot: a folder with the archives")
     add("--out", type=Path, help="folder of the results (default: runs/NAME-PRESET-NET)")
     add("--beside", type=Path, nargs="+", default=[], help="result folders of other runs, drawn in the same figure")
+    add("--tensorboard", action="store_true", help="write the metrics for TensorBoard too")
     add("--compare-reference", action="store_true", help="time the pure PyTorch path too, and print the speed-up")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue runs from their checkpoints")
@@ -79,28 +111,39 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _run(kind: type[Experiment[Any]], options: argparse.Namespace) -> None:
+def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str) -> None:
     if options.threads is not None:
         require(options.threads >= 1, f"--threads: expected at least 1; got {options.threads}")
         torch.set_num_threads(options.threads)
-    seeds, device = parse_seeds(options.seeds), _device(options.device)
+    board = not options.tensorboard or importlib.util.find_spec("tensorboard") is not None
+    require(board, "--tensorboard: the package tensorboard is missing: pip install tensorboard")
+    seeds, device = parse_seeds(options.seeds), parallel.start(_device(options.device))
     backend = backend_in_use(options.backend, device)
+    require(not options.compare_reference or parallel.size() == 1, "--compare-reference: for a single process only")
     config = select(kind.presets, options.preset, options.net)
     assignments = options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"]
     config = override(config, assignments)
     out = options.out or Path("runs") / f"{kind.name}-{options.preset}-{config.net}"
     beside = {str(folder): read_runs(folder) for folder in options.beside}
-    _claim(out, config, seeds, options.resume, options.overwrite)
+    first = parallel.rank() == 0
+    if first:
+        _claim(out, config, seeds, options.resume, options.overwrite)
+    parallel.wait()
     experiment = kind(config, device, options.backend, options.data)
-    print(f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}")
-    print(f"backend {backend} on {device}, {torch.get_num_threads()} CPU threads; results in {out}")
+    if first:
+        print(f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}")
+        threads = f"{torch.get_num_threads()} CPU threads"
+        processes = "" if parallel.size() == 1 else f" in each of {parallel.size()} processes"
+        print(f"backend {backend} on {device}, {threads}{processes}; results in {out}")
 
     results = []
     with StopRequest() as stop:
         for seed in seeds:
-            model, result = train(experiment, seed, out / f"seed-{seed}", options.resume, stop)
+            folder = out / f"seed-{seed}"
+            model, result = train(experiment, seed, folder, options.resume, stop, command, options.tensorboard)
             results.append(result)
-    report.show(experiment, model, results, out, beside, options.compare_reference)
+    if first:
+        report.show(experiment, model, results, out, beside, options.compare_reference)
 
 
 def _claim(out: Path, config: Config, seeds: Sequence[int], resume: bool, overwrite: bool) -> None:

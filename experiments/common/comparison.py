@@ -19,23 +19,23 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds of one training episode (forward, backward, optimiser) on each path."""
+    """Median seconds of one update on each path: making its episodes, acting where an agent acts, learning."""
 
     backend: str
     seconds: float
     reference_seconds: float
-    episodes: int
+    updates: int
 
     def __str__(self) -> str:
         ratio = self.reference_seconds / self.seconds
         return (
-            f"speed-up over pure PyTorch: {ratio:.1f} times ({self.seconds:.4f} s an episode on backend {self.backend} "
-            f"against {self.reference_seconds:.4f} s, medians of {self.episodes} interleaved episodes)"
+            f"speed-up over pure PyTorch: {ratio:.1f} times ({self.seconds:.4f} s an update on backend {self.backend} "
+            f"against {self.reference_seconds:.4f} s, medians of {self.updates} interleaved updates)"
         )
 
 
-def compare(experiment: Experiment[Any], model: nn.Module, episodes: int = 5) -> Comparison | None:
-    """Time training episodes on copies of ``model``; None where the reference path is itself the one in use."""
+def compare(experiment: Experiment[Any], model: nn.Module, updates: int = 5) -> Comparison | None:
+    """Time updates on copies of ``model``; None where the reference path is itself the one in use."""
     backend = backend_in_use(experiment.backend, experiment.device)
     if backend == REFERENCE:
         return None
@@ -45,13 +45,15 @@ def compare(experiment: Experiment[Any], model: nn.Module, episodes: int = 5) ->
         contender.load_state_dict(copy.deepcopy(model.state_dict()))
     optimizers = {name: experiment.optimizer(contender) for name, contender in contenders.items()}
     generator = stream(0, "comparison")
-    for turn in range(episodes + 1):
-        episode = experiment.episode(generator, held_out=False)
+    for turn in range(updates + 1):
+        before = generator.get_state()
         for name, contender in contenders.items():
+            generator.set_state(before)
             start = perf_counter()
+            episode = experiment.episode(generator, held_out=False)
             experiment.update(contender, optimizers[name], episode)
             if experiment.device.type == "cuda":
                 torch.cuda.synchronize(experiment.device)
             if turn > 0:  # the first turn warms up
                 seconds[name].append(perf_counter() - start)
-    return Comparison(backend, median(seconds[backend]), median(seconds[REFERENCE]), episodes)
+    return Comparison(backend, median(seconds[backend]), median(seconds[REFERENCE]), updates)

@@ -21,18 +21,29 @@ class Config:
 
     Args:
         net: the network, one of those that the experiment knows.
-        episodes: training episodes.
-        learning_rate: of Adam.
-        log_every: episodes between two lines of the metrics.
-        window: episodes that the running means of a line cover (``loss_last_<window>``).
-        checkpoint_every: episodes between two checkpoints.
-        evaluate_every: episodes between two evaluations during training; 0 evaluates at the end only.
-        evaluation_episodes: episodes of one evaluation, the same ones each time.
+        episodes: training episodes; the last update may bring some more, up to a whole batch.
+        batch: episodes of one update, whose mean loss is differentiated.
+        learning_rate, adam_epsilon: of Adam.
+        learning_rate_factor, learning_rate_episodes: the rate is multiplied by the factor every so many episodes; 0
+            leaves it as it is.
+        clip_gradient: largest norm of the gradient, a longer one is shortened to it; 0 is no limit.
+        burn_in: updates at the start that change nothing.
+        log_every: updates between two lines of the metrics.
+        window: updates that the running means of a line cover (``loss_last_<window>``).
+        checkpoint_every: updates between two checkpoints.
+        evaluate_every: updates between two evaluations during training; 0 evaluates at the end only.
+        evaluation_episodes: episodes of one evaluation, the same ones each time, in whole batches.
     """
 
     net: str
     episodes: int
     learning_rate: float
+    batch: int = 1
+    adam_epsilon: float = 1e-8
+    learning_rate_factor: float = 1.0
+    learning_rate_episodes: int = 0
+    clip_gradient: float = 0.0
+    burn_in: int = 0
     log_every: int = 10
     window: int = 20
     checkpoint_every: int = 100
@@ -40,12 +51,23 @@ class Config:
     evaluation_episodes: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "log_every", "window", "checkpoint_every", "evaluation_episodes"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("episodes", "batch", "log_every", "window", "checkpoint_every", "evaluation_episodes"):
+            self.require_at_least(name, 1)
+        for name in ("learning_rate_factor", "learning_rate_episodes", "clip_gradient", "burn_in", "evaluate_every"):
+            self.require_at_least(name, 0)
         for name, value in asdict(self).items():
             require(not isinstance(value, float) or math.isfinite(value), f"{name} must be finite; got {value}")
-        require(self.learning_rate > 0, f"learning_rate must be positive; got {self.learning_rate}")
-        require(self.evaluate_every >= 0, f"evaluate_every must not be negative; got {self.evaluate_every}")
+        for name in ("learning_rate", "adam_epsilon"):
+            require(getattr(self, name) > 0, f"{name} must be positive; got {getattr(self, name)}")
+
+    def require_at_least(self, name: str, least: float) -> None:
+        """Refuse a number that is too small."""
+        require(getattr(self, name) >= least, f"{name} must be at least {least}; got {getattr(self, name)}")
+
+    def require_one_of(self, name: str, allowed: Iterable[str]) -> None:
+        """Refuse a choice that does not exist."""
+        value = getattr(self, name)
+        require(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

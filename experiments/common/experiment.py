@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Generic
 import torch
 from torch import Tensor, nn
 
-from experiments.common.config import ConfigT, Presets
-from experiments.common.published import Curve
+from experiments.common import parallel
+from experiments.common.config import ConfigT, Presets, require
+from experiments.common.published import Curve, Level
 
 
 def stream_seed(seed: int, purpose: str) -> int:
@@ -29,7 +30,8 @@ class Experiment(ABC, Generic[ConfigT]):
     """One experiment with its settings, its data and its device; a model is built for each seed.
 
     Subclasses set ``name``, ``presets`` and ``metrics`` (the names that :meth:`loss` reports, ``"loss"`` among them),
-    and write :meth:`build`, :meth:`episode` and :meth:`loss`; the other methods have defaults.
+    and write :meth:`build`, :meth:`episode` and :meth:`loss`; the other methods have defaults. Those that set
+    ``batched`` have ``config.batch`` episodes in one update and give this process its share of them.
 
     Args:
         config: the settings.
@@ -41,12 +43,18 @@ class Experiment(ABC, Generic[ConfigT]):
     name: ClassVar[str]
     presets: ClassVar[Presets[Any]]
     metrics: ClassVar[tuple[str, ...]] = ("loss", "error")
+    batched: ClassVar[bool] = False
 
     def __init__(self, config: ConfigT, device: torch.device, backend: str | None = None, data: Path | None = None):
+        require(self.batched or config.batch == 1, f"batch must be 1 in {self.name}; got {config.batch}")
+        parallel.share(config.batch)
         self.config = config
         self.device = device
         self.backend = backend
         self.data = data
+
+    def prepare(self, seed: int) -> None:
+        """Called before the run of a seed, where the task itself depends on it."""
 
     @abstractmethod
     def build(self, backend: str | None) -> nn.Module:
@@ -54,7 +62,7 @@ class Experiment(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def episode(self, generator: torch.Generator, held_out: bool) -> Any:
-        """The data of one episode, valid until the next call; ``held_out`` asks for data that training never sees."""
+        """The data of one update, valid until the next call; ``held_out`` asks for data that training never sees."""
 
     @abstractmethod
     def loss(self, model: nn.Module, episode: Any) -> dict[str, Tensor]:
@@ -63,13 +71,22 @@ class Experiment(ABC, Generic[ConfigT]):
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Adam in its fused form, which on a CPU takes an eighth of the time of the plain one."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.config.learning_rate, fused=True)
+        return torch.optim.Adam(trained, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True)
+
+    def learning_rate(self, episode: int) -> float:
+        """The rate after so many episodes."""
+        config = self.config
+        drops = episode // config.learning_rate_episodes if config.learning_rate_episodes else 0
+        return config.learning_rate * config.learning_rate_factor**drops
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Any) -> dict[str, Tensor]:
         """One training step: forward, backward and optimiser."""
         optimizer.zero_grad(set_to_none=True)
         values = self.loss(model, episode)
         torch.autograd.backward(values["loss"])
+        parallel.average_gradients(model)
+        if self.config.clip_gradient:
+            nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_gradient)
         optimizer.step()
         return values
 
@@ -80,24 +97,24 @@ class Experiment(ABC, Generic[ConfigT]):
         rows = []
         training = model.training
         model.eval()
-        for _ in range(self.config.evaluation_episodes):
+        for _ in range(-(-self.config.evaluation_episodes // self.config.batch)):
             values = self.loss(model, self.episode(generator, held_out=True))
             rows.append(torch.stack([values[name] for name in self.metrics]))
         model.train(training)
-        means = torch.stack(rows).double().mean(0).tolist()
+        means = parallel.average(torch.stack(rows).double().mean(0)).tolist()
         return {f"test_{name}": mean for name, mean in zip(self.metrics, means, strict=True)}
 
     def observe(self, model: nn.Module) -> dict[str, float]:
         """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate."""
-        etas = {name: value for name, value in model.named_parameters() if name.startswith("eta")}
+        etas = {name: value for name, value in model.named_parameters() if name.split(".")[-1].startswith("eta")}
         return {"eta" if len(etas) == 1 else name: float(value.detach().mean()) for name, value in etas.items()}
 
     def describe_data(self) -> str:
         """Which data this is, so that a run is never resumed on others."""
         return "generated"
 
-    def published(self) -> Sequence[Curve]:
-        """Published curves to draw beside the measured ones."""
+    def published(self) -> Sequence[Curve | Level]:
+        """Published numbers to draw beside the measured ones."""
         return ()
 
     def figures(self, model: nn.Module, folder: Path) -> list[Path]:

@@ -21,20 +21,26 @@ class MetricsFile:
     Args:
         path: the file, created where it does not exist.
         position: bytes to keep: 0 for a new run, and what :meth:`sync` gave at the checkpoint for a resumed one.
+        tensorboard: whether to write the numbers of every line for TensorBoard as well, beside the file.
     """
 
-    def __init__(self, path: Path, position: int = 0):
+    def __init__(self, path: Path, position: int = 0, tensorboard: bool = False):
         if position > (path.stat().st_size if path.exists() else 0):
             raise ExperimentError(f"{path} lacks lines that its checkpoint counts: start anew with --overwrite")
         path.touch()
         self._file = open(path, "r+b")  # noqa: SIM115, closed by close()
         self._file.truncate(position)
         self._file.seek(position)
+        self._board = _board(path) if tensorboard else None
 
     def write(self, line: Line) -> None:
         """Add one line; it can be read at once by whoever watches the file."""
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
+        if self._board is not None and "episode" in line:
+            for name, value in line.items():
+                if isinstance(value, (int, float)) and name != "episode":
+                    self._board.add_scalar(f"{line['kind']}/{name}", value, line["episode"])
 
     def sync(self) -> int:
         """Force all lines to the disk; the position behind them."""
@@ -43,6 +49,16 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(path: Path) -> Any:
+    """A TensorBoard writer beside the metrics file, that goes on behind its last episode."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    last = max((line.get("episode", 0) for line in read(path)), default=0)
+    return SummaryWriter(str(path.parent), purge_step=last + 1)
 
 
 def read(path: Path) -> list[Line]:

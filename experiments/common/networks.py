@@ -45,11 +45,12 @@ class PlainRNN(nn.Module):
         self.weight = nn.Parameter(torch.empty(neurons, neurons, device=device).normal_(std=WEIGHT_STD))
 
     def forward(self, drive: Tensor, *, clamp: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        hidden = torch.zeros_like(drive[0])
+        hidden, transposed = torch.zeros_like(drive[0]), self.weight.t()
         outputs = []
-        for t in range(drive.shape[0]):
-            active = torch.tanh(drive[t] + hidden @ self.weight.t())
-            hidden = active if clamp is None else torch.where(clamp[t], drive[t], active)
+        # Steps are taken apart at once: the gradients of single ones would each be as large as the whole drive.
+        for t, given in enumerate(drive.unbind()):
+            active = torch.tanh(torch.addmm(given, hidden, transposed))
+            hidden = active if clamp is None else torch.where(clamp[t], given, active)
             outputs.append(hidden)
         return torch.stack(outputs), hidden
 

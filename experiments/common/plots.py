@@ -11,13 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.common.metrics import Line
-from experiments.common.published import Curve
+from experiments.common.published import Curve, Level
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> tuple[Figure, FigureCanvasAgg]:
+    """An empty figure, in inches, that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return figure, FigureCanvasAgg(figure)
 
 
 def quartiles(runs: Sequence[Sequence[Line]], kind: str, metric: str) -> tuple[list[int], numpy.ndarray]:
@@ -29,10 +29,13 @@ def quartiles(runs: Sequence[Sequence[Line]], kind: str, metric: str) -> tuple[l
 
 
 def learning_curves(
-    path: Path, groups: Mapping[str, Sequence[Sequence[Line]]], metrics: Sequence[str], published: Sequence[Curve]
+    path: Path,
+    groups: Mapping[str, Sequence[Sequence[Line]]],
+    metrics: Sequence[str],
+    published: Sequence[Curve | Level],
 ) -> Path:
     """One panel a metric: median and inter-quartile range of each group of runs, held-out values, published values."""
-    figure = _figure(5.5 * len(metrics), 4.0)
+    figure, _ = new_figure(5.5 * len(metrics), 4.0)
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         end = max(line["episode"] for runs in groups.values() for run in runs for line in run if "episode" in line)
         for index, (label, runs) in enumerate(groups.items()):
@@ -40,10 +43,16 @@ def learning_curves(
             episodes, held_out = quartiles(runs, "test", f"test_{metric}")
             if episodes:
                 axes.plot(episodes, held_out[1], f"C{index}--", label=f"{label}, held out")
-        for marker, curve in zip("os^dv", (curve for curve in published if curve.metric == metric), strict=False):
+        drawn = [number for number in published if number.metric == metric]
+        curves = [number for number in drawn if isinstance(number, Curve)]
+        levels = [number for number in drawn if isinstance(number, Level)]
+        for marker, curve in zip("os^dv", curves, strict=False):
             axes.plot(curve.episodes, curve.values, f"k{marker}:", markersize=4, linewidth=0.7, label=curve.label)
+        for style, level in zip(("--", "-.", ":"), levels, strict=False):
+            axes.axhline(level.value, color="k", linestyle=style, linewidth=0.7, label=level.label)
         axes.set(xlabel="episode", ylabel=metric, xlim=(0, 1.02 * end))
-        axes.set_ylim(bottom=0)
+        if axes.get_ylim()[0] > 0:
+            axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
@@ -60,7 +69,7 @@ def picture_panel(
     path: Path, rows: Sequence[Sequence[numpy.ndarray]], titles: Sequence[str], low: float, high: float, caption: str
 ) -> Path:
     """Grey pictures in rows, with a title over each column."""
-    figure = _figure(1.3 * len(titles), 1.3 * len(rows) + 0.6)
+    figure, _ = new_figure(1.3 * len(titles), 1.3 * len(rows) + 0.6)
     for row, line in zip(rows, figure.subplots(len(rows), len(titles), squeeze=False), strict=True):
         for picture, axes in zip(row, line, strict=True):
             axes.imshow(picture, cmap="gray", vmin=low, vmax=high)

@@ -16,6 +16,7 @@ from experiments.common.metrics import Line
 from experiments.common.plots import learning_curves
 
 NO_COMPARISON = "no speed-up to measure: this run was on the pure PyTorch path (python -m plastikern says why)"
+CURVES = "learning_curves.png"
 TIMES = ("seconds_per_episode", "update_share")
 
 
@@ -38,11 +39,13 @@ def show(
     print(f"result of {_counted(len(results), 'seed')}, {results[0]['episode']} episodes:")
     for name in results[0]:
         if name not in ("kind", "episode", *TIMES):
-            print(f"  {name.replace('_', ' ')}: {_spread([result[name] for result in results], 'error' in name)}")
+            print(f"  {name.replace('_', ' ')}: {_spread(name, [result[name] for result in results])}")
     seconds, share = (median(result[name] for result in results) for name in TIMES)
-    print(f"  {seconds:.4f} s an episode, {share:.0%} of the training loop in forward, backward and optimiser")
+    updates = 1 / (seconds * experiment.config.batch)
+    print(f"  {seconds:.4f} s an episode: {1 / seconds:.4g} episodes/s, {updates:.4g} updates/s")
+    print(f"  {share:.0%} of the training loop in acting, forward, backward and optimiser")
     groups = {str(out): metrics.read_runs(out), **beside}
-    figures = [learning_curves(out / "learning_curves.png", groups, experiment.metrics, experiment.published())]
+    figures = [learning_curves(out / CURVES, groups, experiment.metrics, experiment.published())]
     figures += experiment.figures(model, out)
     if compared:  # last, for the reference path may take more memory than there is
         print(f"  {compare(experiment, model) or NO_COMPARISON}")
@@ -53,7 +56,12 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _spread(values: Sequence[float], percent: bool) -> str:
+def _spread(name: str, values: Sequence[float]) -> str:
     """One value, or the median and the range of several."""
-    texts = [f"{value:.3%}" if percent else f"{value:.4g}" for value in (median(values), min(values), max(values))]
+    texts = [show_value(name, value) for value in (median(values), min(values), max(values))]
     return texts[0] if len(values) == 1 else f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+def show_value(name: str, value: float) -> str:
+    """A metric's value as text; shares as per cent."""
+    return f"{value:.3%}" if "error" in name or "accuracy" in name else f"{value:.4g}"

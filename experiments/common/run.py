@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import plastikern
+from experiments.common import parallel
 from experiments.common.config import ExperimentError
 from experiments.common.experiment import Experiment, stream, stream_seed
 from experiments.common.metrics import Line
@@ -35,23 +36,24 @@ class Run:
     Attributes:
         identity: what must be equal for a run to be resumed.
         surroundings: what its last digits depend on besides.
-        episode: episodes trained so far.
+        update: updates so far.
         seconds: time of the training loop so far, evaluations apart.
         update_seconds: the part of it in forward, backward and optimiser.
     """
 
     def __init__(self, experiment: Experiment[Any], seed: int):
         torch.manual_seed(stream_seed(seed, "model"))
+        experiment.prepare(seed)
         self.experiment = experiment
         self.model = experiment.build(experiment.backend)
         self.optimizer = experiment.optimizer(self.model)
         self.generator = stream(seed, "episodes")
-        self.episode = 0
+        self.update = 0
         self.seconds = 0.0
         self.update_seconds = 0.0
         self._logged = 0
         config = experiment.config
-        # The metrics of the last episodes stay on the device: an episode does not wait until its numbers are read.
+        # The metrics of the last updates stay on the device: an update does not wait until its numbers are read.
         self._recent = torch.zeros(
             max(config.window, config.log_every), len(experiment.metrics), dtype=torch.float64, device=experiment.device
         )
@@ -65,24 +67,42 @@ class Run:
             "backend": backend_in_use(experiment.backend, experiment.device),
             "device": str(experiment.device),
             "threads": torch.get_num_threads(),
+            "processes": parallel.size(),
         }
 
-    def train_episode(self) -> None:
-        """One episode and its update."""
-        episode = self.experiment.episode(self.generator, held_out=False)
-        start = time.perf_counter()
-        values = self.experiment.update(self.model, self.optimizer, episode)
-        if self.experiment.device.type == "cuda":
-            torch.cuda.synchronize(self.experiment.device)
-        self.update_seconds += time.perf_counter() - start
-        row = torch.stack([values[name].detach() for name in self.experiment.metrics])
-        self._recent[self.episode % len(self._recent)] = row
-        self.episode += 1
+    @property
+    def episode(self) -> int:
+        """Episodes trained so far."""
+        return self.update * self.experiment.config.batch
 
-    def means(self, episodes: int) -> dict[str, float]:
-        """Means of the metrics over the last ``episodes`` episodes, as far as there are as many."""
-        first = max(self.episode - episodes, 0)
-        rows = [index % len(self._recent) for index in range(first, self.episode)]
+    @property
+    def finished(self) -> bool:
+        """Whether all episodes of the settings are trained."""
+        return self.episode >= self.experiment.config.episodes
+
+    def train_update(self) -> None:
+        """The episodes of one update, and the update."""
+        experiment = self.experiment
+        episode = experiment.episode(self.generator, held_out=False)
+        for group in self.optimizer.param_groups:
+            group["lr"] = experiment.learning_rate(self.episode)
+        start = time.perf_counter()
+        if self.update < experiment.config.burn_in:
+            with torch.no_grad():
+                values = experiment.loss(self.model, episode)
+        else:
+            values = experiment.update(self.model, self.optimizer, episode)
+        if experiment.device.type == "cuda":
+            torch.cuda.synchronize(experiment.device)
+        self.update_seconds += time.perf_counter() - start
+        row = parallel.average(torch.stack([values[name].detach() for name in experiment.metrics]))
+        self._recent[self.update % len(self._recent)] = row
+        self.update += 1
+
+    def means(self, updates: int) -> dict[str, float]:
+        """Means of the metrics over the last ``updates`` updates, as far as there are as many."""
+        first = max(self.update - updates, 0)
+        rows = [index % len(self._recent) for index in range(first, self.update)]
         return dict(zip(self.experiment.metrics, self._recent[rows].mean(0).tolist(), strict=True))
 
     def window_means(self) -> dict[str, float]:
@@ -90,24 +110,26 @@ class Run:
         window = self.experiment.config.window
         return {f"{name}_last_{window}": value for name, value in self.means(window).items()}
 
-    def header(self) -> Line:
-        """The first line of the metrics."""
+    def header(self, command: str) -> Line:
+        """The first line of the metrics; ``command`` is what the user typed."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         names = ("experiment", "seed", "data")
         return {
             "kind": "run",
+            "command": command,
             **{name: self.identity[name] for name in names},
             "config": asdict(self.experiment.config),
             "trained_parameters": parameters,
+            "published": [asdict(number) for number in self.experiment.published()],
             **self.surroundings,
         }
 
     def line(self) -> Line:
-        """The metrics of the episodes since the last line."""
-        means = self.means(self.episode - self._logged)
+        """The metrics of the updates since the last line."""
+        means = self.means(self.update - self._logged)
         if not math.isfinite(means["loss"]):
             raise ExperimentError(f"the loss is {means['loss']} at episode {self.episode}: try a smaller learning_rate")
-        self._logged = self.episode
+        self._logged = self.update
         observed = self.experiment.observe(self.model)
         return {
             "kind": "train", "episode": self.episode, **means, **self.window_means(), **observed,
@@ -136,7 +158,7 @@ class Run:
             "episode_rng": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if self.experiment.device.type == "cuda" else [],
-            "episode": self.episode,
+            "update": self.update,
             "logged": self._logged,
             "recent": self._recent,
             "seconds": self.seconds,
@@ -163,7 +185,7 @@ class Run:
             if state["cuda_rng"] and self.experiment.device.type == "cuda":
                 torch.cuda.set_rng_state_all(state["cuda_rng"])
             self._recent.copy_(state["recent"])
-            self.episode, self._logged = state["episode"], state["logged"]
+            self.update, self._logged = state["update"], state["logged"]
             self.seconds, self.update_seconds = state["seconds"], state["update_seconds"]
             return int(state["position"])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from experiments.common import checkpoint
+from experiments.common import checkpoint, parallel
 from experiments.common.experiment import Experiment
 from experiments.common.metrics import METRICS, Line, MetricsFile
 from experiments.common.run import Run
@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM, so that training can stop between two episodes; a second one acts as it always does.
+    """Notes SIGINT and SIGTERM, so that training can stop between two updates; a second one acts as it always does.
 
     Attributes:
         signal: number of the signal that came, or None.
@@ -63,23 +63,33 @@ class Progress:
         self._shown = perf_counter()
         self.bar = tqdm(
             total=run.experiment.config.episodes, initial=run.episode, desc=f"seed {seed}", unit="episode",
-            mininterval=self.interval, dynamic_ncols=True,
+            mininterval=self.interval, dynamic_ncols=True, disable=parallel.rank() > 0,
         )  # fmt: skip
 
     def advance(self) -> None:
-        """One episode more."""
+        """One update more."""
         now = perf_counter()
-        if now - self._shown > self.interval or self.run.episode == self.run.experiment.config.episodes:
+        if now - self._shown > self.interval or self.run.finished:
             means = self.run.means(self.run.experiment.config.window)
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
             self._shown = now
-        self.bar.update()
+        self.bar.update(self.run.experiment.config.batch)
 
 
 def train(
-    experiment: Experiment[Any], seed: int, folder: Path, resume: bool, stop: StopRequest
+    experiment: Experiment[Any],
+    seed: int,
+    folder: Path,
+    resume: bool,
+    stop: StopRequest,
+    command: str = "",
+    tensorboard: bool = False,
 ) -> tuple[nn.Module, Line]:
     """Train one seed to its end, from its checkpoint where ``resume`` says so and there is one.
+
+    Args:
+        command: what the user typed, for the metrics.
+        tensorboard: whether to write the metrics for TensorBoard as well.
 
     Returns:
         The trained model and its result line: test metrics, means over the last window, seconds per episode.
@@ -91,33 +101,43 @@ def train(
     config, run, path = experiment.config, Run(experiment, seed), folder / CHECKPOINT
     folder.mkdir(parents=True, exist_ok=True)
     resumed = resume and path.exists()
-    metrics = MetricsFile(folder / METRICS, run.restore(checkpoint.load(path), path) if resumed else 0)
+    position = run.restore(checkpoint.load(path), path) if resumed else 0
+    parallel.wait()
+    metrics = MetricsFile(folder / METRICS, position, tensorboard) if parallel.rank() == 0 else None
     progress = Progress(run, seed)
+
+    def write(line: Line) -> Line:
+        if metrics is not None:
+            metrics.write(line)
+        return line
+
     try:
         if not resumed:
-            metrics.write(run.header())
-        while run.episode < config.episodes:
+            write(run.header(command))
+        while not run.finished:
             start = perf_counter()
-            run.train_episode()
-            last = run.episode == config.episodes
-            if run.episode % config.log_every == 0 or last:
-                metrics.write(run.line())
-            if config.evaluate_every and run.episode % config.evaluate_every == 0:
+            run.train_update()
+            if run.update % config.log_every == 0 or run.finished:
+                write(run.line())
+            if config.evaluate_every and run.update % config.evaluate_every == 0:
                 pause = perf_counter()
-                metrics.write({"kind": "test", "episode": run.episode, **experiment.evaluate(run.model)})
+                write({"kind": "test", "episode": run.episode, **experiment.evaluate(run.model)})
                 start += perf_counter() - pause
             progress.advance()
             run.seconds += perf_counter() - start
-            if run.episode % config.checkpoint_every == 0 or last or stop.signal:
+            stopping = parallel.largest(stop.signal or 0, experiment.device)
+            if run.update % config.checkpoint_every == 0 or run.finished or stopping:
                 start = perf_counter()
-                checkpoint.save(path, run.state(metrics.sync()))
+                if metrics is not None:
+                    checkpoint.save(path, run.state(metrics.sync()))
                 run.seconds += perf_counter() - start
-            if stop.signal:
-                raise Stopped(f"stopped at episode {run.episode} of {config.episodes} of seed {seed}", stop.signal)
-        result = run.result()
-        metrics.write(result)
-        metrics.sync()
+            if stopping:
+                raise Stopped(f"stopped at episode {run.episode} of {config.episodes} of seed {seed}", stopping)
+        result = write(run.result())
+        if metrics is not None:
+            metrics.sync()
     finally:
         progress.bar.close()
-        metrics.close()
+        if metrics is not None:
+            metrics.close()
     return run.model, result

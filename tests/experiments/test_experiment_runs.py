@@ -25,7 +25,7 @@ TINY = [
     "show_steps=2", "gap_steps=1", "test_steps=2", "log_every=3", "window=5", "checkpoint_every=4", "evaluate_every=6",
     "evaluation_episodes=2",
 ]  # fmt: skip
-TIMINGS = ("seconds", "seconds_per_episode", "update_share")
+VARYING = ("seconds", "seconds_per_episode", "update_share", "command")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def run(out, *arguments, episodes=30):
 def numbers(out, seed=0):
     """The lines of a run without what differs from run to run."""
     lines = read(out / f"seed-{seed}" / "metrics.jsonl")
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+    return [{key: value for key, value in line.items() if key not in VARYING} for line in lines]
 
 
 def started(out, episodes):
@@ -91,7 +91,7 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_resume(tmp_path, unbroken):
     assert "Traceback" not in errors
     stopped_at = int(message.split("episode ")[1].split()[0])
     saved = torch.load(tmp_path / "seed-0" / "checkpoint.pt", weights_only=True)
-    assert saved["episode"] == stopped_at < EPISODES_TO_KILL
+    assert saved["update"] == stopped_at < EPISODES_TO_KILL
     assert run(tmp_path, "--resume", episodes=EPISODES_TO_KILL) == 0
     assert numbers(tmp_path) == unbroken
 
@@ -120,11 +120,11 @@ def test_an_interrupt_ends_its_episode_first_and_a_second_one_acts_at_once(
     monkeypatch.setattr(Experiment, "update", interrupted)
     assert run(tmp_path, episodes=15) == 128 + signal.SIGINT
     assert "stopped at episode 5 of 15 of seed 0; to resume: python -m experiments" in capsys.readouterr().err
-    assert torch.load(tmp_path / "seed-0" / "checkpoint.pt", weights_only=True)["episode"] == 5
+    assert torch.load(tmp_path / "seed-0" / "checkpoint.pt", weights_only=True)["update"] == 5
     assert run(tmp_path, "--resume", episodes=15) == 128 + signal.SIGINT
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert len(calls) == 8
-    assert torch.load(tmp_path / "seed-0" / "checkpoint.pt", weights_only=True)["episode"] == 5
+    assert torch.load(tmp_path / "seed-0" / "checkpoint.pt", weights_only=True)["update"] == 5
     assert signal.getsignal(signal.SIGINT) is interruptible
 
 
@@ -266,7 +266,7 @@ def test_the_summary_gives_errors_times_and_figures(tmp_path, capsys):
     results = [read(tmp_path / f"seed-{seed}" / "metrics.jsonl")[-1] for seed in range(3)]
     middle = sorted(result["test_error"] for result in results)[1]
     assert f"test error: {middle:.3%} (" in printed
-    assert "of the training loop in forward, backward and optimiser" in printed
+    assert "of the training loop in acting, forward, backward and optimiser" in printed
     assert "figures: " in printed
 
 
@@ -281,7 +281,7 @@ def test_comparison_times_both_paths_and_leaves_the_model_alone(tmp_path):
     task = Patterns(config, torch.device("cpu"))
     model = task.build(None)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    measured = comparison.compare(task, model, episodes=1)
+    measured = comparison.compare(task, model, updates=1)
     assert measured.backend == "cpu"
     assert measured.reference_seconds > measured.seconds > 0
     assert f"{measured.reference_seconds / measured.seconds:.1f} times" in str(measured)

@@ -1,0 +1,106 @@
+"""Pictures of agents: an episode in a maze as a film, signals of the network around rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from experiments.common.agents import Agent, State
+from experiments.common.plots import new_figure
+
+MILLISECONDS = 120
+DOT = 4
+AGENT = (31, 119, 180)
+BEFORE, AFTER = 4, 6
+"""Steps around an answer."""
+
+
+def signals(agent: Agent, state: State) -> dict[str, Tensor]:
+    """What is drawn of a state: norm of the traces and modulator, each (B,); of a plain network its activity."""
+    hidden, *traces = state
+    if not traces:
+        return {"norm of the activities": hidden.norm(dim=-1)}
+    found = {"norm of the traces": traces[0].flatten(1).norm(dim=-1)}
+    modulator = agent.modulator_signal(hidden)
+    return found if modulator is None else {**found, "modulator": modulator}
+
+
+def maze_film(
+    path: Path,
+    grid: numpy.ndarray,
+    goal: Sequence[int],
+    squares: Sequence[Sequence[int]],
+    rewards: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    caption: str,
+) -> Path:
+    """An animated GIF, one picture a step: the maze at the left, curves over the episode at the right.
+
+    Args:
+        grid: True for a wall.
+        goal, squares: row and column of the reward, and of the agent at every step.
+        rewards, curves: of every step.
+    """
+    figure, canvas = new_figure(8.0, 3.6)
+    maze, *panels = figure.subplot_mosaic([["maze", name] for name in curves], width_ratios=(1, 1.4)).values()
+    maze.imshow(grid, cmap="gray_r", vmin=0, vmax=2)
+    maze.plot(goal[1], goal[0], "*", color="C1", markersize=14)
+    maze.set_axis_off()
+    maze.set_title(" ", fontsize="small")  # room for the text of each picture
+    for axes, (name, values) in zip(panels, curves.items(), strict=True):
+        axes.plot(values, linewidth=1)
+        for step, reward in enumerate(rewards):
+            if reward > 0:
+                axes.axvline(step, color="C1", linewidth=0.6, alpha=0.6)
+        axes.set(ylabel=name)
+    panels[-1].set_xlabel("step")
+    figure.suptitle(caption, fontsize="small")
+    canvas.draw()
+    # What moves is painted on copies of one picture: to draw the figure anew takes a hundred times as long.
+    still = Image.fromarray(numpy.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+    def point(axes: Any, x: float, y: float) -> tuple[float, float]:
+        right, up = axes.transData.transform((x, y))
+        return right, still.height - up
+
+    radius = abs(point(maze, 0.35, 0)[0] - point(maze, 0, 0)[0])
+    pictures: list[Image.Image] = []
+    for step, (row, column) in enumerate(squares):
+        picture = still.copy()
+        paint = ImageDraw.Draw(picture)
+        places = [(point(maze, column, row), radius)]
+        places += [(point(a, step, v[step]), DOT) for a, v in zip(panels, curves.values(), strict=True)]
+        for (x, y), size in places:
+            paint.ellipse((x - size, y - size, x + size, y + size), fill=AGENT)
+        left, top = point(maze, -0.5, -0.5)
+        paint.text((left, top - 14), f"step {step}, reward so far {sum(rewards[:step]):.4g}", fill="black")
+        pictures.append(picture.quantize(32, palette=pictures[0] if pictures else None, dither=Image.Dither.NONE))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
+    return path
+
+
+def around_rewards(path: Path, curves: Mapping[str, numpy.ndarray], rewards: numpy.ndarray, caption: str) -> Path:
+    """Medians and inter-quartile ranges of signals (T, B) around right and around wrong answers."""
+    figure, _ = new_figure(5.5 * len(curves), 3.6)
+    steps = numpy.arange(-BEFORE, AFTER + 1)
+    for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for colour, wanted, label in (("C0", 1, "right"), ("C3", -1, "wrong")):
+            times, episodes = (rewards[: len(rewards) - AFTER] == wanted).nonzero()
+            times, episodes = times[times >= BEFORE], episodes[times >= BEFORE]
+            if len(times) == 0:
+                continue
+            windows = values[times[:, None] + steps, episodes[:, None]]
+            low, middle, high = numpy.quantile(windows, (0.25, 0.5, 0.75), axis=0)
+            axes.plot(steps, middle, colour, marker=".", label=f"{label}, {len(times)} answers")
+            axes.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
+        axes.axvline(1, color="k", linestyle=":", linewidth=0.7, label="reward is seen")
+        axes.set(xlabel="steps after the answer", ylabel=name)
+        axes.legend(fontsize="small")
+    figure.suptitle(caption, fontsize="small")
+    figure.savefig(path, dpi=120)
+    return path

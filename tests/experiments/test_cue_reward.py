@@ -1,0 +1,138 @@
+"""The rules of cue-reward association, read off whole episodes in plain Python."""
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from experiments.common.config import ExperimentError
+from experiments.common.experiment import stream
+from experiments.common.worlds import act
+from experiments.cue_reward import CueReward, draw_trials
+
+CPU = torch.device("cpu")
+PRESETS = {preset: CueReward.presets[preset]["retroactive"] for preset in ("paper", "code", "control")}
+
+
+def small(preset: str, **changes) -> CueReward:
+    return CueReward(replace(PRESETS[preset], batch=12, hidden=8, **changes), CPU)
+
+
+def trials_of(shown, answers):
+    """The trials of one episode: each the steps between its blank first step and its blank last one."""
+    trials, start = [], 0
+    while True:
+        go = next((t for t in range(start, len(shown)) if answers[t] >= 0), None)
+        if go is None:
+            return trials, start
+        trials.append((start, shown[start : go + 1], answers[go]))
+        start = go + 2
+
+
+def test_trials_follow_one_another_by_the_rules():
+    shown, answers = (tensor.t().tolist() for tensor in draw_trials(120, 400, 4, 3, stream(0, "test")))
+    pauses, targets, pairs, places = Counter(), Counter(), Counter(), Counter()
+    for episode, responses in zip(shown, answers, strict=True):
+        trials, rest = trials_of(episode, responses)
+        assert len(episode) == 120
+        assert rest > 120 - 8, "only the last trial may be cut off"
+        for _, steps, answer in trials:
+            assert steps[0] == steps[-1] == -1, "a trial starts blank, and no cue is there with the signal"
+            cues = [cue for cue in steps if cue >= 0]
+            assert len(cues) == len(set(cues)) == 2
+            assert answer == int(0 in cues), "cue 0 is the target"
+            pauses[len(steps) - 4] += 1
+            targets[answer] += 1
+            pairs[tuple(cues)] += 1
+            places[len(steps), steps.index(cues[0]), steps.index(cues[1])] += 1
+    total = sum(pauses.values())
+    assert total / 400 == pytest.approx(120 / 6.5, rel=0.05)
+    assert set(pauses) == {0, 1, 2, 3}
+    for counts, kinds in ((targets, 2), (pairs, 12)):
+        assert len(counts) == kinds
+        assert all(abs(count - total / kinds) < 5 * math.sqrt(total / kinds) for count in counts.values())
+    # Cues and pauses are in random order: every pair of places is there for every length.
+    assert len(places) == sum(math.comb(2 + pause, 2) for pause in range(4))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_inputs_and_rewards_are_those_of_the_rules(preset):
+    task = small(preset)
+    config = task.config
+    episode = task.episode(stream(1, "test"), held_out=False)
+    rollout = act(task.build("reference"), *episode)
+    answers = episode.world.answers
+    for b in range(config.batch):
+        action, reward, shown = None, 0.0, set()
+        for t in range(config.steps):
+            given = rollout.inputs[t, b].tolist()
+            bits, time, seen, responses = (
+                given[: config.bits],
+                *given[config.bits : config.bits + 2],
+                given[config.bits + 2 : config.bits + 4],
+            )
+            further = given[config.bits + 4 :]
+            assert time == pytest.approx(t / config.steps)
+            assert seen == reward
+            assert responses == [float(action == number) for number in range(2)]
+            answer = int(answers[t, b])
+            if answer >= 0:
+                assert bits == [0.0 if config.go_input else 1.0] * config.bits
+            elif any(bits):
+                shown.add(tuple(bits))
+            assert further == [float(answer >= 0)] * config.go_input + [1.0] * config.see_bias + [0.0] * config.unused
+            action = int(rollout.actions[t, b])
+            reward = 0.0 if answer < 0 else 1.0 if action == answer else -1.0
+            assert float(rollout.rewards[t, b]) == reward
+        assert len(shown) == config.cues
+        allowed = {0.0, 1.0} if config.fixed_cues else {-1.0, 1.0}
+        assert {bit for cue in shown for bit in cue} == allowed
+
+
+def test_inputs_and_parameters_are_as_many_as_published():
+    assert (small("paper").inputs, small("code").inputs) == (24, 27)
+    counts = {
+        net: sum(parameter.numel() for parameter in CueReward(config, CPU).build(None).parameters())
+        for net, config in CueReward.presets["code"].items()
+    }
+    # The authors count one more in the modulated networks: a plasticity rate that nothing uses there.
+    published = {"rnn": 46_203, "plastic": 86_204, "simple": 86_405 - 1, "retroactive": 86_406 - 1}
+    assert counts == {**published, "homogeneous": 46_205}
+
+
+def test_the_target_cannot_be_told_from_one_trial_but_from_some():
+    """Of the four cues exactly one explains all the right answers of an episode, and more than one the first."""
+    task = small("code")
+    world = task.world(stream(2, "test"), 12, slice(0, 12))
+    for b in range(12):
+        bits = [tuple(row) for row in world.shown[:, b, :20].tolist()]
+        trials, _ = trials_of([-1 if not any(row) else row for row in bits], world.answers[:, b].tolist())
+        cues = {row for row in bits if any(row)}
+
+        def explaining(trials, cues=cues):
+            return [cue for cue in cues if all((cue in steps) == answer for _, steps, answer in trials)]
+
+        assert len(explaining(trials[:1])) == 2
+        assert len(explaining(trials)) == 1
+
+
+def test_cues_of_an_episode_differ_even_where_there_are_few():
+    task = small("code", bits=2)
+    for cues in task._cues(200, stream(0, "test")).tolist():
+        assert len({tuple(cue) for cue in cues}) == 4
+    with pytest.raises(ExperimentError, match="bits must allow for 4 different cues; got 1"):
+        small("code", bits=1)
+    with pytest.raises(ExperimentError, match="bits must be at least cues"):
+        small("control", bits=3)
+
+
+@pytest.mark.parametrize("net", ["rnn", "retroactive"])
+def test_signals_around_rewards_are_drawn(tmp_path, net):
+    task = small("code", net=net)
+    (figure,) = task.figures(task.build(None), tmp_path)
+    with Image.open(figure) as image:
+        image.verify()
+        assert image.size[0] > (500 if net == "rnn" else 1_000)
