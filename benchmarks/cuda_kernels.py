@@ -133,8 +133,8 @@ def workload_table(names: tuple[str, ...], table: Table) -> str:
     """Plans of the workloads on some GPUs."""
     lines = [
         "| workload | pass | GPU | form | launches | blocks | threads | blocks a processor | shared memory a block | "
-        "registers | on the chip | moved, MB | floor by bytes, us | by operations, us |",
-        "| --- |" * 1 + " --- |" * 13,
+        "registers | on the chip | moved, MB | calculated, us | floor by bytes, us | by operations, us |",
+        "| --- |" + " --- |" * 14,
     ]
     for workload, (module, steps, batch) in workloads().items():
         for direction in ("forward", "backward"):
@@ -154,6 +154,7 @@ def workload_table(names: tuple[str, ...], table: Table) -> str:
                     workload, direction, name, found["form"], found["launches"], found["blocks"], found["threads"],
                     resident, found["shared_bytes"], used["registers"] if used else "-",
                     ", ".join(chip).replace("_", " ") or "nothing", f"{found['memory_bytes'] / 1e6:,.0f}",
+                    f"{found['clocks_per_step'] * steps / gpu.clock * 1e6:,.0f}",
                     f"{by_bytes * 1e6:,.1f}", f"{by_operations * 1e6:,.1f}",
                 ]  # fmt: skip
                 lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
