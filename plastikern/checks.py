@@ -13,6 +13,12 @@ def described(value: object) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
+def under_autocast(tensor: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device; no error where there is no autocast, such as on ``meta``."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def check_positive(owner: str, argument: str, value: object) -> None:
     """An integer from 1 on."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -155,3 +155,11 @@ def test_a_bad_call_names_the_argument(changes: dict[str, Any], message: str) ->
     given = {"input": torch.zeros(5, 2, 3), **changes}
     with pytest.raises((TypeError, ValueError), match=message):
         PlasticLinear(3, 4, bias=True)(given.pop("input"), **given)
+
+
+@pytest.mark.parametrize("kind", [PlasticLinear, PlasticLinearCell])
+def test_shapes_are_found_on_the_device_meta(kind: type[nn.Module]) -> None:
+    over_time = (5, 2) if kind is PlasticLinear else (2,)
+    input, drive = (torch.empty(*over_time, size, device="meta") for size in (3, 4))
+    output, state = kind(3, 4, device="meta")(input, drive=drive)
+    assert output.shape == (*over_time, 4) and state.trace.shape == (2, 4, 3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..checks import check_choice, check_tensor, described
+from ..checks import check_choice, check_tensor, described, under_autocast
 from ..network import Modulator
 from ..plasticity import Plasticity, granular_shape
 
@@ -154,7 +154,7 @@ class PlasticModule(nn.Module):
             )
         if input.shape[-1] != features:
             raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
-        if input.dtype != first.dtype and not torch.is_autocast_enabled(input.device.type):
+        if input.dtype != first.dtype and not under_autocast(input):
             raise TypeError(f"{owner}: input must have dtype {first.dtype}; got {input.dtype}")
 
     def _check_lengths(self, lengths: object, batched: bool) -> None:

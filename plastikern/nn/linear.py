@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import functional
-from ..checks import check_choice, check_positive, check_tensor
+from ..checks import check_choice, check_positive, check_tensor, under_autocast
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..state import LinearState
 from .base import PlasticModule
@@ -49,7 +48,7 @@ class _Linear(PlasticModule):
         if drive is not None:
             # Under autocast input and drive may come in different precision.
             casts = isinstance(drive, Tensor) and drive.is_floating_point()
-            dtype = drive.dtype if casts and torch.is_autocast_enabled(drive.device.type) else None
+            dtype = drive.dtype if casts and under_autocast(drive) else None
             shape = (*input.shape[:-1], self.out_features)
             check_tensor(type(self).__name__, "drive", drive, shape, input, dtype=dtype)
             drive = drive.to(self.weight.dtype)
