@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +38,23 @@ def _no_native_library() -> str | None:
     return None if library.MISSING is None else f"the native library is {library.MISSING}"
 
 
+def _no_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "the package triton is not installed"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "there is no GPU"
+    return None
+
+
+def _triton_operators() -> str:
+    from .triton.operators import register
+
+    return register()
+
+
 FUSED: dict[str, Fused] = {
     "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True),
+    "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
 }
 """In the order of preference where several serve a device."""
 BACKENDS = ("reference", *FUSED)
@@ -70,14 +86,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def _refusal(backend: str, tensor: Tensor) -> str | None:
-    """Why a backend cannot serve a call on such tensors; None where it can."""
+def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
+    """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":
         return None
     fused = FUSED[backend]
     if (missing := fused.missing()) is not None:
         return missing
-    if tensor.device.type != fused.device:
+    # Triton's interpreter runs on the CPU, for tests: only for who asks for this backend by name.
+    interpreted = backend == "triton" and requested and os.environ.get("TRITON_INTERPRET") == "1"
+    if tensor.device.type != fused.device and not (interpreted and tensor.device.type == "cpu"):
         return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
@@ -96,7 +114,7 @@ def select(requested: str | None, tensor: Tensor) -> str:
         name = _known(from_environment, ENVIRONMENT_VARIABLE)
     if name is None:
         return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
-    reason = _refusal(name, tensor)
+    reason = _refusal(name, tensor, requested=True)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} cannot serve this call: {reason}")
     return name

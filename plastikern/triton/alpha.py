@@ -1,0 +1,30 @@
+"""The gradient of alpha, after the backward pass: the sums' gradients are known then, so no step waits for a neuron."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .memory import advance, at, length_of, load_traces, load_vector, matrix_offsets, pre_of, tile_at
+from .rules import read
+
+
+@triton.jit
+def plastic_alpha_gradient(
+    inputs, first, parameters, activities, grad_sum, grad_alpha, steps, batch, share,
+    options: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """For every connection, in parts (P, O, I) over ``share`` elements each. Traces stay in registers over all steps."""
+    part = tl.program_id(2).to(tl.int64)
+    tile = tile_at(tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, ROWS, COLUMNS, options)
+    grad = tl.zeros([ROWS, COLUMNS], options.dtype)
+    for b in range(part * share, tl.minimum((part + 1) * share, batch)):
+        trace, eligibility = load_traces(first.trace, first.eligibility, b, tile, options)
+        for t in range(length_of(b, inputs, steps)):
+            pre = pre_of(t, b, tile.columns, inputs, first, activities, options)
+            through = load_vector(at(grad_sum, t, b), tile.rows, options.posts, options)
+            grad += through[:, None] * pre[None, :] * read(trace, options)
+            trace, eligibility = advance(
+                trace, eligibility, t, b, tile, inputs, first, parameters, activities, options
+            )
+    tl.store(grad_alpha + part * options.matrix + matrix_offsets(tile, options), grad, tile.inside)

@@ -1,0 +1,99 @@
+"""How kernels are launched: blocks and warps by size, the few of them that autotuning chooses from, and a record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple
+
+import triton
+
+from .vocabulary import Options
+
+RESIDENT_BYTES = 64 << 10
+"""The largest traces of one element that stay in the registers of one program: (128, 128) in single precision."""
+TILE_BYTES = 32 << 10
+"""Of the rows of traces that one program of a step takes."""
+BYTES_PER_THREAD = 128
+MAX_WARPS = 16
+AUTOTUNE = "PLASTIKERN_AUTOTUNE"
+
+
+class Launch(NamedTuple):
+    """One launch with everything that it is compiled for."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+
+
+_record: ContextVar[list[Launch] | None] = ContextVar("plastikern_triton_record", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Inside the ``with`` block kernels are noted and not launched, once for every configuration: no GPU is needed."""
+    launches: list[Launch] = []
+    token = _record.set(launches)
+    try:
+        yield launches
+    finally:
+        _record.reset(token)
+
+
+def block(size: int) -> int:
+    """Neurons that a program reserves room for."""
+    return triton.next_power_of_2(size)
+
+
+def item_size(options: Options) -> int:
+    """Bytes of a value of the traces."""
+    return options.dtype.primitive_bitwidth // 8
+
+
+def resident(options: Options) -> bool:
+    """Whether the traces of one element stay in the registers of one program."""
+    return block(options.posts) * block(options.pres) * item_size(options) <= RESIDENT_BYTES
+
+
+def rows_of_step(options: Options) -> int:
+    """Rows of traces that one program of a step takes."""
+    rows = TILE_BYTES // item_size(options) // block(options.pres)
+    return max(1, min(rows, block(options.posts)))
+
+
+def warps_of(elements: int, options: Options) -> int:
+    """Warps of a program whose largest tile has so many elements."""
+    return max(1, min(MAX_WARPS, elements * item_size(options) // BYTES_PER_THREAD // 32))
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Options, elements: int,
+    tunable: bool = False, **blocks: int,
+) -> None:  # fmt: skip
+    """Run a kernel whose largest tile has ``elements``; ``tunable``: it may be run more than once to time it."""
+    warps = warps_of(elements, options)
+    constants = {"options": options, **blocks}
+    candidates = warp_candidates(warps) if tunable else (warps,)
+    if (record := _record.get()) is not None:
+        record += [Launch(kernel, arguments, constants, candidate) for candidate in candidates]
+    elif not tunable or triton.knobs.runtime.interpret or os.environ.get(AUTOTUNE) == "0":
+        kernel[grid](*arguments, **constants, num_warps=warps)
+    else:
+        _tuned(kernel, candidates)[grid](*arguments, **constants)
+
+
+def warp_candidates(warps: int) -> tuple[int, ...]:
+    """What autotuning chooses from, the default first."""
+    others = (max(1, warps // 2), min(MAX_WARPS, warps * 2))
+    return tuple(dict.fromkeys((warps, *others)))
+
+
+@cache
+def _tuned(kernel: Any, candidates: tuple[int, ...]) -> Any:
+    configurations = [triton.Config({}, num_warps=warps) for warps in candidates]
+    return triton.autotune(configurations, key=["options", "batch"])(kernel)

@@ -1,0 +1,79 @@
+"""The operators ``plastikern_triton::step``, ``sequence`` and ``sequence_backward``, as csrc/registration.cpp has them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops import fakes
+from .call import Call, check, compact
+from .drivers import backward, forward
+
+NAMESPACE = "plastikern_triton"
+OPERANDS = (
+    "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor weight, Tensor alpha, "
+    "Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator_weight, Tensor? modulator_bias, "
+    "Tensor? modulated, Tensor? clamp"
+)
+SCHEMAS = (
+    f"step(Tensor drive, {OPERANDS}, int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, Tensor trace, "
+    "Tensor? eligibility, Tensor? history, Tensor? modulators)",
+    f"sequence(Tensor drive, {OPERANDS}, Tensor? lengths, int[] codes, float clip, bool batch_first, "
+    "int checkpoint_every, bool reversible) -> (Tensor output, Tensor? hidden, Tensor? cell, Tensor trace, "
+    "Tensor? eligibility, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? lost)",
+    "sequence_backward(Tensor? grad_output, Tensor? grad_hidden, Tensor? grad_cell, Tensor? grad_trace, "
+    "Tensor? grad_eligibility, Tensor output, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? lost, "
+    f"Tensor? trace_out, Tensor? eligibility_out, {OPERANDS}, Tensor? lengths, int[] codes, float clip, "
+    "bool batch_first, int checkpoint_every, bool reversible, int needs) -> (Tensor drive, Tensor? sum, "
+    "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor? alpha, Tensor? rate, "
+    "Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator)",
+)
+
+
+def step(drive: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    *operands, codes, clip, keep = rest
+    call = Call("drive", drive, *operands, None, codes, clip, False)
+    output, cell, trace, eligibility, history, modulators = fakes.step(drive, *operands, codes, clip, keep)
+    forward(call, (output, None, cell, trace, eligibility, history, modulators, None), 0)
+    return output, cell, trace, eligibility, history, modulators
+
+
+def sequence(drive: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    *operands, codes, clip, batch_first, every, _ = rest
+    call = Call("drive", drive, *operands, codes, clip, batch_first)
+    *results, _ = fakes.sequence(drive, *operands, codes, clip, batch_first, every, False)
+    forward(call, tuple(results), every)
+    return *results, None
+
+
+def sequence_backward(*given: Any) -> tuple[Tensor | None, ...]:
+    upstream, (output, history, modulators, checkpoints) = given[:5], given[5:9]
+    *operands, codes, clip, batch_first, every, _, needs = given[12:]
+    call = Call("output", output, *operands, codes, clip, batch_first)
+    size = call.sizes
+    shapes = (size.over_time(size.posts), (size.batch, size.posts), (size.batch, size.posts), size.traces, size.traces)
+    for name, tensor, shape in zip(("output", "hidden", "cell", "trace", "eligibility"), upstream, shapes, strict=True):
+        check(f"grad_{name}", tensor, shape, like=call.like)
+    results = fakes.sequence_backward(*given)
+    kept = tuple(compact(tensor) for tensor in (output, history, modulators, checkpoints))
+    return backward(call, tuple(compact(tensor) for tensor in upstream), kept, results, every, needs)
+
+
+@cache
+def register() -> str:
+    """Make the operators known to torch, once; the name of their namespace."""
+    library = torch.library.Library(NAMESPACE, "DEF")
+    for schema, operator in zip(SCHEMAS, (step, sequence, sequence_backward), strict=True):
+        library.define(schema)
+        library.impl(re.match(r"\w+", schema)[0], operator, "CompositeExplicitAutograd")  # type: ignore[index]
+    fakes.register(NAMESPACE, library)
+    _LIBRARIES.append(library)
+    return NAMESPACE
+
+
+_LIBRARIES: list[torch.library.Library] = []
+"""Operators live as long as their library."""
