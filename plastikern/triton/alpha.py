@@ -12,19 +12,19 @@ from .rules import read
 @triton.jit
 def plastic_alpha_gradient(
     inputs, first, parameters, activities, grad_sum, grad_alpha, steps, batch, share,
-    options: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """For every connection, in parts (P, O, I) over ``share`` elements each. Traces stay in registers over all steps."""
     part = tl.program_id(2).to(tl.int64)
-    tile = tile_at(tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, ROWS, COLUMNS, options)
-    grad = tl.zeros([ROWS, COLUMNS], options.dtype)
+    tile = tile_at(tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, ROWS, COLUMNS, network)
+    grad = tl.zeros([ROWS, COLUMNS], network.dtype)
     for b in range(part * share, tl.minimum((part + 1) * share, batch)):
-        trace, eligibility = load_traces(first.trace, first.eligibility, b, tile, options)
+        trace, eligibility = load_traces(first.trace, first.eligibility, b, tile, network)
         for t in range(length_of(b, inputs, steps)):
-            pre = pre_of(t, b, tile.columns, inputs, first, activities, options)
-            through = load_vector(at(grad_sum, t, b), tile.rows, options.posts, options)
-            grad += through[:, None] * pre[None, :] * read(trace, options)
+            pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
+            through = load_vector(at(grad_sum, t, b), tile.rows, network.posts, network)
+            grad += through[:, None] * pre[None, :] * read(trace, network)
             trace, eligibility = advance(
-                trace, eligibility, t, b, tile, inputs, first, parameters, activities, options
+                trace, eligibility, t, b, tile, inputs, first, parameters, activities, network
             )
-    tl.store(grad_alpha + part * options.matrix + matrix_offsets(tile, options), grad, tile.inside)
+    tl.store(grad_alpha + part * network.matrix + matrix_offsets(tile, network), grad, tile.inside)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..network import State
 from .alpha import plastic_alpha_gradient
 from .call import Call
-from .launch import block, launch, resident, rows_of_step
+from .launch import block, chunks, launch, resident, rows_of_step
 from .recompute import plastic_recompute
 from .sequence.backward import plastic_sequence_backward
 from .sequence.forward import plastic_sequence_forward
@@ -45,14 +45,10 @@ def forward(call: Call, results: tuple[Tensor | None, ...], every: int) -> None:
     activities = call.activities(output, history, modulators)
     with on_device(call):
         if resident(options):
-            posts, pres = block(options.posts), block(options.pres)
             arguments = (
                 call.inputs, call.first, call.parameters, activities, last, checkpoints, size.steps, size.batch, every,
             )  # fmt: skip
-            launch(
-                plastic_sequence_forward, (size.batch,), arguments, options, posts * pres, tunable=True,
-                POSTS=posts, PRES=pres,
-            )  # fmt: skip
+            launch(plastic_sequence_forward, (size.batch,), arguments, options, tunable=True, **chunks(options))
         else:
             forward_by_steps(call, activities, last, checkpoints, every)
 
@@ -79,13 +75,13 @@ def forward_by_steps(
                 call.inputs, call.first, before, call.parameters, activities, last, checkpoints, sums, k, size.steps,
                 size.batch, every,
             ),
-            options, rows * columns, ROWS=rows, COLUMNS=columns,
+            options, ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
         if k < size.steps:
             launch(
                 plastic_step_neurons_forward, (size.batch,),
                 (call.inputs, call.first, call.parameters, activities, last, sums, k, size.steps, size.batch),
-                options, neurons, POSTS=neurons,
+                options, POSTS=neurons,
             )  # fmt: skip
 
 
@@ -119,9 +115,14 @@ def backward(
         fadings if options.fading == 2 else call.layout(fadings),
     )  # fmt: skip
     grad_first = State(hidden, cell, trace, eligibility)
+    # Changed in place from step to step: what is asked for, there.
+    room = call.kinds(call.traces()) if trace is None or eligibility is None else grad_first
+    grad_traces = State(None, None, *(
+        spare if wanted is None else wanted for spare, wanted in zip(room[2:], grad_first[2:], strict=True)
+    ))  # fmt: skip
     with on_device(call):
         run = backward_in_one if resident(options) else backward_by_steps
-        run(call, activities, kept[3], grad_last, grads, grad_first, every)
+        run(call, activities, kept[3], grad_last, grads, grad_first, grad_traces, every)
         grad_alpha = None if alpha is None else alpha_gradient(call, activities, grads)
     weighted = None
     if rate_scale is not None and not per_connection:
@@ -148,34 +149,27 @@ def added_up(parts: Tensor | None, per_connection: bool, like: Tensor | None) ->
 
 def backward_in_one(
     call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
-    grad_first: State, every: int,
+    grad_first: State, grad_traces: State, every: int,
 ) -> None:  # fmt: skip
     size, options = call.sizes, call.options
-    posts, pres = block(options.posts), block(options.pres)
     segment = call.traces(max(min(every, size.steps) - 1, 0))
     arguments = (
         call.inputs, call.first, call.parameters, activities, checkpoints, segment, grad_last, grads, grad_first,
-        size.steps, size.batch, every,
+        grad_traces, call.new(2, size.batch, size.pres), size.steps, size.batch, every,
     )  # fmt: skip
     # What is added to gradients per connection would be added again by every run of an autotuner.
     tunable = not options.rates_per_connection and options.fading < 2
-    launch(
-        plastic_sequence_backward, (size.batch,), arguments, options, posts * pres, tunable, POSTS=posts, PRES=pres
-    )  # fmt: skip
+    launch(plastic_sequence_backward, (size.batch,), arguments, options, tunable=tunable, **chunks(options))
 
 
 def backward_by_steps(
     call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
-    grad_first: State, every: int,
+    grad_first: State, grad_traces: State, every: int,
 ) -> None:  # fmt: skip
     size, options = call.sizes, call.options
     rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
     programs = -(-size.posts // rows)
     segment = call.traces(max(min(every, size.steps) - 1, 0))
-    work = call.kinds(call.traces())
-    grad_traces = State(None, None, *(
-        room if wanted is None else wanted for room, wanted in zip(work[2:], grad_first[2:], strict=True)
-    ))  # fmt: skip
     vectors, parts = (size.batch, size.posts), (programs, size.batch, size.pres)
     waiting = Waiting(
         sums=call.new(4 if options.kind == "lstm" else 1, *vectors), cell=call.new(*vectors), before=call.new(*vectors),
@@ -190,7 +184,7 @@ def backward_by_steps(
                 size.batch, every,
             )  # fmt: skip
             launch(
-                plastic_recompute, (programs, size.batch), arguments, options, rows * columns,
+                plastic_recompute, (programs, size.batch), arguments, options,
                 ROWS=rows, COLUMNS=columns,
             )  # fmt: skip
         if k <= 1:
@@ -206,7 +200,7 @@ def backward_by_steps(
                 call.inputs, call.first, before, call.parameters, activities, grad_last, grads, grad_traces, waiting,
                 k, size.steps, size.batch,
             ),
-            options, rows * columns, ROWS=rows, COLUMNS=columns,
+            options, ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
         if k < size.steps:
             torch.sum(waiting.pres, 0, out=waiting.total)
@@ -216,7 +210,7 @@ def backward_by_steps(
                 call.inputs, call.first, call.parameters, activities, grad_last, grads, grad_first, waiting, k,
                 size.steps, size.batch, programs,
             ),
-            options, max(neurons, columns), POSTS=neurons, PRES=columns, PROGRAMS=block(programs),
+            options, POSTS=neurons, PRES=columns, PROGRAMS=block(programs),
         )  # fmt: skip
 
 
@@ -238,7 +232,7 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
         call.inputs, call.first, call.parameters, activities, grad_sum, found, size.steps, size.batch, share,
     )  # fmt: skip
     launch(
-        plastic_alpha_gradient, (*tiles, parts), arguments, options, rows * columns, tunable=True,
+        plastic_alpha_gradient, (*tiles, parts), arguments, options, tunable=True,
         ROWS=rows, COLUMNS=columns,
     )  # fmt: skip
     return found

@@ -17,8 +17,9 @@ RESIDENT_BYTES = 64 << 10
 """The largest traces of one element that stay in the registers of one program: (128, 128) in single precision."""
 TILE_BYTES = 32 << 10
 """Of the rows of traces that one program of a step takes."""
-BYTES_PER_THREAD = 128
-MAX_WARPS = 16
+CHUNK_BYTES = int(os.environ.get("CB", 16 << 10))
+BYTES_PER_THREAD = int(os.environ.get("BPT", 128))
+MAX_WARPS = int(os.environ.get("MW", 16))
 AUTOTUNE = "PLASTIKERN_AUTOTUNE"
 
 
@@ -66,18 +67,26 @@ def rows_of_step(options: Options) -> int:
     return max(1, min(rows, block(options.posts)))
 
 
-def warps_of(elements: int, options: Options) -> int:
-    """Warps of a program whose largest tile has so many elements."""
+def chunks(options: Options) -> dict[str, int]:
+    """Blocks of a program that keeps the traces of an element: chunks of columns, so that what is loaded is short."""
+    posts, pres = block(options.posts), block(options.pres)
+    columns = max(1, min(pres, CHUNK_BYTES // item_size(options) // posts))
+    return {"POSTS": posts, "COLUMNS": columns, "CHUNKS": pres // columns}
+
+
+def warps_of(options: Options, blocks: dict[str, int]) -> int:
+    """Warps of a program with these blocks."""
+    elements = blocks.get("ROWS", blocks.get("POSTS", 1)) * blocks.get("COLUMNS", 1) * blocks.get("CHUNKS", 1)
     return max(1, min(MAX_WARPS, elements * item_size(options) // BYTES_PER_THREAD // 32))
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Options, elements: int,
-    tunable: bool = False, **blocks: int,
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Options, tunable: bool = False,
+    **blocks: int,
 ) -> None:  # fmt: skip
-    """Run a kernel whose largest tile has ``elements``; ``tunable``: it may be run more than once to time it."""
-    warps = warps_of(elements, options)
-    constants = {"options": options, **blocks}
+    """Run a kernel; ``tunable``: it may be run more than once to time it."""
+    warps = warps_of(options, blocks)
+    constants = {"network": options, **blocks}
     candidates = warp_candidates(warps) if tunable else (warps,)
     if (record := _record.get()) is not None:
         record += [Launch(kernel, arguments, constants, candidate) for candidate in candidates]
@@ -96,4 +105,4 @@ def warp_candidates(warps: int) -> tuple[int, ...]:
 @cache
 def _tuned(kernel: Any, candidates: tuple[int, ...]) -> Any:
     configurations = [triton.Config({}, num_warps=warps) for warps in candidates]
-    return triton.autotune(configurations, key=["options", "batch"])(kernel)
+    return triton.autotune(configurations, key=["network", "batch"])(kernel)

@@ -17,30 +17,30 @@ def clamped(value, bound):
 
 
 @triton.jit
-def bound_of(trace, options: tl.constexpr):
+def bound_of(trace, network: tl.constexpr):
     # A literal would be rounded to single precision on its way into double.
-    return tl.full([1, 1], 1.0 if options.constraint == "soft_clip" else options.clip, trace.dtype)
+    return tl.full([1, 1], 1.0 if network.constraint == "soft_clip" else network.clip, trace.dtype)
 
 
 @triton.jit
-def read(trace, options: tl.constexpr):
+def read(trace, network: tl.constexpr):
     """The trace as the forward pass sees it."""
-    if options.constraint == "clip_on_read":
-        trace = clamped(trace, bound_of(trace, options))
+    if network.constraint == "clip_on_read":
+        trace = clamped(trace, bound_of(trace, network))
     return trace
 
 
 @triton.jit
-def read_adjoint(trace, grad, options: tl.constexpr):
-    if options.constraint == "clip_on_read":
+def read_adjoint(trace, grad, network: tl.constexpr):
+    if network.constraint == "clip_on_read":
         # As torch.clamp: the gradient passes inside the bounds, the bounds included.
-        grad = tl.where(tl.abs(trace) <= bound_of(trace, options), grad, 0.0)
+        grad = tl.where(tl.abs(trace) <= bound_of(trace, network), grad, 0.0)
     return grad
 
 
 @triton.jit
-def increment(trace, pre, post, options: tl.constexpr):
-    if options.rule == "oja":
+def increment(trace, pre, post, network: tl.constexpr):
+    if network.rule == "oja":
         product = post * (pre - post * trace)
     else:
         product = post * pre
@@ -48,9 +48,9 @@ def increment(trace, pre, post, options: tl.constexpr):
 
 
 @triton.jit
-def increment_adjoint(trace, pre, post, grad, options: tl.constexpr):
+def increment_adjoint(trace, pre, post, grad, network: tl.constexpr):
     """Gradients of trace, pre and post from that of the increment."""
-    if options.rule == "oja":
+    if network.rule == "oja":
         grads = -(grad * post) * post, grad * post, grad * (pre - 2 * post * trace)
     else:
         grads = tl.zeros_like(trace), grad * post, grad * pre
@@ -58,32 +58,32 @@ def increment_adjoint(trace, pre, post, grad, options: tl.constexpr):
 
 
 @triton.jit
-def constrained(trace, change, rate, options: tl.constexpr):
+def constrained(trace, change, rate, network: tl.constexpr):
     """The next trace."""
-    if options.constraint == "decay":
+    if network.constraint == "decay":
         after = (1 - rate) * trace + change
-    elif options.constraint == "clip":
-        after = clamped(trace + change, bound_of(trace, options))
-    elif options.constraint == "soft_clip":
-        after = clamped(trace + change - tl.abs(change) * trace, bound_of(trace, options))
+    elif network.constraint == "clip":
+        after = clamped(trace + change, bound_of(trace, network))
+    elif network.constraint == "soft_clip":
+        after = clamped(trace + change - tl.abs(change) * trace, bound_of(trace, network))
     else:
         after = trace + change
     return after
 
 
 @triton.jit
-def constrained_adjoint(trace, change, rate, grad, options: tl.constexpr):
+def constrained_adjoint(trace, change, rate, grad, network: tl.constexpr):
     """Gradients of trace, change and, beside the change, rate."""
     grad_change, grad_rate = grad, tl.zeros_like(grad)
-    if options.constraint == "decay":
+    if network.constraint == "decay":
         grad_rate = -(trace * grad)
         grad = (1 - rate) * grad
-    elif options.constraint == "clip":
-        grad = tl.where(tl.abs(trace + change) <= bound_of(trace, options), grad, 0.0)
+    elif network.constraint == "clip":
+        grad = tl.where(tl.abs(trace + change) <= bound_of(trace, network), grad, 0.0)
         grad_change = grad
-    elif options.constraint == "soft_clip":
+    elif network.constraint == "soft_clip":
         size = tl.abs(change)
-        grad = tl.where(tl.abs(trace + change - size * trace) <= bound_of(trace, options), grad, 0.0)
+        grad = tl.where(tl.abs(trace + change - size * trace) <= bound_of(trace, network), grad, 0.0)
         signed_trace = tl.where(change > 0, trace, tl.where(change < 0, -trace, 0.0))
         grad_change = grad - signed_trace * grad
         grad = grad - size * grad
@@ -91,40 +91,40 @@ def constrained_adjoint(trace, change, rate, grad, options: tl.constexpr):
 
 
 @triton.jit
-def next_traces(trace, eligibility, pre, post, rate, fading, eligible, options: tl.constexpr):
+def next_traces(trace, eligibility, pre, post, rate, fading, eligible, network: tl.constexpr):
     """The traces after a step. ``eligible`` (R, 1): neurons with eligibility traces; None is all."""
-    product = increment(trace, pre, post, options)
+    product = increment(trace, pre, post, network)
     change = rate * product
-    if options.retroactive:
+    if network.retroactive:
         gated, faded = rate * eligibility, (1 - fading) * eligibility + fading * product
         if eligible is not None:
             gated, faded = tl.where(eligible, gated, change), tl.where(eligible, faded, eligibility)
         change, eligibility = gated, faded
-    return constrained(trace, change, rate, options), eligibility
+    return constrained(trace, change, rate, network), eligibility
 
 
 @triton.jit
 def next_adjoint(
-    trace, eligibility, pre, post, rate, fading, eligible, grad_trace, grad_eligibility, options: tl.constexpr
+    trace, eligibility, pre, post, rate, fading, eligible, grad_trace, grad_eligibility, network: tl.constexpr
 ):  # fmt: skip
     """Gradients of trace, eligibility, pre, post, rate and fading, the last four for every synapse."""
-    product = increment(trace, pre, post, options)
+    product = increment(trace, pre, post, network)
     change = rate * product
     source, grad_fading = product, grad_trace
-    if options.retroactive:
+    if network.retroactive:
         source = eligibility
         if eligible is not None:
             source = tl.where(eligible, eligibility, product)
         change = rate * source
-    grad_trace, grad_change, grad_rate = constrained_adjoint(trace, change, rate, grad_trace, options)
+    grad_trace, grad_change, grad_rate = constrained_adjoint(trace, change, rate, grad_trace, network)
     grad_rate += grad_change * source
     grad_product = rate * grad_change
-    if options.retroactive:
+    if network.retroactive:
         gated = grad_product + (1 - fading) * grad_eligibility
         faded, grad_fading = fading * grad_eligibility, grad_eligibility * (product - eligibility)
         if eligible is not None:
             faded, gated = tl.where(eligible, faded, grad_product), tl.where(eligible, gated, grad_eligibility)
             grad_fading = tl.where(eligible, grad_fading, 0.0)
         grad_product, grad_eligibility = faded, gated
-    through, grad_pre, grad_post = increment_adjoint(trace, pre, post, grad_product, options)
+    through, grad_pre, grad_post = increment_adjoint(trace, pre, post, grad_product, network)
     return grad_trace + through, grad_eligibility, grad_pre, grad_post, grad_rate, grad_fading
