@@ -46,7 +46,9 @@ def _no_triton() -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_operators() -> str:
+    """Imported and made at the first call; torch.compile need not look inside."""
     from .triton.operators import register
 
     return register()

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .ops import fakes
+
 CAPABILITIES = ("default", "avx2", "avx512")
 PATH = Path(__file__).with_name("_C.abi3.so")
 
@@ -23,6 +25,7 @@ def _load() -> str | None:
         torch.ops.load_library(str(PATH))
     except (OSError, RuntimeError) as error:
         return f"{PATH.name} does not load: {error}"
+    fakes.register("plastikern")
     return None
 
 

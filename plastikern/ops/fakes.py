@@ -60,6 +60,7 @@ def step(
     alpha: Tensor, rate: Maybe, rate_scale: Maybe, eligibility_rate: Maybe, modulator_weight: Maybe,
     modulator_bias: Maybe, modulated: Maybe, clamp: Maybe, codes: list[int], clip: float, keep: bool,
 ) -> tuple[Tensor, Maybe, Tensor, Maybe, Maybe, Maybe]:  # fmt: skip
+    """Results of ``step``."""
     lstm, retroactive = codes[0] == 1, codes[5] == 1
     size = sizes_of(drive, 4 if lstm else 1, features, False)
     empty = alpha.new_empty
@@ -79,6 +80,7 @@ def sequence(
     modulator_bias: Maybe, modulated: Maybe, clamp: Maybe, lengths: Maybe, codes: list[int], clip: float,
     batch_first: bool, checkpoint_every: int, reversible: bool,
 ) -> tuple[Tensor, Maybe, Maybe, Tensor, Maybe, Maybe, Maybe, Maybe, Maybe]:  # fmt: skip
+    """Results of ``sequence``."""
     lstm, linear, retroactive = codes[0] == 1, codes[0] == 2, codes[5] == 1
     size, keep = sizes_of(drive, 4 if lstm else 1, features, batch_first), checkpoint_every > 0
     empty = alpha.new_empty
@@ -107,6 +109,7 @@ def sequence_backward(
     modulator_bias: Maybe, modulated: Maybe, clamp: Maybe, lengths: Maybe, codes: list[int], clip: float,
     batch_first: bool, checkpoint_every: int, reversible: bool, needs: int,
 ) -> tuple[Tensor, Maybe, Maybe, Maybe, Maybe, Maybe, Maybe, Maybe, Maybe, Maybe, Maybe, Maybe]:  # fmt: skip
+    """Results of ``sequence_backward``."""
     lstm, linear, retroactive = codes[0] == 1, codes[0] == 2, codes[5] == 1
     size, empty = sizes_of(output, 1, features, batch_first), output.new_empty
 

@@ -14,7 +14,7 @@ def plastic_alpha_gradient(
     inputs, first, parameters, activities, grad_sum, grad_alpha, steps, batch, share,
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """For every connection, in parts (P, O, I) over ``share`` elements each. Traces stay in registers over all steps."""
+    """For every connection, in parts (P, O, I) over ``share`` elements each; traces stay in registers."""
     part = tl.program_id(2).to(tl.int64)
     tile = tile_at(tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, ROWS, COLUMNS, network)
     grad = tl.zeros([ROWS, COLUMNS], network.dtype)
@@ -24,7 +24,5 @@ def plastic_alpha_gradient(
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
             through = load_vector(at(grad_sum, t, b), tile.rows, network.posts, network)
             grad += through[:, None] * pre[None, :] * read(trace, network)
-            trace, eligibility = advance(
-                trace, eligibility, t, b, tile, inputs, first, parameters, activities, network
-            )
+            trace, eligibility = advance(trace, eligibility, t, b, tile, inputs, first, parameters, activities, network)
     tl.store(grad_alpha + part * network.matrix + matrix_offsets(tile, network), grad, tile.inside)

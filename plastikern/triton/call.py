@@ -36,12 +36,13 @@ def compact(tensor: Tensor | None) -> Tensor | None:
 
 
 def require(condition: bool, message: str) -> None:
+    """Or refuse the call."""
     if not condition:
         raise RuntimeError(message)
 
 
 def check(name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: Tensor, dtypes: Any = None) -> None:
-    """A tensor, if there is one, of one of these shapes, on the device of ``like`` and of its dtype or of ``dtypes``."""
+    """A tensor, if there is one, must have one of these shapes, the dtype and the device of ``like``; or ``dtypes``."""
     if tensor is None:
         return
     wanted = " or ".join(str(shape) for shape in shapes)
@@ -76,9 +77,11 @@ class Call:
         retroactive = modulation == "retroactive"
         gates = 4 if kind == "lstm" else 1
         self.sizes: Sizes = sizes_of(activities, gates if name == "drive" else 1, features, batch_first)
-        _, steps, batch, posts, pres = self.sizes
+        _, _, batch, posts, pres = self.sizes
         is_step = activities.dim() == 2
         require(posts > 0 and pres > 0, f"{name} must have at least one neuron")
+        # Inside a matrix, kernels count with 32 bits.
+        require(posts * pres < 1 << 31, f"weight must have fewer than 2^31 values per gate; got {posts} x {pres}")
         require(alpha.dtype in TYPES, f"alpha must be float32 or float64; got {alpha.dtype}")
 
         def over_time(size: int) -> tuple[int, ...]:

@@ -56,6 +56,7 @@ def forward(call: Call, results: tuple[Tensor | None, ...], every: int) -> None:
 def forward_by_steps(
     call: Call, activities: Activities, last: State, checkpoints: Tensor | None, every: int
 ) -> None:  # fmt: skip
+    """Two launches a step: the synapses of all elements, then their neurons."""
     size, options = call.sizes, call.options
     lstm = options.kind == "lstm"
     # The steps need them of each other: where they are not kept, the row of one step does.
@@ -151,6 +152,7 @@ def backward_in_one(
     call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
     grad_first: State, grad_traces: State, every: int,
 ) -> None:  # fmt: skip
+    """One launch."""
     size, options = call.sizes, call.options
     segment = call.traces(max(min(every, size.steps) - 1, 0))
     arguments = (
@@ -166,6 +168,7 @@ def backward_by_steps(
     call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
     grad_first: State, grad_traces: State, every: int,
 ) -> None:  # fmt: skip
+    """As the forward pass; the traces of a segment are computed again when its last step comes."""
     size, options = call.sizes, call.options
     rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
     programs = -(-size.posts // rows)

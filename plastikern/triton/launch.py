@@ -14,12 +14,14 @@ import triton
 from .vocabulary import Options
 
 RESIDENT_BYTES = 64 << 10
-"""The largest traces of one element that stay in the registers of one program: (128, 128) in single precision."""
-TILE_BYTES = 32 << 10
+"""The largest traces of one element that one program serves by itself: (128, 128) in single precision, or two kinds of
+(64, 64). Its forward pass keeps them in registers."""
+TILE_BYTES = 16 << 10
 """Of the rows of traces that one program of a step takes."""
-CHUNK_BYTES = int(os.environ.get("CB", 16 << 10))
-BYTES_PER_THREAD = int(os.environ.get("BPT", 128))
-MAX_WARPS = int(os.environ.get("MW", 16))
+CHUNK_BYTES = 8 << 10
+"""Of the columns that a program which serves all steps takes at once: more would not fit beside what it keeps."""
+BYTES_PER_THREAD = 64
+MAX_WARPS = 16
 AUTOTUNE = "PLASTIKERN_AUTOTUNE"
 
 
@@ -57,8 +59,9 @@ def item_size(options: Options) -> int:
 
 
 def resident(options: Options) -> bool:
-    """Whether the traces of one element stay in the registers of one program."""
-    return block(options.posts) * block(options.pres) * item_size(options) <= RESIDENT_BYTES
+    """Whether one program serves all steps of an element."""
+    matrix = block(options.posts) * block(options.pres) * item_size(options)
+    return matrix * options.traces <= RESIDENT_BYTES
 
 
 def rows_of_step(options: Options) -> int:
@@ -68,7 +71,7 @@ def rows_of_step(options: Options) -> int:
 
 
 def chunks(options: Options) -> dict[str, int]:
-    """Blocks of a program that keeps the traces of an element: chunks of columns, so that what is loaded is short."""
+    """Blocks of a program that serves all steps of an element."""
     posts, pres = block(options.posts), block(options.pres)
     columns = max(1, min(pres, CHUNK_BYTES // item_size(options) // posts))
     return {"POSTS": posts, "COLUMNS": columns, "CHUNKS": pres // columns}
@@ -98,8 +101,7 @@ def launch(
 
 def warp_candidates(warps: int) -> tuple[int, ...]:
     """What autotuning chooses from, the default first."""
-    others = (max(1, warps // 2), min(MAX_WARPS, warps * 2))
-    return tuple(dict.fromkeys((warps, *others)))
+    return warps, warps * 2 if warps < MAX_WARPS else warps // 2
 
 
 @cache

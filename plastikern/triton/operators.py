@@ -1,4 +1,4 @@
-"""The operators ``plastikern_triton::step``, ``sequence`` and ``sequence_backward``, as csrc/registration.cpp has them."""
+"""The operators ``step``, ``sequence`` and ``sequence_backward`` of csrc/registration.cpp, in their own namespace."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OPERANDS = (
     "Tensor? modulated, Tensor? clamp"
 )
 SCHEMAS = (
-    f"step(Tensor drive, {OPERANDS}, int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, Tensor trace, "
-    "Tensor? eligibility, Tensor? history, Tensor? modulators)",
+    f"step(Tensor drive, {OPERANDS}, int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, "
+    "Tensor trace, Tensor? eligibility, Tensor? history, Tensor? modulators)",
     f"sequence(Tensor drive, {OPERANDS}, Tensor? lengths, int[] codes, float clip, bool batch_first, "
     "int checkpoint_every, bool reversible) -> (Tensor output, Tensor? hidden, Tensor? cell, Tensor trace, "
     "Tensor? eligibility, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? lost)",
@@ -34,26 +34,31 @@ SCHEMAS = (
 )
 
 
-def step(drive: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
-    *operands, codes, clip, keep = rest
-    call = Call("drive", drive, *operands, None, codes, clip, False)
-    output, cell, trace, eligibility, history, modulators = fakes.step(drive, *operands, codes, clip, keep)
+def step(*given: Any) -> tuple[Tensor | None, ...]:
+    """One step: arguments and results of ``step``."""
+    output, cell, trace, eligibility, history, modulators = fakes.step(*given)
+    *operands, codes, clip, _ = given
+    arguments: list[Any] = [*operands, None, codes, clip, False]
+    call = Call("drive", *arguments)
     forward(call, (output, None, cell, trace, eligibility, history, modulators, None), 0)
     return output, cell, trace, eligibility, history, modulators
 
 
-def sequence(drive: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
-    *operands, codes, clip, batch_first, every, _ = rest
-    call = Call("drive", drive, *operands, codes, clip, batch_first)
-    *results, _ = fakes.sequence(drive, *operands, codes, clip, batch_first, every, False)
+def sequence(*given: Any) -> tuple[Tensor | None, ...]:
+    """A whole sequence: arguments and results of ``sequence``; traces are never run backwards."""
+    *arguments, every, _ = given
+    call = Call("drive", *arguments)
+    irreversible: list[Any] = [*arguments, every, False]
+    *results, _ = fakes.sequence(*irreversible)
     forward(call, tuple(results), every)
     return *results, None
 
 
 def sequence_backward(*given: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of a whole sequence: arguments and results of ``sequence_backward``."""
     upstream, (output, history, modulators, checkpoints) = given[:5], given[5:9]
-    *operands, codes, clip, batch_first, every, _, needs = given[12:]
-    call = Call("output", output, *operands, codes, clip, batch_first)
+    *arguments, every, _, needs = given[12:]
+    call = Call("output", output, *arguments)
     size = call.sizes
     shapes = (size.over_time(size.posts), (size.batch, size.posts), (size.batch, size.posts), size.traces, size.traces)
     for name, tensor, shape in zip(("output", "hidden", "cell", "trace", "eligibility"), upstream, shapes, strict=True):

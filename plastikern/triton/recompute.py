@@ -36,9 +36,7 @@ def recompute_segment(
     """Writes the traces before steps start + 1 ... end - 1 to places 0, 1, ... of ``segment``."""
     trace, eligibility = traces_before(start, b, batch, tile, first, checkpoints, every, network)
     for t in range(start, end - 1):
-        trace, eligibility = advance(
-            trace, eligibility, t, b, tile, inputs, first, parameters, activities, network
-        )
+        trace, eligibility = advance(trace, eligibility, t, b, tile, inputs, first, parameters, activities, network)
         store_kept(segment, t - start, b, batch, tile, trace, eligibility, network)
 
 

@@ -1,6 +1,6 @@
 """What one synapse does, forward and adjoint: the only place in Triton where the arithmetic of a rule is written.
 
-Everything is elementwise over tiles (R, C), with ``pre`` (1, C), ``post`` (R, 1) and rates that broadcast. The words and
+Everything is elementwise over tiles (R, C), with ``pre`` (1, C), ``post`` (R, 1) and rates that broadcast. Words and
 formulas are those of plastikern/reference.py. One more rule or constraint is one more branch in each function here.
 """
 

@@ -1,4 +1,4 @@
-"""What the synapses of a tile do in a step: the sums that they give to neurons, and the adjoints of sums and changes."""
+"""What the synapses of a tile do in a step: the sums that they give to neurons, and adjoints of sums and changes."""
 
 from __future__ import annotations
 

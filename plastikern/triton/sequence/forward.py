@@ -55,9 +55,7 @@ def plastic_sequence_forward(
             rate = rate_in_force(modulator[:, None], tile, parameters, network)
             fading, eligible = fading_of(tile, parameters, network)
             trace, eligibility = traces[chunk]
-            after += (
-                next_traces(trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network),
-            )
+            after += (next_traces(trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network),)
         traces = after
         done = t + 1
         if checkpoints is not None:

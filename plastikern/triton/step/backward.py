@@ -65,9 +65,7 @@ def plastic_step_synapses_backward(
             tl.store(waiting.post + b * network.posts + tile.rows, grad_post, tile.rows < network.posts)
             if network.modulated:
                 tl.store(waiting.modulator + part + tl.arange(0, 1), grad_modulator)
-        store_traces(
-            grad_traces.trace, grad_traces.eligibility, b, tile, grad_trace, grad_eligibility, network
-        )
+        store_traces(grad_traces.trace, grad_traces.eligibility, b, tile, grad_trace, grad_eligibility, network)
 
 
 @triton.jit(do_not_specialize=["k"])
