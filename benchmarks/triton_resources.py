@@ -176,6 +176,11 @@ HEAD = """# Resources of the Triton kernels
 
 Written by `python -m benchmarks.triton_resources docs/kernels-triton.md` with Triton {version}; no GPU was used.
 
+Where the traces of one element have at most 64 KiB, `plastic_sequence_forward` and `plastic_sequence_backward` run all
+steps in one launch, a program for each element. Beyond that every step is one launch of the `synapses` kernels, a
+program for some rows of an element, and one of the `neurons` kernels; no step waits for the host, so that CUDA graphs
+can capture them (after a first call, which compiles and tunes). `plastic_alpha_gradient` ends either backward pass.
+
 Every cell is registers per thread / bytes of shared memory per program, in single precision. Spills are named where
 there are any: on NVIDIA's, bytes of stack per thread; on AMD's (gfx942), vector registers. Numbers of warps in brackets
 are those that autotuning may choose instead of the default; with `PLASTIKERN_AUTOTUNE=0` only the default is used.

@@ -38,8 +38,11 @@ def _no_native_library() -> str | None:
     return None if library.MISSING is None else f"the native library is {library.MISSING}"
 
 
+_HAS_TRITON = find_spec("triton") is not None
+
+
 def _no_triton() -> str | None:
-    if find_spec("triton") is None:
+    if not _HAS_TRITON:
         return "the package triton is not installed"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         return "there is no GPU"

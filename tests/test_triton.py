@@ -79,7 +79,6 @@ class Kernel:
 @pytest.mark.parametrize("autotune", ["0", None])
 def test_autotuning_can_be_switched_off(autotune: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.triton_resources import launches
-
     from plastikern.triton import launch
 
     monkeypatch.delenv(launch.AUTOTUNE, raising=False)

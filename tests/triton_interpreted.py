@@ -1,5 +1,6 @@
-"""The Triton kernels under Triton's interpreter, against the reference. tests/test_triton.py runs this file in a process
-of its own, since the interpreter must be chosen before Triton is imported:
+"""The Triton kernels under Triton's interpreter, against the reference.
+
+tests/test_triton.py runs this file in a process of its own: the interpreter is chosen before Triton is imported.
 
     TRITON_INTERPRET=1 python -m pytest tests/triton_interpreted.py
 """
@@ -58,11 +59,11 @@ def check(case: Case, tolerance: float = FP64, dtype: torch.dtype = torch.float6
 
 @each_variant
 def test_every_network_equals_the_reference(form: str, case: Case) -> None:
-    check(replace(case, steps=4, batch=2, lengths=(4, 2), checkpoint_every=3))
+    check(replace(case, steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
 
 
 @pytest.mark.parametrize("rule, constraint", KINDS)
-def test_every_rule_and_constraint_equals_the_reference(form: str, rule: str, constraint: str) -> None:
+def test_every_rule_and_constraint_equals_the_reference(rule: str, constraint: str) -> None:
     check(Case(3, 1, 5, ruled(rule, constraint, eta="neuron"), with_clamp=True, checkpoint_every=2))
 
 
@@ -73,16 +74,16 @@ def test_every_rule_and_constraint_equals_the_reference(form: str, rule: str, co
 def test_odd_sizes_equal_the_reference(
     form: str, steps: int, batch: int, neurons: int, lengths: tuple[int, ...] | None
 ) -> None:
-    for name in ("rnn-retroactive", "lstm-simple"):
-        check(replace(VARIANTS[name], steps=steps, batch=batch, neurons=neurons, lengths=lengths, batch_first=True))
+    case = VARIANTS["lstm-simple" if form == "steps" else "rnn-retroactive"]
+    check(replace(case, steps=steps, batch=batch, neurons=neurons, lengths=lengths, batch_first=True))
 
 
-@pytest.mark.parametrize("name", ["rnn-retroactive-fan-out", "lstm-simple", "linear"])
+@pytest.mark.parametrize("name", ["lstm-retroactive", "linear-simple"])
 def test_traces_that_do_not_fit_a_program_equal_the_reference(name: str) -> None:
     check(replace(VARIANTS[name], steps=2, batch=1, neurons=131, features=70, lengths=None))
 
 
-@pytest.mark.parametrize("name", ["rnn-retroactive", "lstm-simple", "linear"])
+@pytest.mark.parametrize("name", ["rnn-retroactive", "linear"])
 def test_single_precision_is_as_near_to_double_as_rounding_allows(form: str, name: str) -> None:
     case = replace(VARIANTS[name], steps=5, neurons=17, features=9, lengths=None, eta=0.03)
     modulated = case.plasticity.modulation != "none"
@@ -114,17 +115,16 @@ def test_a_missing_state_is_zero_and_a_module_is_served(form: str) -> None:
 
 
 def test_nan_beyond_the_end_of_an_element_reaches_no_gradient(form: str) -> None:
-    for name in ("lstm-simple-half", "linear-retroactive"):
-        case = replace(VARIANTS[name], steps=3, lengths=(3, 1))
-        expected, inputs = run(case, "triton"), case.inputs()
-        with torch.no_grad():
-            for key in {"input", "drive"} & inputs.keys():
-                inputs[key][1:, 1] = torch.nan
-        assert_close(case.results(case.sequence(inputs, "triton"), inputs), expected, FP64_ROUNDING)
+    case = replace(VARIANTS["lstm-simple-half" if form == "steps" else "linear-retroactive"], steps=2, lengths=(2, 1))
+    expected, inputs = run(case, "triton"), case.inputs()
+    with torch.no_grad():
+        for key in {"input", "drive"} & inputs.keys():
+            inputs[key][1:, 1] = torch.nan
+    assert_close(case.results(case.sequence(inputs, "triton"), inputs), expected, FP64_ROUNDING)
 
 
 def test_two_runs_give_the_same_bits_in_any_memory_layout(form: str) -> None:
-    case = replace(VARIANTS["rnn-simple-half"], steps=3)
+    case = replace(VARIANTS["rnn-simple-half"], steps=2)
     given = case.inputs()
     laid_out = {name: torch.stack([tensor, tensor], -1)[..., 0] for name, tensor in given.items()}
     assert_same_bits(case.results(case.sequence(laid_out, "triton"), given), run(case, "triton"))
