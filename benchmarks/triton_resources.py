@@ -68,11 +68,13 @@ class Row(NamedTuple):
     shared: int
 
 
-def launches(network: Network, neurons: int, dtype: torch.dtype = torch.float32) -> list[Any]:
-    """Every launch of a forward and backward pass over a few steps, in every configuration that it may have."""
+def launches(
+    network: Network, neurons: int, steps: int = 6, batch: int = 2, dtype: torch.dtype = torch.float32
+) -> list[Any]:
+    """Every launch of a forward and backward pass, in every configuration that it may have."""
     from plastikern.triton.launch import recorded
 
-    plasticity, steps, batch = network.plasticity, 6, 2
+    plasticity = network.plasticity
     gates = 4 if network.kind == "lstm" else 1
 
     def empty(*shape: int) -> Tensor:

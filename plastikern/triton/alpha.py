@@ -9,7 +9,7 @@ from .memory import advance, at, length_of, load_traces, load_vector, matrix_off
 from .rules import read
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "batch", "share"])
 def plastic_alpha_gradient(
     inputs, first, parameters, activities, grad_sum, grad_alpha, steps, batch, share,
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -40,7 +40,7 @@ def recompute_segment(
         store_kept(segment, t - start, b, batch, tile, trace, eligibility, network)
 
 
-@triton.jit(do_not_specialize=["start"])
+@triton.jit(do_not_specialize=["start", "steps", "batch", "every"])
 def plastic_recompute(
     inputs, first, parameters, activities, checkpoints, segment, start, steps, batch, every,
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -22,7 +22,7 @@ from ..recompute import recompute_segment, traces_inside
 from ..synapses import change_adjoint, excitation_adjoint, rates_adjoint
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "batch", "every"])
 def plastic_sequence_backward(
     inputs, first, parameters, activities, checkpoints, segment, grad_last, grads, grad_first, grad_traces, grad_pres,
     steps, batch, every, network: tl.constexpr, POSTS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,

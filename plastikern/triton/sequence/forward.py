@@ -22,7 +22,7 @@ from ..rules import next_traces
 from ..synapses import add_gate_sums, excitation
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "batch", "every"])
 def plastic_sequence_forward(
     inputs, first, parameters, activities, last, checkpoints, steps, batch, every,
     network: tl.constexpr, POSTS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,

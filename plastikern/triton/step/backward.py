@@ -24,7 +24,7 @@ from ..synapses import change_adjoint, excitation_adjoint, rates_adjoint
 from .forward import load_sums
 
 
-@triton.jit(do_not_specialize=["k"])
+@triton.jit(do_not_specialize=["k", "steps", "batch"])
 def plastic_step_synapses_backward(
     inputs, first, before, parameters, activities, grad_last, grads, grad_traces, waiting, k, steps, batch,
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -68,7 +68,7 @@ def plastic_step_synapses_backward(
         store_traces(grad_traces.trace, grad_traces.eligibility, b, tile, grad_trace, grad_eligibility, network)
 
 
-@triton.jit(do_not_specialize=["k"])
+@triton.jit(do_not_specialize=["k", "steps", "batch", "programs"])
 def plastic_step_neurons_backward(
     inputs, first, parameters, activities, grad_last, grads, grad_first, waiting, k, steps, batch, programs,
     network: tl.constexpr, POSTS: tl.constexpr, PRES: tl.constexpr, PROGRAMS: tl.constexpr,

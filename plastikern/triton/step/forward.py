@@ -22,7 +22,7 @@ from ..sequence.forward import end_step
 from ..synapses import add_gate_sums, excitation
 
 
-@triton.jit(do_not_specialize=["k"])
+@triton.jit(do_not_specialize=["k", "steps", "batch", "every"])
 def plastic_step_synapses_forward(
     inputs, first, before, parameters, activities, last, checkpoints, sums, k, steps, batch, every,
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -72,7 +72,7 @@ def load_sums(sums, b, batch, rows, network: tl.constexpr):
     return total, gates
 
 
-@triton.jit(do_not_specialize=["t"])
+@triton.jit(do_not_specialize=["t", "steps", "batch"])
 def plastic_step_neurons_forward(
     inputs, first, parameters, activities, last, sums, t, steps, batch, network: tl.constexpr, POSTS: tl.constexpr
 ):  # fmt: skip
