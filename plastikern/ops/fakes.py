@@ -5,6 +5,8 @@ The signatures are those of csrc/registration.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -78,16 +80,22 @@ def sequence(
     drive: Tensor, features: Maybe, hidden: Maybe, cell: Maybe, trace: Maybe, eligibility: Maybe, weight: Tensor,
     alpha: Tensor, rate: Maybe, rate_scale: Maybe, eligibility_rate: Maybe, modulator_weight: Maybe,
     modulator_bias: Maybe, modulated: Maybe, clamp: Maybe, lengths: Maybe, codes: list[int], clip: float,
-    batch_first: bool, checkpoint_every: int, reversible: bool,
+    batch_first: bool, checkpoint_every: int, reversible: bool, native: bool = True,
 ) -> tuple[Tensor, Maybe, Maybe, Tensor, Maybe, Maybe, Maybe, Maybe, Maybe]:  # fmt: skip
-    """Results of ``sequence``."""
+    """Results of ``sequence``.
+
+    Checkpoints are (C, B, kinds, O, I) with padded rows for the ``native`` library, else (C, kinds, B, O, I).
+    """
     lstm, linear, retroactive = codes[0] == 1, codes[0] == 2, codes[5] == 1
     size, keep = sizes_of(drive, 4 if lstm else 1, features, batch_first), checkpoint_every > 0
     empty = alpha.new_empty
     count = (size.steps - 1) // checkpoint_every if keep and size.steps else 0
     segments = (size.steps + checkpoint_every - 1) // checkpoint_every if keep else 0
     clips = (codes[1], codes[2]) == (RULES.index("hebb"), CONSTRAINTS.index("clip"))
-    checkpoints = (count, size.batch, 1 + retroactive, size.posts, padded(alpha, size.pres))
+    if native:
+        checkpoints = (count, size.batch, 1 + retroactive, size.posts, padded(alpha, size.pres))
+    else:
+        checkpoints = (count, 1 + retroactive, *size.traces)
     return (
         empty(size.over_time(size.posts)),
         None if linear else empty(size.batch, size.posts),
@@ -134,7 +142,12 @@ def sequence_backward(
     )
 
 
-def register(namespace: str, library: torch.library.Library | None = None) -> None:
+def register(namespace: str, library: torch.library.Library | None = None, native: bool = True) -> None:
     """Tell torch the shapes of an operator's results, for the three operators of a namespace."""
-    for fake in (step, sequence, sequence_backward):
-        torch.library.register_fake(f"{namespace}::{fake.__name__}", fake, lib=library)
+    fakes: dict[str, Callable[..., object]] = {
+        "step": step,
+        "sequence": partial(sequence, native=native),
+        "sequence_backward": sequence_backward,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)

@@ -157,9 +157,3 @@ class Call:
     def kinds(self, traces: Tensor) -> State:
         """Traces (kinds, B, O, I) by name."""
         return State(None, None, traces[0], traces[1] if self.options.retroactive else None)
-
-    def kept(self, checkpoints: Tensor, index: int) -> State:
-        """Traces number ``index`` of those that were kept; rows lie side by side."""
-        _, _, batch, posts, pres = self.sizes
-        size = self.options.traces * batch * posts * pres
-        return self.kinds(checkpoints.flatten()[index * size : (index + 1) * size].view(-1, batch, posts, pres))

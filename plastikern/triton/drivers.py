@@ -193,10 +193,10 @@ def backward_by_steps(
         if k <= 1:
             before = call.first
         elif inside > 0:
-            before = call.kept(segment, inside - 1)
+            before = call.kinds(segment[inside - 1])
         else:
             assert checkpoints is not None
-            before = call.kept(checkpoints, start // every - 1)
+            before = call.kinds(checkpoints[start // every - 1])
         launch(
             plastic_step_synapses_backward, (programs, size.batch),
             (

@@ -48,7 +48,7 @@ def sequence(*given: Any) -> tuple[Tensor | None, ...]:
     """A whole sequence: arguments and results of ``sequence``; traces are never run backwards."""
     *arguments, every, _ = given
     call = Call("drive", *arguments)
-    irreversible: list[Any] = [*arguments, every, False]
+    irreversible: list[Any] = [*arguments, every, False, False]
     *results, _ = fakes.sequence(*irreversible)
     forward(call, tuple(results), every)
     return *results, None
@@ -64,6 +64,8 @@ def sequence_backward(*given: Any) -> tuple[Tensor | None, ...]:
     for name, tensor, shape in zip(("output", "hidden", "cell", "trace", "eligibility"), upstream, shapes, strict=True):
         check(f"grad_{name}", tensor, shape, like=call.like)
     results = fakes.sequence_backward(*given)
+    count = (size.steps - 1) // every if size.steps else 0
+    check("checkpoints", checkpoints, (count, call.options.traces, *size.traces), like=call.like)
     kept = tuple(compact(tensor) for tensor in (output, history, modulators, checkpoints))
     return backward(call, tuple(compact(tensor) for tensor in upstream), kept, results, every, needs)
 
@@ -75,7 +77,7 @@ def register() -> str:
     for schema, operator in zip(SCHEMAS, (step, sequence, sequence_backward), strict=True):
         library.define(schema)
         library.impl(re.match(r"\w+", schema)[0], operator, "CompositeExplicitAutograd")  # type: ignore[index]
-    fakes.register(NAMESPACE, library)
+    fakes.register(NAMESPACE, library, native=False)
     _LIBRARIES.append(library)
     return NAMESPACE
 
