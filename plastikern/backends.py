@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -45,9 +46,29 @@ def _no_cuda_kernels() -> str | None:
     return _no_native_library()
 
 
+_HAS_TRITON = find_spec("triton") is not None
+
+
+def _no_triton() -> str | None:
+    if not _HAS_TRITON:
+        return "the package triton is not installed"
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "there is no GPU"
+    return None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _triton_operators() -> str:
+    """Imported and made at the first call; torch.compile need not look inside."""
+    from .triton.operators import register
+
+    return register()
+
+
 FUSED: dict[str, Fused] = {
     "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True),
     "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, lambda: "plastikern"),
+    "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
 }
 """In the order of preference where several serve a device."""
 BACKENDS = ("reference", *FUSED)
@@ -79,14 +100,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def _refusal(backend: str, tensor: Tensor) -> str | None:
-    """Why a backend cannot serve a call on such tensors; None where it can."""
+def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
+    """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":
         return None
     fused = FUSED[backend]
     if (missing := fused.missing()) is not None:
         return missing
-    if tensor.device.type != fused.device:
+    # Triton's interpreter runs on the CPU, for tests: only for who asks for this backend by name.
+    interpreted = backend == "triton" and requested and os.environ.get("TRITON_INTERPRET") == "1"
+    if tensor.device.type != fused.device and not (interpreted and tensor.device.type == "cpu"):
         return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
@@ -105,7 +128,7 @@ def select(requested: str | None, tensor: Tensor) -> str:
         name = _known(from_environment, ENVIRONMENT_VARIABLE)
     if name is None:
         return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
-    reason = _refusal(name, tensor)
+    reason = _refusal(name, tensor, requested=True)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} cannot serve this call: {reason}")
     return name

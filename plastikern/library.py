@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .ops import fakes
 
 CAPABILITIES = ("default", "avx2", "avx512")
 PATH = Path(__file__).with_name("_C.abi3.so")
@@ -23,6 +26,7 @@ def _load() -> str | None:
         torch.ops.load_library(str(PATH))
     except (OSError, RuntimeError) as error:
         return f"{PATH.name} does not load: {error}"
+    fakes.register("plastikern")
     return None
 
 
@@ -30,6 +34,7 @@ MISSING: str | None = _load()
 """Why there is no native library, or None where there is one."""
 
 
+@cache
 def info() -> dict[str, Any]:
     """How the native library was built and which instruction set it chose on this machine; empty without one."""
     if MISSING is not None:

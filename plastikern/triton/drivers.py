@@ -1,0 +1,241 @@
+"""The two passes of a call: which kernels run, in which order, and what of their results is added up."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ..network import State
+from .alpha import plastic_alpha_gradient
+from .call import Call
+from .launch import block, chunks, launch, resident, rows_of_step
+from .recompute import plastic_recompute
+from .sequence.backward import plastic_sequence_backward
+from .sequence.forward import plastic_sequence_forward
+from .step.backward import plastic_step_neurons_backward, plastic_step_synapses_backward
+from .step.forward import plastic_step_neurons_forward, plastic_step_synapses_forward
+from .vocabulary import Activities, Gradients, Sequence, Waiting
+
+ALPHA_TILE = (16, 64)
+ALPHA_PROGRAMS = 1024
+"""Programs that the gradient of alpha is shared by, if the batch has enough elements."""
+
+
+def on_device(call: Call) -> AbstractContextManager[object]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(call.like.device) if call.like.device.type == "cuda" else nullcontext()
+
+
+def pass_on(source: State, to: State) -> None:
+    """Nothing happens in no steps: a state goes on as it is."""
+    for tensor, result in zip(source, to, strict=True):
+        if result is not None:
+            result.zero_() if tensor is None else result.copy_(tensor)
+
+
+def forward(call: Call, results: tuple[Tensor | None, ...], every: int) -> None:
+    """Fills ``results``: output, last state, history, modulators and checkpoints, some of which may be missing."""
+    output, hidden, cell, trace, eligibility, history, modulators, checkpoints = results
+    assert output is not None
+    last, size, options = State(hidden, cell, trace, eligibility), call.sizes, call.options
+    if size.batch == 0 or size.steps == 0:
+        return pass_on(call.first, last)
+    activities = call.activities(output, history, modulators)
+    with on_device(call):
+        if resident(options):
+            arguments = (
+                call.inputs, call.first, call.parameters, activities, last, checkpoints, size.steps, size.batch, every,
+            )  # fmt: skip
+            launch(plastic_sequence_forward, (size.batch,), arguments, options, tunable=True, **chunks(options))
+        else:
+            forward_by_steps(call, activities, last, checkpoints, every)
+
+
+def forward_by_steps(
+    call: Call, activities: Activities, last: State, checkpoints: Tensor | None, every: int
+) -> None:  # fmt: skip
+    """Two launches a step: the synapses of all elements, then their neurons."""
+    size, options = call.sizes, call.options
+    lstm = options.kind == "lstm"
+    # The steps need them of each other: where they are not kept, the row of one step does.
+    if lstm and activities.history is None:
+        width = (6 if options.post == "recurrent" else 5) * size.posts
+        activities = activities._replace(history=Sequence(call.new(size.batch, width), 0, width))
+    if options.modulated and activities.modulators is None:
+        activities = activities._replace(modulators=Sequence(call.new(size.batch), 0, 1))
+    sums = call.new(4 if lstm else 1, size.batch, size.posts)
+    rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
+    programs = -(-size.posts // rows)
+    for k in range(size.steps + 1):
+        before = call.first if k <= 1 else last
+        launch(
+            plastic_step_synapses_forward, (programs, size.batch),
+            (
+                call.inputs, call.first, before, call.parameters, activities, last, checkpoints, sums, k, size.steps,
+                size.batch, every,
+            ),
+            options, ROWS=rows, COLUMNS=columns,
+        )  # fmt: skip
+        if k < size.steps:
+            launch(
+                plastic_step_neurons_forward, (size.batch,),
+                (call.inputs, call.first, call.parameters, activities, last, sums, k, size.steps, size.batch),
+                options, POSTS=neurons,
+            )  # fmt: skip
+
+
+def backward(
+    call: Call, upstream: tuple[Tensor | None, ...], kept: tuple[Tensor | None, ...],
+    results: tuple[Tensor | None, ...], every: int, needs: int,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """The gradients that an operator returns, in ``results`` where they have room there.
+
+    ``kept``: output, history, modulators and checkpoints; ``upstream``: gradients of output and last state.
+    """
+    drive, total, features, hidden, cell, trace, eligibility, alpha, rate, rate_scale, fading, modulator = results
+    size, options, grad_last = call.sizes, call.options, State(*upstream[1:])
+    assert kept[0] is not None and drive is not None
+    if size.batch == 0 or size.steps == 0:
+        pass_on(grad_last, State(hidden, cell, trace, eligibility))
+        sums = (None if grad is None else grad.zero_() for grad in (alpha, rate, rate_scale, fading))
+        return drive, total, features, hidden, cell, trace, eligibility, *sums, modulator
+    activities = call.activities(kept[0], kept[1], kept[2])
+    by_steps, by_synapses = size.over_time(size.posts), call.like.new_zeros
+    per_connection = options.rates_per_connection
+    rates = by_synapses(size.traces) if per_connection else call.new(*by_steps)
+    scales = by_synapses(size.traces) if per_connection and rate_scale is not None else None
+    fadings = None
+    if options.retroactive:
+        fadings = by_synapses(size.traces) if options.fading == 2 else call.new(*by_steps)
+    grads = Gradients(
+        call.layout(upstream[0]), call.layout(drive), call.layout(total), call.layout(features),  # type: ignore[arg-type]
+        None if modulator is None else call.layout(modulator.unsqueeze(-1)),
+        rates if per_connection else call.layout(rates), scales,
+        fadings if options.fading == 2 else call.layout(fadings),
+    )  # fmt: skip
+    grad_first = State(hidden, cell, trace, eligibility)
+    # Changed in place from step to step: what is asked for, there.
+    room = call.kinds(call.traces()) if trace is None or eligibility is None else grad_first
+    grad_traces = State(None, None, *(
+        spare if wanted is None else wanted for spare, wanted in zip(room[2:], grad_first[2:], strict=True)
+    ))  # fmt: skip
+    with on_device(call):
+        run = backward_in_one if resident(options) else backward_by_steps
+        run(call, activities, kept[3], grad_last, grads, grad_first, grad_traces, every)
+        grad_alpha = None if alpha is None else alpha_gradient(call, activities, grads)
+    weighted = None
+    if rate_scale is not None and not per_connection:
+        assert kept[2] is not None
+        weighted = rates * kept[2]
+    found = (
+        added_up(rates, per_connection, rate),
+        added_up(scales if per_connection else weighted, per_connection, rate_scale),
+        added_up(fadings, options.fading == 2, fading),
+    )
+    reduced = None if grad_alpha is None else added_up(grad_alpha, True, alpha)
+    return drive, total, features, hidden, cell, trace, eligibility, reduced, *found, modulator
+
+
+def added_up(parts: Tensor | None, per_connection: bool, like: Tensor | None) -> Tensor | None:
+    """A parameter's gradient in its shape, from parts (P, O, I) or, over time, (T, B, O)."""
+    if like is None or parts is None:
+        return None
+    total = parts.sum(0) if per_connection else parts.sum((0, 1))
+    if like.dim() == 0:
+        return total.sum()
+    return total.sum(-1) if total.dim() > like.dim() else total
+
+
+def backward_in_one(
+    call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
+    grad_first: State, grad_traces: State, every: int,
+) -> None:  # fmt: skip
+    """One launch."""
+    size, options = call.sizes, call.options
+    segment = call.traces(max(min(every, size.steps) - 1, 0))
+    arguments = (
+        call.inputs, call.first, call.parameters, activities, checkpoints, segment, grad_last, grads, grad_first,
+        grad_traces, call.new(2, size.batch, size.pres), size.steps, size.batch, every,
+    )  # fmt: skip
+    # What is added to gradients per connection would be added again by every run of an autotuner.
+    tunable = not options.rates_per_connection and options.fading < 2
+    launch(plastic_sequence_backward, (size.batch,), arguments, options, tunable=tunable, **chunks(options))
+
+
+def backward_by_steps(
+    call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
+    grad_first: State, grad_traces: State, every: int,
+) -> None:  # fmt: skip
+    """As the forward pass; the traces of a segment are computed again when its last step comes."""
+    size, options = call.sizes, call.options
+    rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
+    programs = -(-size.posts // rows)
+    segment = call.traces(max(min(every, size.steps) - 1, 0))
+    vectors, parts = (size.batch, size.posts), (programs, size.batch, size.pres)
+    waiting = Waiting(
+        sums=call.new(4 if options.kind == "lstm" else 1, *vectors), cell=call.new(*vectors), before=call.new(*vectors),
+        pres=call.new(*parts), total=call.new(*parts[1:]), changes=call.new(*parts), post=call.new(*vectors),
+        modulator=call.new(*parts[:2]),
+    )  # fmt: skip
+    for k in range(size.steps, -1, -1):
+        start, inside = (k - 1) // every * every, (k - 1) % every
+        if k > 0 and inside > 0 and (k == size.steps or inside == every - 1):
+            arguments = (
+                call.inputs, call.first, call.parameters, activities, checkpoints, segment, start, size.steps,
+                size.batch, every,
+            )  # fmt: skip
+            launch(
+                plastic_recompute, (programs, size.batch), arguments, options,
+                ROWS=rows, COLUMNS=columns,
+            )  # fmt: skip
+        if k <= 1:
+            before = call.first
+        elif inside > 0:
+            before = call.kinds(segment[inside - 1])
+        else:
+            assert checkpoints is not None
+            before = call.kinds(checkpoints[start // every - 1])
+        launch(
+            plastic_step_synapses_backward, (programs, size.batch),
+            (
+                call.inputs, call.first, before, call.parameters, activities, grad_last, grads, grad_traces, waiting,
+                k, size.steps, size.batch,
+            ),
+            options, ROWS=rows, COLUMNS=columns,
+        )  # fmt: skip
+        if k < size.steps:
+            torch.sum(waiting.pres, 0, out=waiting.total)
+        launch(
+            plastic_step_neurons_backward, (size.batch,),
+            (
+                call.inputs, call.first, call.parameters, activities, grad_last, grads, grad_first, waiting, k,
+                size.steps, size.batch, programs,
+            ),
+            options, POSTS=neurons, PRES=columns, PROGRAMS=block(programs),
+        )  # fmt: skip
+
+
+def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tensor:
+    """In parts (P, O, I)."""
+    size, options = call.sizes, call.options
+    grad_sum = grads.sum
+    if grad_sum is None:
+        grad_sum = grads.drive
+        if options.kind == "lstm":
+            grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.posts, size.posts))
+    rows, columns = (min(tile, block(n)) for tile, n in zip(ALPHA_TILE, (size.posts, size.pres), strict=True))
+    tiles = -(-size.posts // rows), -(-size.pres // columns)
+    parts = max(1, min(size.batch, ALPHA_PROGRAMS // (tiles[0] * tiles[1])))
+    share = -(-size.batch // parts)
+    parts = -(-size.batch // share)
+    found = call.new(parts, size.posts, size.pres)
+    arguments = (
+        call.inputs, call.first, call.parameters, activities, grad_sum, found, size.steps, size.batch, share,
+    )  # fmt: skip
+    launch(
+        plastic_alpha_gradient, (*tiles, parts), arguments, options, tunable=True,
+        ROWS=rows, COLUMNS=columns,
+    )  # fmt: skip
+    return found

@@ -1,0 +1,110 @@
+"""How kernels are launched: blocks and warps by size, the few of them that autotuning chooses from, and a record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple
+
+import triton
+
+from .vocabulary import Options
+
+RESIDENT_BYTES = 64 << 10
+"""The largest traces of one element that one program serves by itself: (128, 128) in single precision, or two kinds of
+(64, 64). Its forward pass keeps them in registers."""
+TILE_BYTES = 16 << 10
+"""Of the rows of traces that one program of a step takes."""
+CHUNK_BYTES = 8 << 10
+"""Of the columns that a program which serves all steps takes at once: more would not fit beside what it keeps."""
+BYTES_PER_THREAD = 64
+MAX_WARPS = 16
+AUTOTUNE = "PLASTIKERN_AUTOTUNE"
+
+
+class Launch(NamedTuple):
+    """One launch with everything that it is compiled for."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+
+
+_record: ContextVar[list[Launch] | None] = ContextVar("plastikern_triton_record", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Inside the ``with`` block kernels are noted and not launched, once for every configuration: no GPU is needed."""
+    launches: list[Launch] = []
+    token = _record.set(launches)
+    try:
+        yield launches
+    finally:
+        _record.reset(token)
+
+
+def block(size: int) -> int:
+    """Neurons that a program reserves room for."""
+    return triton.next_power_of_2(size)
+
+
+def item_size(options: Options) -> int:
+    """Bytes of a value of the traces."""
+    return options.dtype.primitive_bitwidth // 8
+
+
+def resident(options: Options) -> bool:
+    """Whether one program serves all steps of an element."""
+    matrix = block(options.posts) * block(options.pres) * item_size(options)
+    return matrix * options.traces <= RESIDENT_BYTES
+
+
+def rows_of_step(options: Options) -> int:
+    """Rows of traces that one program of a step takes."""
+    rows = TILE_BYTES // item_size(options) // block(options.pres)
+    return max(1, min(rows, block(options.posts)))
+
+
+def chunks(options: Options) -> dict[str, int]:
+    """Blocks of a program that serves all steps of an element."""
+    posts, pres = block(options.posts), block(options.pres)
+    columns = max(1, min(pres, CHUNK_BYTES // item_size(options) // posts))
+    return {"POSTS": posts, "COLUMNS": columns, "CHUNKS": pres // columns}
+
+
+def warps_of(options: Options, blocks: dict[str, int]) -> int:
+    """Warps of a program with these blocks."""
+    elements = blocks.get("ROWS", blocks.get("POSTS", 1)) * blocks.get("COLUMNS", 1) * blocks.get("CHUNKS", 1)
+    return max(1, min(MAX_WARPS, elements * item_size(options) // BYTES_PER_THREAD // 32))
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Options, tunable: bool = False,
+    **blocks: int,
+) -> None:  # fmt: skip
+    """Run a kernel; ``tunable``: it may be run more than once to time it."""
+    warps = warps_of(options, blocks)
+    constants = {"network": options, **blocks}
+    candidates = warp_candidates(warps) if tunable else (warps,)
+    if (record := _record.get()) is not None:
+        record += [Launch(kernel, arguments, constants, candidate) for candidate in candidates]
+    elif not tunable or triton.knobs.runtime.interpret or os.environ.get(AUTOTUNE) == "0":
+        kernel[grid](*arguments, **constants, num_warps=warps)
+    else:
+        _tuned(kernel, candidates)[grid](*arguments, **constants)
+
+
+def warp_candidates(warps: int) -> tuple[int, ...]:
+    """What autotuning chooses from, the default first."""
+    return warps, warps * 2 if warps < MAX_WARPS else warps // 2
+
+
+@cache
+def _tuned(kernel: Any, candidates: tuple[int, ...]) -> Any:
+    configurations = [triton.Config({}, num_warps=warps) for warps in candidates]
+    return triton.autotune(configurations, key=["network", "batch"])(kernel)

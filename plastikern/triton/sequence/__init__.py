@@ -1,0 +1,1 @@
+"""All steps of a sequence in one launch: a program for each element, its traces in registers."""

@@ -1,0 +1,92 @@
+"""The forward pass of a whole sequence, a program for each element."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..memory import (
+    at,
+    fading_of,
+    length_of,
+    load_first,
+    load_traces,
+    pre_of,
+    rate_in_force,
+    store_kept,
+    store_traces,
+    tile_at,
+)
+from ..neurons import neurons_forward, store_vector
+from ..rules import next_traces
+from ..synapses import add_gate_sums, excitation
+
+
+@triton.jit(do_not_specialize=["steps", "batch", "every"])
+def plastic_sequence_forward(
+    inputs, first, parameters, activities, last, checkpoints, steps, batch, every,
+    network: tl.constexpr, POSTS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """Traces stay in registers, what is loaded for them comes by ``CHUNKS`` of ``COLUMNS``."""
+    b = tl.program_id(0).to(tl.int64)
+    rows = tl.arange(0, POSTS)
+    length = length_of(b, inputs, steps)
+    hidden = load_first(first.hidden, b, rows, network.posts, network)
+    cell = load_first(first.cell, b, rows, network.posts, network)
+    traces = ()
+    for chunk in tl.static_range(CHUNKS):
+        tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
+        traces += (load_traces(first.trace, first.eligibility, b, tile, network),)
+    for t in range(length):
+        total = tl.zeros([POSTS], network.dtype)
+        gates = total, total, total
+        for chunk in tl.static_range(CHUNKS):
+            tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
+            pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
+            total += excitation(traces[chunk][0], tile, pre, parameters, network)
+            gates = add_gate_sums(gates, tile, pre, parameters, network)
+        hidden, cell, post, modulator = neurons_forward(
+            t, b, rows, total, gates, hidden, cell, inputs, parameters, activities, network
+        )
+        after = ()
+        for chunk in tl.static_range(CHUNKS):
+            tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
+            pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
+            rate = rate_in_force(modulator[:, None], tile, parameters, network)
+            fading, eligible = fading_of(tile, parameters, network)
+            trace, eligibility = traces[chunk]
+            after += (next_traces(trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network),)
+        traces = after
+        done = t + 1
+        if checkpoints is not None:
+            if (done % every == 0) & (done < length):
+                for chunk in tl.static_range(CHUNKS):
+                    tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
+                    trace, eligibility = traces[chunk]
+                    store_kept(checkpoints, done // every - 1, b, batch, tile, trace, eligibility, network)
+        # The next step reads the activities that other threads wrote.
+        tl.debug_barrier()
+    for chunk in tl.static_range(CHUNKS):
+        tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
+        trace, eligibility = traces[chunk]
+        store_traces(last.trace, last.eligibility, b, tile, trace, eligibility, network)
+    here = rows < network.posts
+    if last.hidden is not None:
+        tl.store(last.hidden + b * network.posts + rows, hidden, here)
+    if last.cell is not None:
+        tl.store(last.cell + b * network.posts + rows, cell, here)
+    for t in range(length, steps):
+        end_step(t, b, rows, activities, network)
+
+
+@triton.jit
+def end_step(t, b, rows, activities, network: tl.constexpr):
+    """What a step beyond the end leaves: zeros, also where the gradients of parameters run over all steps."""
+    zero = tl.zeros(rows.shape, network.dtype)
+    store_vector(activities.output, t, b, rows, zero, network)
+    if network.kind == "lstm":
+        if activities.history is not None:
+            store_vector(activities.history, t, b, rows, zero, network, 4)
+    if network.modulated:
+        if activities.modulators is not None:
+            tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), tl.zeros([1], network.dtype))

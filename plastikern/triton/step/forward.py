@@ -1,0 +1,101 @@
+"""The forward pass of one step: synapses, rows by rows, then neurons."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..memory import (
+    activity_before,
+    advance,
+    length_of,
+    load_first,
+    load_traces,
+    load_vector,
+    pre_of,
+    store_kept,
+    store_traces,
+    tile_at,
+)
+from ..neurons import cell_before, neurons_forward
+from ..sequence.forward import end_step
+from ..synapses import add_gate_sums, excitation
+
+
+@triton.jit(do_not_specialize=["k", "steps", "batch", "every"])
+def plastic_step_synapses_forward(
+    inputs, first, before, parameters, activities, last, checkpoints, sums, k, steps, batch, every,
+    network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Unit k. ``before`` has the traces before step k - 1; ``sums`` (1, B, O), of an LSTM (4, B, O), are written."""
+    b, k = tl.program_id(1).to(tl.int64), k.to(tl.int64)
+    tile = tile_at(tl.program_id(0) * ROWS, 0, ROWS, COLUMNS, network)
+    length = length_of(b, inputs, steps)
+    if k <= length:
+        trace, eligibility = load_traces(before.trace, before.eligibility, b, tile, network)
+        if k > 0:
+            trace, eligibility = advance(
+                trace, eligibility, k - 1, b, tile, inputs, first, parameters, activities, network
+            )
+            if checkpoints is not None:
+                if (k % every == 0) & (k < length):
+                    store_kept(checkpoints, k // every - 1, b, batch, tile, trace, eligibility, network)
+        if (k > 0) | (length == 0):
+            store_traces(last.trace, last.eligibility, b, tile, trace, eligibility, network)
+        if k < length:
+            pre = pre_of(k, b, tile.columns, inputs, first, activities, network)
+            total = excitation(trace, tile, pre, parameters, network)
+            none = tl.zeros_like(total)
+            gates = add_gate_sums((none, none, none), tile, pre, parameters, network)
+            to, apart = sums + b * network.posts + tile.rows, batch * network.posts
+            here = tile.rows < network.posts
+            tl.store(to, total, here)
+            if network.kind == "lstm":
+                tl.store(to + apart, gates[0], here)
+                tl.store(to + 2 * apart, gates[1], here)
+                tl.store(to + 3 * apart, gates[2], here)
+
+
+@triton.jit
+def load_sums(sums, b, batch, rows, network: tl.constexpr):
+    """Of the connection, and of an LSTM's gates i, f and o."""
+    sums, apart = sums + b * network.posts, batch * network.posts
+    total = load_vector(sums, rows, network.posts, network)
+    if network.kind == "lstm":
+        gates = (
+            load_vector(sums + apart, rows, network.posts, network),
+            load_vector(sums + 2 * apart, rows, network.posts, network),
+            load_vector(sums + 3 * apart, rows, network.posts, network),
+        )
+    else:
+        gates = total, total, total
+    return total, gates
+
+
+@triton.jit(do_not_specialize=["t", "steps", "batch"])
+def plastic_step_neurons_forward(
+    inputs, first, parameters, activities, last, sums, t, steps, batch, network: tl.constexpr, POSTS: tl.constexpr
+):  # fmt: skip
+    """Step t from its sums, a program for each element."""
+    b, t = tl.program_id(0).to(tl.int64), t.to(tl.int64)
+    rows = tl.arange(0, POSTS)
+    length = length_of(b, inputs, steps)
+    hidden = load_first(first.hidden, b, rows, network.posts, network)
+    cell = load_first(first.cell, b, rows, network.posts, network)
+    if t < length:
+        if network.recurrent:
+            hidden = activity_before(t, b, rows, first.hidden, activities, network)
+        if network.kind == "lstm":
+            cell = cell_before(t, b, rows, first, activities, network)
+        total, gates = load_sums(sums, b, batch, rows, network)
+        hidden, cell, _, _ = neurons_forward(
+            t, b, rows, total, gates, hidden, cell, inputs, parameters, activities, network
+        )
+    else:
+        end_step(t, b, rows, activities, network)
+    if (t + 1 == length) | (length == 0):
+        here = rows < network.posts
+        if last.hidden is not None:
+            tl.store(last.hidden + b * network.posts + rows, hidden, here)
+        if last.cell is not None:
+            tl.store(last.cell + b * network.posts + rows, cell, here)

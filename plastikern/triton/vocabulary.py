@@ -1,0 +1,151 @@
+"""What kernels are given: tensors by name, and the options that a kernel is compiled for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+# Tensors on the host, pointers in a kernel; None is known at compilation, so that a kernel asks for no flags.
+Data = Any
+
+
+class Sequence(NamedTuple):
+    """A (T, B, N) tensor in either layout, by its distances of steps and of elements; neurons lie side by side."""
+
+    data: Data
+    step: int
+    element: int
+
+
+class Inputs(NamedTuple):
+    """What a sequence is given: ``drive`` (T, B, O), of an LSTM (T, B, 4 O); ``features`` (T, B, I) of a layer."""
+
+    drive: Sequence | None
+    features: Sequence | None
+    clamp: Sequence | None
+    lengths: Data
+
+
+class Parameters(NamedTuple):
+    """Of the connection and of its modulator, as the operators take them."""
+
+    weight: Data
+    alpha: Data
+    rate: Data
+    rate_scale: Data
+    eligibility_rate: Data
+    modulator_weight: Data
+    modulator_bias: Data
+    modulated: Data
+
+
+class Activities(NamedTuple):
+    """What a forward pass leaves, step by step: ``history`` has the gates i, f, g, o of an LSTM after their
+    nonlinearity, its cell and, where that is the post, the candidate's recurrent sum."""
+
+    output: Sequence
+    history: Sequence | None
+    modulators: Sequence | None
+
+
+class Gradients(NamedTuple):
+    """Of each step: ``output`` comes in, the others go out.
+
+    ``rate`` and ``fading`` are those of the rate in force and of the eligibility's rate: a :class:`Sequence` (T, B, O),
+    or, where rates are per connection, sums over the steps (B, O, I), as is ``rate_scale``.
+    """
+
+    output: Sequence | None
+    drive: Sequence
+    sum: Sequence | None
+    features: Sequence | None
+    modulator: Sequence | None
+    rate: Any
+    rate_scale: Data
+    fading: Any
+
+
+class Tile(NamedTuple):
+    """Some synapses in a kernel: neurons ``rows`` (R,), inputs ``columns`` (C,), and which exist, ``inside`` (R, C)."""
+
+    rows: Any
+    columns: Any
+    inside: Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a kernel is compiled for, in the words of :class:`~plastikern.Plasticity`.
+
+    ``alpha``, ``rate``, ``rate_scale`` and ``fading`` (of the eligibility) are the numbers of dimensions of those
+    parameters: 0 for one of the layer, 1 for one per neuron, 2 for one per connection.
+    """
+
+    kind: str
+    rule: str
+    constraint: str
+    nonlinearity: str
+    post: str
+    retroactive: bool
+    modulated: bool
+    modulator_input: str
+    modulator_nonlinearity: str
+    clip: float
+    posts: int
+    pres: int
+    alpha: int
+    rate: int
+    rate_scale: int
+    fading: int
+    dtype: Any
+
+    @property
+    def rates_per_connection(self) -> bool:
+        """Whether the rate in force differs between the synapses of a neuron."""
+        return self.rate == 2 or self.rate_scale == 2
+
+    @property
+    def matrix(self) -> int:
+        """Synapses of one element."""
+        return self.posts * self.pres
+
+    @property
+    def traces(self) -> int:
+        """Kinds of traces that every synapse has."""
+        return 2 if self.retroactive else 1
+
+    @property
+    def post_in_history(self) -> int:
+        """Where an LSTM's post lies in a row of its history."""
+        return {"candidate": 2, "cell": 4, "recurrent": 5, "hidden": 0}[self.post] * self.posts
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the activities before a step are its pre."""
+        return self.kind != "linear"
+
+
+def dims(tensor: Tensor | None) -> int:
+    """Number of dimensions; 0 of a parameter that is missing."""
+    return 0 if tensor is None else tensor.dim()
+
+
+class Waiting(NamedTuple):
+    """What the launches of a backward pass by steps hand to each other; P programs share the rows of an element.
+
+    Of the neurons: gradients of a step's ``sums`` (1, B, O), of an LSTM (4, B, O), of the ``cell`` (B, O), and of the
+    activities ``before`` it (B, O) as far as the modulator gave them. Of the synapses: gradients of pre, ``pres``
+    (P, B, I) and their ``total`` (B, I); those that the ``changes`` of the traces gave, which wait for the step to be
+    read (P, B, I); gradients of ``post`` (B, O) and ``modulator`` (P, B).
+    """
+
+    sums: Data
+    cell: Data
+    before: Data
+    pres: Data
+    total: Data
+    changes: Data
+    post: Data
+    modulator: Data

@@ -1,0 +1,117 @@
+"""The Triton backend without a GPU: kernels run under the interpreter, and are compiled for every target."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Case
+
+import plastikern
+from plastikern import Plasticity
+from plastikern.network import Network
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="the package triton is not installed")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+TESTS = Path(__file__).parent
+
+
+def interpreted(*arguments: str) -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "triton_interpreted.py"]
+    done = subprocess.run([*command, *arguments], env=environment, cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@needs_triton
+def test_kernels_under_the_interpreter_equal_the_reference() -> None:
+    interpreted("-m", "not slow")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_kernels_under_the_interpreter_equal_the_reference_in_all_combinations() -> None:
+    interpreted("-m", "slow")
+
+
+def test_importing_the_package_imports_no_kernel() -> None:
+    text = (
+        "import sys, plastikern; plastikern.build_info(); print([m for m in sys.modules if 'plastikern.triton' in m])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(plastikern.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@without_gpu
+def test_without_a_gpu_the_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    case = Case()
+    with pytest.raises(RuntimeError, match=r"'triton' cannot serve this call: .*(no GPU|not installed)"):
+        case.sequence(case.inputs(), "triton")
+    assert "not available" in plastikern.build_info()["backends"]["triton"]
+
+
+@without_gpu
+def test_the_interpreter_serves_only_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert plastikern.backends.select(None, torch.zeros(1)) != "triton"
+    assert find_spec("triton") is None or plastikern.backends.select("triton", torch.zeros(1)) == "triton"
+
+
+class Kernel:
+    """Notes how it is launched."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[tuple[int, ...], dict[str, Any]]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *arguments, **constants: self.launches.append((grid, constants))
+
+
+@needs_triton
+@pytest.mark.parametrize("autotune", ["0", None])
+def test_autotuning_can_be_switched_off(autotune: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.triton_resources import launches
+    from plastikern.triton import launch
+
+    monkeypatch.delenv(launch.AUTOTUNE, raising=False)
+    if autotune is not None:
+        monkeypatch.setenv(launch.AUTOTUNE, autotune)
+    (options,) = {found.constants["network"] for found in launches(Network("rnn", Plasticity()), 64)}
+    fixed, tuned = Kernel(), Kernel()
+    monkeypatch.setattr(launch, "_tuned", lambda kernel, candidates: tuned)
+    launch.launch(fixed, (3,), (), options, tunable=True, POSTS=64)
+    launch.launch(fixed, (5,), (), options, tunable=False, POSTS=64)
+    assert [grid for grid, _ in fixed.launches] == ([(3,), (5,)] if autotune == "0" else [(5,)])
+    assert [grid for grid, _ in tuned.launches] == ([] if autotune == "0" else [(3,)])
+
+
+@needs_triton
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_kernels_of_a_single_step_compile_without_a_gpu_and_spill_nothing(target: str) -> None:
+    from benchmarks.triton_resources import compiled, launches, resources
+
+    # Numbers that are 1 become constants of a kernel, unless it asks to be spared that.
+    found = launches(Network("rnn", Plasticity()), 32, steps=1, batch=1)
+    defaults = {launch.kernel.__name__: launch for launch in reversed(found)}
+    assert defaults.keys() == {"plastic_sequence_forward", "plastic_sequence_backward", "plastic_alpha_gradient"}
+    for launch in defaults.values():
+        registers, spills, _ = resources(compiled(launch, target), target)
+        assert registers > 16 and spills == 0
+
+
+@needs_triton
+@pytest.mark.slow
+def test_default_configurations_spill_at_most_a_few_values_on_any_target() -> None:
+    from benchmarks.triton_resources import TARGETS, WORKLOADS, rows_of
+
+    for workload, (_, sizes) in WORKLOADS.items():
+        rows = [row for neurons in sizes for target in TARGETS for row in rows_of(workload, neurons, target)]
+        assert rows and not [row for row in rows if row.default and row.spills > 32]

@@ -1,0 +1,228 @@
+"""The Triton kernels under Triton's interpreter, against the reference.
+
+tests/test_triton.py runs this file in a process of its own: the interpreter is chosen before Triton is imported.
+
+    TRITON_INTERPRET=1 python -m pytest tests/triton_interpreted.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import (
+    KINDS,
+    MODULATED_BY,
+    NETWORKS,
+    VARIANTS,
+    Case,
+    assert_close,
+    assert_same_bits,
+    each_variant,
+    ruled,
+    run,
+    uninitialised_memory_is_nan,
+)  # fmt: skip
+from test_compile import check_compiled, check_operators, operator_calls
+from tolerances import FP64, FP64_ROUNDING, fp32
+from torch import Tensor
+
+from plastikern import Plasticity, PlasticRNN
+from plastikern.plasticity import GRANULARITIES
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
+pytest.importorskip("triton")
+
+from plastikern.triton import launch
+
+
+@pytest.fixture(params=["one launch", "steps"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either form of the kernels, with blocks so small that several serve even a small network."""
+    monkeypatch.setattr(launch, "CHUNK_BYTES", 256)
+    if request.param == "steps":
+        monkeypatch.setattr(launch, "RESIDENT_BYTES", 0)
+        monkeypatch.setattr(launch, "TILE_BYTES", 128)
+    return request.param
+
+
+def check(case: Case, tolerance: float = FP64, dtype: torch.dtype = torch.float64) -> None:
+    with uninitialised_memory_is_nan():
+        found = run(case, "triton", dtype)
+    assert_close(found, run(case, "reference"), tolerance)
+
+
+@each_variant
+def test_every_network_equals_the_reference(case: Case) -> None:
+    check(replace(case, steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
+
+
+@pytest.mark.parametrize("name", ["rnn-retroactive-half", "lstm-recurrent", "lstm-simple", "linear-retroactive"])
+def test_several_blocks_equal_the_reference(form: str, name: str) -> None:
+    check(replace(VARIANTS[name], steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
+
+
+@pytest.mark.slow
+@each_variant
+def test_several_blocks_of_every_network_equal_the_reference(form: str, case: Case) -> None:
+    check(replace(case, steps=4, batch=2, lengths=(4, 2), checkpoint_every=3))
+
+
+@pytest.mark.parametrize("rule, constraint", KINDS)
+def test_every_rule_and_constraint_equals_the_reference(rule: str, constraint: str) -> None:
+    check(Case(3, 1, 5, ruled(rule, constraint, eta="neuron"), with_clamp=True, checkpoint_every=2))
+
+
+@pytest.mark.parametrize(
+    "steps, batch, neurons, lengths",
+    [(0, 2, 5, None), (1, 1, 1, None), (3, 0, 5, None), (2, 3, 5, (0, 1, 2)), (2, 1, 33, None)],
+)
+def test_odd_sizes_equal_the_reference(
+    form: str, steps: int, batch: int, neurons: int, lengths: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if neurons > 16:
+        monkeypatch.setattr(launch, "CHUNK_BYTES", 8 << 10)
+        monkeypatch.setattr(launch, "TILE_BYTES", 8 << 10)
+    case = VARIANTS["lstm-simple" if form == "steps" else "rnn-retroactive"]
+    check(replace(case, steps=steps, batch=batch, neurons=neurons, lengths=lengths, batch_first=True))
+
+
+@pytest.mark.parametrize("name", ["rnn-simple", "linear-simple"])
+def test_traces_that_do_not_fit_a_program_equal_the_reference(name: str) -> None:
+    check(replace(VARIANTS[name], steps=2, batch=1, neurons=131, features=70, lengths=None))
+
+
+@pytest.mark.parametrize("name", ["rnn-retroactive", "linear"])
+def test_single_precision_is_as_near_to_double_as_rounding_allows(form: str, name: str) -> None:
+    case = replace(VARIANTS[name], steps=4, neurons=9, features=9, lengths=None, eta=0.03)
+    modulated = case.plasticity.modulation != "none"
+    check(case, fp32(case.steps, case.neurons, case.network, modulated), torch.float32)
+
+
+@pytest.mark.parametrize("name", ["rnn-simple", "lstm-recurrent", "linear-retroactive"])
+def test_steps_equal_the_reference_with_and_without_gradients(form: str, name: str) -> None:
+    case = replace(VARIANTS[name], steps=2, lengths=None)
+    inputs = case.inputs()
+    expected = case.results(case.by_steps(inputs, "reference"), inputs)
+    assert_close(case.results(case.by_steps(inputs, "triton"), inputs), expected, FP64)
+    with torch.no_grad(), uninitialised_memory_is_nan():
+        for found in (case.by_steps(inputs, "triton"), case.sequence(inputs, "triton")):
+            assert_close(found, {key: expected[key] for key in found}, FP64)
+
+
+def test_a_missing_state_is_zero_and_a_module_is_served(form: str) -> None:
+    network, input = PlasticRNN(3, 5, plasticity=Plasticity(modulation="retroactive")), torch.randn(3, 2, 3)
+    results = []
+    for backend in ("triton", "reference"):
+        network.zero_grad()
+        network.backend = backend
+        output, state = network(input)
+        (output.sum() + state.trace.square().sum()).backward()
+        found = {"output": output.detach(), "trace": state.trace.detach()}
+        results.append(found | {name: parameter.grad for name, parameter in network.named_parameters()})
+    assert_close(*results, fp32(3, 5, modulated=True))
+
+
+def test_nan_beyond_the_end_of_an_element_reaches_no_gradient(form: str) -> None:
+    case = replace(VARIANTS["lstm-simple-half" if form == "steps" else "linear-retroactive"], steps=2, lengths=(2, 1))
+    expected, inputs = run(case, "triton"), case.inputs()
+    with torch.no_grad():
+        for key in {"input", "drive"} & inputs.keys():
+            inputs[key][1:, 1] = torch.nan
+    assert_close(case.results(case.sequence(inputs, "triton"), inputs), expected, FP64_ROUNDING)
+
+
+def test_two_runs_give_the_same_bits_in_any_memory_layout(form: str) -> None:
+    case = replace(VARIANTS["rnn-simple-half"], steps=2)
+    given = case.inputs()
+    laid_out = {name: torch.stack([tensor, tensor], -1)[..., 0] for name, tensor in given.items()}
+    assert_same_bits(case.results(case.sequence(laid_out, "triton"), given), run(case, "triton"))
+
+
+def changed(arguments: tuple[Any, ...], place: int, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    return (*arguments[:place], change(arguments[place]), *arguments[place + 1 :])
+
+
+DRIVE, WEIGHT = 0, 6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_and_drives_of_half_precision_are_taken_as_they_are(
+    form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = replace(VARIANTS["lstm-simple"], steps=2, lengths=None)
+    _, (operator, arguments), _ = operator_calls(case, "triton", monkeypatch)
+    for place in (DRIVE, WEIGHT):
+        low = operator(*changed(arguments, place, lambda tensor: tensor.to(dtype)))
+        same = operator(*changed(arguments, place, lambda tensor: tensor.to(dtype).double()))
+        assert all(torch.equal(a, b) for a, b in zip(low, same, strict=True) if a is not None)
+        assert all(tensor.dtype == torch.float64 for tensor in low if tensor is not None)
+
+
+def test_the_operator_says_what_is_wrong_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(VARIANTS["rnn-simple"], steps=2)
+    (operator, arguments), *_ = operator_calls(case, "triton", monkeypatch)
+    with pytest.raises(RuntimeError, match=r"weight must have shape \(5, 5\); got \(4, 5\)"):
+        operator(*changed(arguments, WEIGHT, lambda tensor: tensor[:4]))
+    with pytest.raises(RuntimeError, match=r"weight must have dtype float64 or bfloat16 or float16; got float32"):
+        operator(*changed(arguments, WEIGHT, lambda tensor: tensor.float()))
+
+
+@pytest.mark.parametrize("name", ["rnn-simple", "lstm-retroactive-fan-out"])
+def test_operators_are_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_operators(replace(VARIANTS[name], steps=2), "triton", monkeypatch)
+
+
+def test_a_sequence_is_compiled_without_a_graph_break() -> None:
+    check_compiled(Case(steps=2), "triton")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("rule, constraint", KINDS)
+@pytest.mark.parametrize("modulation", ["none", "simple", "retroactive"])
+def test_everything_together_equals_the_reference(
+    form: str, network: str, rule: str, constraint: str, modulation: str
+) -> None:
+    for seed in range(3):
+        alpha, eta = GRANULARITIES[seed], GRANULARITIES[(seed + len(rule + constraint)) % 3]
+        options: dict[str, Any] = {"alpha": alpha, "eta": eta}
+        if modulation != "none":
+            sources = MODULATED_BY[network]
+            options |= {
+                "modulation": modulation, "modulator_input": sources[seed % len(sources)],
+                "fan_out": ("none", "neuron", "connection")[seed],
+                "modulator_nonlinearity": ("tanh", "sigmoid", "linear")[seed],
+            }  # fmt: skip
+        plasticity = ruled(rule, constraint, **options)
+        case = Case(
+            5, 2, (1, 5, 9)[seed], plasticity, seed=seed, network=network, features=7, batch_first=seed == 1,
+            post=("candidate", "recurrent", "cell")[seed], with_clamp=network == "rnn" and seed == 1,
+            half_modulated=modulation != "none" and seed != 2, checkpoint_every=(None, 1, 2)[seed],
+            lengths=(None, (5, 3), (1, 5))[seed],
+        )  # fmt: skip
+        check(case)
+
+
+@pytest.mark.slow
+@each_variant
+def test_a_gradient_of_one_output_alone_equals_the_reference(form: str, case: Case) -> None:
+    for name in case.outputs:
+        check(replace(case, steps=3, lengths=None, upstream=(name,)))
+
+
+@pytest.mark.slow
+@each_variant
+def test_each_tensor_alone_gets_the_gradient_that_it_gets_among_all(form: str, case: Case) -> None:
+    case = replace(case, steps=2, lengths=None)
+    expected = run(case, "triton")
+    for name in case.inputs():
+        inputs = {key: tensor.detach() for key, tensor in case.inputs().items()}
+        wanted = {name: inputs[name].requires_grad_()}
+        found = case.results(case.sequence(inputs, "triton"), wanted)
+        assert_close(found, {key: expected[key] for key in found}, FP64_ROUNDING)
