@@ -35,8 +35,10 @@ MISSING: str | None = _load()
 
 
 @cache
+def _info() -> dict[str, Any]:
+    return {**json.loads(torch.ops.plastikern.build_info()), "capability": torch.ops.plastikern.cpu_capability()}
+
+
 def info() -> dict[str, Any]:
     """How the native library was built and which instruction set it chose on this machine; empty without one."""
-    if MISSING is not None:
-        return {}
-    return {**json.loads(torch.ops.plastikern.build_info()), "capability": torch.ops.plastikern.cpu_capability()}
+    return {} if MISSING is not None else _info()
