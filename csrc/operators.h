@@ -174,6 +174,7 @@ class Call {
 
     bool is(NetworkKind kind) const { return codes_[0] == static_cast<int64_t>(kind); }
     bool retroactive() const { return codes_[5] != 0; }
+    bool half_modulated() const { return modulated_.has_value(); }
     bool has_modulator() const { return modulator_weight_.has_value(); }
     bool empty() const { return batch_ == 0; }
     ScalarType dtype() const { return dtype_; }
@@ -312,7 +313,10 @@ struct Results {
         const bool activities = keep || Device::keeps_activities;
         if (lstm && activities) history = new_empty(drive, call.sequence_shape(false, call.history_size()));
         if (call.has_modulator() && activities) modulators = new_empty(drive, call.sequence_shape(false, 1));
-        if (keep && !is_step) checkpoints = new_empty(drive, call.checkpoints_shape());
+        // Rows without eligibility traces leave theirs unwritten.
+        const std::vector<int64_t> kept = call.checkpoints_shape();
+        if (keep && !is_step)
+            checkpoints = call.half_modulated() ? torch::stable::new_zeros(drive, kept) : new_empty(drive, kept);
         if (reversible && call.can_reverse() && call.loses())
             lost = torch::stable::new_zeros(drive, call.lost_shape(), ScalarType::Bool);
     }

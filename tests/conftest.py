@@ -123,8 +123,9 @@ class Case:
         if self.network == "lstm":
             own = {"post": self.post}
         elif self.network == "rnn":
-            clamp = self.random("clamp", *self.drive_shape) > 0.5
-            own["clamp"] = clamp.to(self.device) if self.with_clamp else None
+            own["clamp"] = None
+            if self.with_clamp:
+                own["clamp"] = (self.random("clamp", *self.drive_shape) > 0.5).to(self.device)
         return {
             **own,
             "plasticity": self.plasticity,
