@@ -8,10 +8,12 @@ tests/test_triton.py runs this file in a process of its own: the interpreter is 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import emulated
 import pytest
 import torch
 from conftest import (
@@ -27,6 +29,9 @@ from conftest import (
     run,
     uninitialised_memory_is_nan,
 )  # fmt: skip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import cases
 from test_compile import check_compiled, check_operators, operator_calls
 from tolerances import FP64, FP64_ROUNDING, fp32
 from torch import Tensor
@@ -57,9 +62,26 @@ def check(case: Case, tolerance: float = FP64, dtype: torch.dtype = torch.float6
     assert_close(found, run(case, "reference"), tolerance)
 
 
+def check_against_cuda(case: Case) -> None:
+    """Triton against the reference, and against the CUDA kernels in their emulator."""
+    with uninitialised_memory_is_nan():
+        found = run(case, "triton")
+        assert_close(found, run(case, "reference"), FP64)
+        if shutil.which("g++") is not None:
+            emulated.library()
+            assert_close(found, run(case, "emulated"), FP64)
+
+
 @each_variant
-def test_every_network_equals_the_reference(case: Case) -> None:
-    check(replace(case, steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
+def test_every_network_equals_the_reference_and_the_cuda_kernels(case: Case) -> None:
+    check_against_cuda(replace(case, steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(case=st.one_of(cases("rnn"), cases("lstm"), cases("linear")))
+def test_random_networks_equal_the_reference_and_the_cuda_kernels(case: Case) -> None:
+    check_against_cuda(replace(case, steps=min(case.steps, 5), lengths=None))
 
 
 @pytest.mark.parametrize("name", ["rnn-retroactive-half", "lstm-recurrent", "lstm-simple", "linear-retroactive"])
