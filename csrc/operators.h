@@ -354,7 +354,8 @@ std::tuple<Tensor, MaybeTensor, Tensor, MaybeTensor, MaybeTensor, MaybeTensor> s
                             clip, false, 0);
     const Results<Device> r(call, drive, true, keep, false);
     r.compute(call, drive);
-    return {r.output, r.cell, r.trace, r.eligibility, r.history, r.modulators};
+    const MaybeTensor none;
+    return {r.output, r.cell, r.trace, r.eligibility, keep ? r.history : none, keep ? r.modulators : none};
 }
 
 template <class Device>
@@ -372,7 +373,11 @@ sequence(const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor&
                             batch_first, checkpoint_every);
     const Results<Device> r(call, drive, false, checkpoint_every > 0, reversible && checkpoint_every > 0);
     r.compute(call, drive);
-    return {r.output, r.hidden, r.cell, r.trace, r.eligibility, r.history, r.modulators, r.checkpoints, r.lost};
+    const MaybeTensor none;
+    const bool keep = checkpoint_every > 0;
+    return {
+        r.output,      r.hidden, r.cell, r.trace, r.eligibility, keep ? r.history : none, keep ? r.modulators : none,
+        r.checkpoints, r.lost};
 }
 
 template <class Device>

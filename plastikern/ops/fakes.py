@@ -142,6 +142,20 @@ def sequence_backward(
     )
 
 
+def _on_one_device(name: str, fake: Callable[..., object]) -> Callable[..., object]:
+    """The fake, which refuses tensors of several devices as the operators do; lengths may be on the CPU."""
+
+    def checked(*arguments: object) -> object:
+        tensors = [tensor for tensor in arguments if isinstance(tensor, Tensor)]
+        devices = {str(tensor.device) for tensor in tensors if tensor.dtype != torch.int64}
+        lengths = {str(tensor.device) for tensor in tensors if tensor.dtype == torch.int64}
+        if len(devices) > 1 or not lengths <= {"cpu", *devices}:
+            raise RuntimeError(f"{name}: tensors must be on one device; got {', '.join(sorted(devices | lengths))}")
+        return fake(*arguments)
+
+    return checked
+
+
 def register(namespace: str, library: torch.library.Library | None = None, native: bool = True) -> None:
     """Tell torch the shapes of an operator's results, for the three operators of a namespace."""
     fakes: dict[str, Callable[..., object]] = {
@@ -150,4 +164,4 @@ def register(namespace: str, library: torch.library.Library | None = None, nativ
         "sequence_backward": sequence_backward,
     }
     for name, fake in fakes.items():
-        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        torch.library.register_fake(f"{namespace}::{name}", _on_one_device(name, fake), lib=library)
