@@ -256,6 +256,7 @@ def _before(operands: Operands, kept: Kept, options: Options, lengths: Tensor | 
     if lengths is None:
         return operands.features
     # What lies beyond an element's end, be it NaN, must not reach a gradient.
+    lengths = lengths.to(operands.features.device)
     steps = torch.arange(operands.features.shape[time], device=operands.features.device).view(
         (1, -1) if time else (-1, 1)
     )

@@ -104,6 +104,7 @@ class Call:
         check("modulator_weight", modulator_weight, (posts,), like=like)
         check("modulator_bias", modulator_bias, (), like=like)
         check("modulated", modulated, (posts,), like=like, dtypes=(torch.bool,))
+        lengths = None if lengths is None else lengths.to(like.device)  # they come on the CPU
         check("lengths", lengths, (batch,), like=like, dtypes=(torch.int64,))
         require((modulator_weight is None) == (modulator_bias is None), "a modulator has weight and bias")
         require(rate is not None or modulator_weight is not None, "rate must be a tensor without a modulator")
