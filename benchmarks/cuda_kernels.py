@@ -18,7 +18,7 @@ from pathlib import Path
 
 from plastikern import PlasticLinear, PlasticLSTM, PlasticRNN, library
 from plastikern.devices import GPUS, Gpu
-from plastikern.explanation import RESOURCES, kernel_name, plan, resources
+from plastikern.explanation import RESOURCES, kernel_name, kernel_of, plan, resources
 from plastikern.nn.base import PlasticModule
 from plastikern.plasticity import Plasticity
 
@@ -141,12 +141,9 @@ def workload_table(names: tuple[str, ...], table: Table) -> str:
             if workload.endswith("acting") and direction == "backward":
                 continue
             for name in names:
-                gpu, plasticity = GPUS[name], module.plasticity
+                gpu = GPUS[name]
                 found = plan(module, (steps, batch), gpu, direction == "backward")
-                kernel = kernel_name(
-                    direction, plasticity.rule, plasticity.constraint, plasticity.modulation == "retroactive", "float"
-                )
-                used = table.get(f"sm_{gpu.capability}", {}).get(kernel)
+                used = table.get(f"sm_{gpu.capability}", {}).get(kernel_of(module, direction))
                 resident = str(blocks_per_processor(found, used["registers"], gpu)) if used else "-"
                 by_bytes, by_operations = floors(module, steps, batch, gpu, direction == "backward")
                 chip = [part for part in ("traces", "parameters", "alpha_gradient") if found[f"{part}_on_chip"]]

@@ -33,6 +33,15 @@ def kernel_name(direction: str, rule: str, constraint: str, retroactive: bool, s
     return f"{direction} {rule} {constraint}{' retroactive' if retroactive else ''} {scalar}"
 
 
+def kernel_of(module: PlasticModule, direction: str) -> str:
+    """The kernel that serves a module's passes, ``forward`` or ``backward``."""
+    plasticity = module.plasticity
+    scalar = "double" if next(module.parameters()).dtype == torch.float64 else "float"
+    return kernel_name(
+        direction, plasticity.rule, plasticity.constraint, plasticity.modulation == "retroactive", scalar
+    )
+
+
 def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool) -> dict[str, Any]:
     """The native library's plan for a pass of one layer over ``sizes``, T and B.
 
@@ -109,16 +118,13 @@ def _gpu(device: str | torch.device | None) -> Gpu:
 
 
 def _described(found: dict[str, Any], module: PlasticModule, gpu: Gpu, direction: str) -> list[str]:
-    plasticity, per = module.plasticity, found["blocks_per_element"]
+    per = found["blocks_per_element"]
     reasons = {
         "resident": "one block has an element to itself: no barrier between blocks",
         "cooperative": f"{per} blocks share an element: a barrier between them at every step",
         "streaming": "a launch for every unit: the traces do not fit on the chip, or launches cost less than barriers",
     }
-    kernel = kernel_name(
-        direction, plasticity.rule, plasticity.constraint, plasticity.modulation == "retroactive",
-        "double" if next(module.parameters()).dtype == torch.float64 else "float",
-    )  # fmt: skip
+    kernel = kernel_of(module, direction)
     known = resources().get(f"sm_{gpu.capability}", {}).get(kernel)
     on_chip = [name.removesuffix("_on_chip").replace("_", " ") for name, there in found.items()
                if name.endswith("_on_chip") and there]  # fmt: skip
