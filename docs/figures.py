@@ -29,7 +29,7 @@ def published(result: dict[str, Any]) -> tuple[Curve | Level, ...]:
 
 def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
     """One figure: the running mean of an experiment's metric over its episodes, a line for each of its results."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     theirs: dict[str, Curve | Level] = {}
     for index, (label, result) in enumerate(sorted(results.items())):
         curves = [seed["curve"] for seed in result["seeds"].values()]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from plastikern import Plasticity, PlasticRNN, RNNState
 
-ARMS, STEPS = 4, 12
+ARMS, STEPS, DISCOUNT = 4, 12, 0.7
 Observation = NDArray[numpy.float32]
 
 
@@ -54,9 +54,9 @@ gymnasium.register("plastikern/HiddenArm-v0", HiddenArm, max_episode_steps=STEPS
 class Agent(nn.Module):
     """A modulated plastic network with a policy and a value."""
 
-    def __init__(self, inputs: int, actions: int, neurons: int = 32) -> None:
+    def __init__(self, inputs: int, actions: int, neurons: int = 48) -> None:
         super().__init__()
-        rule = Plasticity(constraint="clip", alpha_init=0.1, modulation="simple")
+        rule = Plasticity(constraint="clip", alpha_init=0.2, modulation="simple")
         self.rnn = PlasticRNN(inputs, neurons, plasticity=rule)
         self.policy, self.value = nn.Linear(neurons, actions), nn.Linear(neurons, 1)
 
@@ -84,7 +84,8 @@ def act(agent: Agent, worlds: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tupl
 def loss(agent: Agent, inputs: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
     """A2C on whole episodes, with an entropy bonus."""
     scores, values, _ = agent(inputs)  # all steps in one call
-    returns = rewards.flip(0).cumsum(0).flip(0)
+    ahead = (torch.arange(STEPS) - torch.arange(STEPS).unsqueeze(1)).float()
+    returns = torch.where(ahead >= 0, DISCOUNT**ahead, 0) @ rewards
     policy = torch.distributions.Categorical(logits=scores)
     advantage = returns - values
     gain = policy.log_prob(actions) * advantage.detach() + 0.02 * policy.entropy()
@@ -97,7 +98,7 @@ def train(updates: int, batch: int = 32, seed: int = 0) -> tuple[Agent, list[flo
     worlds = gymnasium.make_vec("plastikern/HiddenArm-v0", num_envs=batch, vectorization_mode="sync")
     worlds.reset(seed=seed)
     agent, reached = Agent(ARMS + 1, ARMS), []
-    optimiser = torch.optim.Adam(agent.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(agent.parameters(), lr=5e-3)
     for _ in range(updates):
         episode = act(agent, worlds)
         optimiser.zero_grad()
@@ -112,7 +113,7 @@ def train(updates: int, batch: int = 32, seed: int = 0) -> tuple[Agent, list[flo
 def main(arguments: Sequence[str] | None = None) -> list[float]:
     """Trains an agent; the mean rewards."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--updates", type=int, default=250)
     _, reached = train(parser.parse_args(arguments).updates)
     tenth = max(1, len(reached) // 10)
     first, last = (sum(part) / len(part) for part in (reached[:tenth], reached[-tenth:]))

@@ -1,7 +1,8 @@
 """A ``torch.nn.RNN`` and, in its place, a ``PlasticRNN``: one line differs, and what it learns.
 
-In every episode three keys are shown with a value each, all of them new; then one key is shown alone, and its value is
-asked for. ``python examples/swap.py`` trains both networks in some seconds and prints how often each is right.
+In every episode three keys are shown, each followed by its value, in pairs that are drawn anew; then one of the keys is
+shown again, and its value is asked for. ``python examples/swap.py`` trains both networks in some seconds and prints how
+often each is right.
 """
 
 from __future__ import annotations
@@ -14,23 +15,25 @@ from torch import Tensor, nn
 
 from plastikern import Plasticity, PlasticRNN
 
-KEYS, SHOWN, BATCH, HIDDEN = 5, 3, 64, 32
+SYMBOLS, PAIRS, BATCH, HIDDEN = 5, 3, 32, 48
+INPUTS = 2 * SYMBOLS + 1
+"""A line for every key, one for every value, one that asks."""
 
 
 def episodes() -> tuple[Tensor, Tensor]:
-    """Inputs (T, B, 2 KEYS) and the values that are asked for (B,)."""
-    keys, values = (torch.rand(BATCH, KEYS).argsort(1)[:, :SHOWN].T for _ in range(2))
-    asked = torch.randint(SHOWN, (1, BATCH))
-    one_hot = torch.eye(KEYS)
-    shown = torch.cat([one_hot[keys], one_hot[values]], -1)
-    cue = torch.cat([one_hot[keys.gather(0, asked)], torch.zeros(1, BATCH, KEYS)], -1)
-    return torch.cat([shown, cue]), values.gather(0, asked)[0]
+    """Inputs (T, B, INPUTS) and the values that are asked for (B,)."""
+    keys, values = (torch.rand(BATCH, SYMBOLS).argsort(1)[:, :PAIRS].T for _ in range(2))
+    pairs = torch.stack([keys, SYMBOLS + values], 1).flatten(0, 1)
+    chosen = torch.randint(PAIRS, (1, BATCH))
+    asking = torch.full((1, BATCH), 2 * SYMBOLS)
+    steps = torch.cat([pairs, keys.gather(0, chosen), asking])
+    return torch.eye(INPUTS)[steps], values.gather(0, chosen)[0]
 
 
 def train(rnn: nn.Module, updates: int) -> float:
     """Share of right answers in the last tenth of the training."""
-    readout = nn.Linear(HIDDEN, KEYS)
-    optimiser = torch.optim.Adam([*rnn.parameters(), *readout.parameters()], lr=3e-3)
+    readout = nn.Linear(HIDDEN, SYMBOLS)
+    optimiser = torch.optim.Adam([*rnn.parameters(), *readout.parameters()], lr=1e-2)
     right = []
     for _ in range(updates):
         inputs, values = episodes()
@@ -46,11 +49,11 @@ def train(rnn: nn.Module, updates: int) -> float:
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Trains both; the share of right answers of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--updates", type=int, default=500)
     updates = parser.parse_args(arguments).updates
     torch.manual_seed(0)
-    before = nn.RNN(2 * KEYS, HIDDEN)
-    after = PlasticRNN(2 * KEYS, HIDDEN, plasticity=Plasticity(alpha_init=0.1, eta_init=0.3))
+    before = nn.RNN(INPUTS, HIDDEN)
+    after = PlasticRNN(INPUTS, HIDDEN, plasticity=Plasticity(constraint="clip", alpha_init=0.2, eta_init=0.5))
     found = {"nn.RNN": train(before, updates), "PlasticRNN": train(after, updates)}
     for name, share in found.items():
         print(f"{name}: {share:.0%} right")

@@ -1,0 +1,177 @@
+"""What the pages show is true: every Python block runs, every command line is one that its program takes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import plastikern.__main__
+from benchmarks import __main__ as benchmarks
+from experiments.__main__ import EXPERIMENTS
+from experiments.common import cli, collection
+from experiments.common.config import override, parse_seeds, select
+from experiments.common.experiment import Experiment
+from plastikern import library, selftest
+
+markdown_it = pytest.importorskip("markdown_it")
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+LANGUAGES = {"python", "bash", "c++", "text"}
+ARGUMENTS = {"docs/experiments.md": "--net simple --episodes 60 --set hidden=8 steps=20 burn_in=0 --threads 1"}
+"""Command lines of pages whose blocks read one."""
+NEEDS_LIBRARY = {"docs/kernels.md", "docs/modules/explain.md"}
+
+
+class Block(NamedTuple):
+    language: str
+    line: int
+    text: str
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """Fenced blocks, indented ones (of no language) and code in lines (``inline``)."""
+    for token in markdown_it.MarkdownIt("commonmark").enable("table").parse(text):
+        line = (token.map or (0, 0))[0] + 1
+        if token.type == "fence" and not token.info.startswith("{"):
+            yield Block(token.info.strip(), line + 1, token.content)
+        elif token.type == "code_block":
+            yield Block("", line, token.content)
+        for child in token.children or ():
+            if child.type == "code_inline":
+                yield Block("inline", line, child.content)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def run(page: str, text: str) -> None:
+    """Executes a page's Python blocks in order, in one namespace; lines of tracebacks are those of the page."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(text):
+        if block.language == "python":
+            exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name(page) in NEEDS_LIBRARY and library.MISSING is not None:
+        pytest.skip(f"native library {library.MISSING}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["example.py", *ARGUMENTS.get(name(page), "").split()])
+    torch.manual_seed(0)
+    try:
+        run(name(page), page.read_text())
+    except SystemExit as end:
+        assert not end.code
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_block_that_fails_is_found_with_its_line() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        run("page.md", "```python\nx = 1\n```\n\ntext\n\n```python\nx\nx / 0\n```\n")
+    assert caught.traceback[-1].lineno + 1 == 9
+
+
+def commands(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of shell blocks, and what looks like a whole command of this repository elsewhere."""
+    for block in blocks(text):
+        for number, line in enumerate(block.text.splitlines()):
+            if block.language == "bash" and line.strip() and not line.startswith("#"):
+                yield block.line + number, line
+            elif block.language in ("inline", "") and line.startswith(("python -m ", "make ")):
+                placeholders = re.search(r"\[|\.\.|…|\bNAME\b", line)
+                if not placeholders:
+                    yield block.line + number, line
+
+
+def check_settings(kind: type[Experiment[Any]], options: argparse.Namespace, command: str) -> None:
+    """In the place of a run: the settings that it would have."""
+    parse_seeds(options.seeds)
+    config = select(kind.presets, options.preset, options.net)
+    override(config, options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"])
+
+
+def check_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """``python -m module arguments``, through its own parser, up to where its work would begin."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_run", check_settings)
+        patch.setattr(collection, "write", lambda out, results: None)
+        patch.setattr(selftest, "main", lambda device, backend: 0)
+        patch.setattr(plastikern.__main__, "show", lambda: None)
+        if module == "experiments":
+            assert cli.main(EXPERIMENTS, arguments) == 0
+        elif module == "plastikern":
+            assert plastikern.__main__.main(arguments) == 0
+        elif module == "benchmarks":
+            benchmarks._parser().parse_args(arguments)
+        else:
+            assert find_spec(module) is not None, f"no module {module}"
+
+
+def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line that one of the programs here would take; raises where it would not."""
+    words = shlex.split(line, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words.pop(0)
+    program, *arguments = words
+    if program in ("python", "torchrun") and "-m" in arguments:
+        module, *rest = arguments[arguments.index("-m") + 1 :]
+        check_module(module, rest, monkeypatch)
+    elif program == "make":
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert {word for word in arguments if "=" not in word} <= targets
+    elif program == "pip":
+        extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+        for wanted in re.findall(r"\.\[(.*)\]", line):
+            assert set(wanted.split(",")) <= extras
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file(), f"no file {arguments[0]}"
+    else:
+        pytest.fail(f"nobody knows how to check {line!r}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_are_taken_by_their_programs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, line in commands(page.read_text()):
+        try:
+            check(line, monkeypatch)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{name(page)}:{number}: {line}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m experiments maze --prest paper2",
+        "python -m experiments maze --set no_such_setting=1",
+        "python -m experiments report --into x",
+        "python -m benchmarks --workloads nothing",
+        "python -m plastikern selftest --card 3",
+        "python -m benchmarks.nothing",
+        "python examples/nothing.py",
+        "make nothing",
+        'pip install ".[nothing]"',
+        "unknown program",
+    ],
+)
+def test_a_command_that_its_program_does_not_take_is_found(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((Exception, SystemExit, pytest.fail.Exception)):
+        check(line, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_say_their_language(page: Path) -> None:
+    fenced = {block.language for block in blocks(page.read_text()) if block.language not in ("", "inline")}
+    assert fenced <= LANGUAGES
