@@ -3,6 +3,7 @@
 #   make test     the tests, without those marked slow (make test-all: with them)
 #   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
 #   make lint     what must be clean before a commit (make format: lets the formatters do their part)
+#   make docs     the documentation site, into build/site, warnings as errors
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 
@@ -17,7 +18,7 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
 export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),8.0)
 
-.PHONY: demo test test-all sanitize lint format wheel clean
+.PHONY: demo test test-all sanitize lint format docs wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -42,6 +43,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+	@echo "docs: build/site/index.html"
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --no-isolation

@@ -29,7 +29,7 @@ class HiddenArm(gymnasium.Env[Observation, int]):
     """
 
     def __init__(self) -> None:
-        self.action_space = gymnasium.spaces.Discrete(ARMS)  # type: ignore[assignment]
+        self.action_space = gymnasium.spaces.Discrete(ARMS)
         self.observation_space = gymnasium.spaces.Box(0, 1, (ARMS + 1,), numpy.float32)
 
     def reset(

@@ -26,7 +26,7 @@ markdown_it = pytest.importorskip("markdown_it")
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-LANGUAGES = {"python", "bash", "c++", "text"}
+LANGUAGES = {"python", "bash", "c++", "diff"}
 ARGUMENTS = {"docs/experiments.md": "--net simple --episodes 60 --set hidden=8 steps=20 burn_in=0 --threads 1"}
 """Command lines of pages whose blocks read one."""
 NEEDS_LIBRARY = {"docs/kernels.md", "docs/modules/explain.md"}
@@ -118,6 +118,8 @@ def check_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPa
             benchmarks._parser().parse_args(arguments)
         else:
             assert find_spec(module) is not None, f"no module {module}"
+            for file in (word for word in arguments if word.startswith(("tests/", "docs/"))):
+                assert (ROOT / file).exists(), f"no file {file}"
 
 
 def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +128,7 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words.pop(0)
     program, *arguments = words
-    if program in ("python", "torchrun") and "-m" in arguments:
+    if program.endswith(("python", "torchrun")) and "-m" in arguments:
         module, *rest = arguments[arguments.index("-m") + 1 :]
         check_module(module, rest, monkeypatch)
     elif program == "make":
@@ -136,7 +138,7 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
         for wanted in re.findall(r"\.\[(.*)\]", line):
             assert set(wanted.split(",")) <= extras
-    elif program == "python":
+    elif program.endswith("python"):
         assert (ROOT / arguments[0]).is_file(), f"no file {arguments[0]}"
     else:
         pytest.fail(f"nobody knows how to check {line!r}")

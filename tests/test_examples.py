@@ -1,0 +1,76 @@
+"""The examples run, and what they train learns."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import threads
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def as_started_there(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An example finds its neighbours, and its small networks are not worth a second thread."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    with threads(1):
+        yield
+
+
+def example(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def test_a_plastic_network_in_the_place_of_another_learns_what_that_cannot() -> None:
+    found = example("swap").main(["--updates", "300"])
+    assert found["PlasticRNN"] > 0.9
+    assert found["nn.RNN"] < 0.5
+
+
+def test_an_agent_finds_the_arm_that_pays() -> None:
+    pytest.importorskip("gymnasium")
+    reached = example("agent").main(["--updates", "120"])
+    assert sum(reached[-20:]) / 20 > 4  # at random: 3
+
+
+def test_the_environment_is_one_of_gymnasium() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    from gymnasium.utils.env_checker import check_env
+
+    example("agent")
+    check_env(gymnasium.make("plastikern/HiddenArm-v0").unwrapped)
+
+
+def test_a_language_model_learns_along_a_text() -> None:
+    bits = example("language_model").main(["--epochs", "2"])
+    assert bits[1] < 0.9 * bits[0]
+
+
+def notebooks() -> list[Path]:
+    return sorted(EXAMPLES.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", notebooks(), ids=lambda path: path.name)
+def test_notebooks_run(notebook: Path) -> None:
+    pytest.importorskip("gymnasium")
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), namespace)
+    from matplotlib import pyplot
+
+    assert pyplot.get_fignums()
+    pyplot.close("all")
+
+
+def test_notebooks_are_kept_without_outputs() -> None:
+    for notebook in notebooks():
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+            assert not cell.get("outputs"), f"{notebook.name}: clear its outputs"
