@@ -32,22 +32,23 @@ def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
     _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     theirs: dict[str, Curve | Level] = {}
     for index, (label, result) in enumerate(sorted(results.items())):
-        curves = [seed["curve"] for seed in result["seeds"].values()]
-        running = [key for key in curves[0] if "_last_" in key]
+        seeds = [seed["curve"] for seed in result["seeds"].values()]
+        running = [key for key in seeds[0] if "_last_" in key]
         key = next((key for key in running if not key.startswith("loss")), running[0])
         metric = key.partition("_last_")[0]
-        episodes = numpy.array(min((curve["episode"] for curve in curves), key=lambda each: each[-1]))
-        values = numpy.array([numpy.interp(episodes, curve["episode"], curve[key]) for curve in curves])
-        axes.plot(episodes, numpy.median(values, 0), f"C{index}", label=f"{label}, seeds: {len(curves)}")
+        episodes = numpy.array(min((curve["episode"] for curve in seeds), key=lambda each: each[-1]))
+        values = numpy.array([numpy.interp(episodes, curve["episode"], curve[key]) for curve in seeds])
+        axes.plot(episodes, numpy.median(values, 0), f"C{index}", label=f"{label}, seeds: {len(seeds)}")
         axes.fill_between(episodes, values.min(0), values.max(0), color=f"C{index}", alpha=0.25, linewidth=0)
         axes.set(xlabel="episode", ylabel=f"{metric}, running mean", title=name)
         theirs |= {number.label: number for number in published(result) if number.metric == metric}
     ours = axes.get_xlim()
-    for marker, number in zip("os^dv" * 2, theirs.values(), strict=False):
-        if isinstance(number, Curve):
-            axes.plot(number.episodes, number.values, f"k{marker}:", markersize=4, linewidth=0.7, label=number.label)
-        else:
-            axes.axhline(number.value, color="k", linestyle="--", linewidth=0.7, label=number.label)
+    curves = [number for number in theirs.values() if isinstance(number, Curve)]
+    levels = [number for number in theirs.values() if isinstance(number, Level)]
+    for marker, curve in zip("os^dv", curves, strict=False):
+        axes.plot(curve.episodes, curve.values, f"k{marker}:", markersize=4, linewidth=0.7, label=curve.label)
+    for style, level in zip(("--", "-.", ":"), levels, strict=False):
+        axes.axhline(level.value, color="k", linestyle=style, linewidth=0.7, label=level.label)
     axes.set_xlim(0, ours[1])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
