@@ -1,8 +1,8 @@
 // Where kernels meet torch, on every device: tensors are checked, outputs allocated, pointers handed on.
 //
-// A Device says what differs: its name, whether a tensor is on it, how lengths come to it, whether its backward pass
-// runs traces backwards and its forward pass needs the activities of all steps kept, and its two passes, which take a
-// network whose missing rates and modulators are null.
+// A Device says what differs: its name, whether a tensor is on it, how lengths come to it, where memory comes from,
+// whether its backward pass runs traces backwards and its forward pass needs the activities of all steps kept, and its
+// two passes, which take a network whose missing rates and modulators are null.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -301,22 +301,21 @@ struct Results {
     MaybeTensor hidden, cell, eligibility, history, modulators, checkpoints, lost;
 
     Results(const Call<Device>& call, const Tensor& drive, bool is_step, bool keep, bool reversible) {
-        using torch::stable::new_empty;
         const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()};
         const std::vector<int64_t> cells = {call.batch(), call.posts()};
         const bool lstm = call.is(NetworkKind::lstm);
-        output = new_empty(drive, call.sequence_shape(is_step, call.posts()));
-        trace = new_empty(drive, traces);
-        if (!is_step && !call.is(NetworkKind::linear)) hidden = new_empty(drive, cells);
-        if (lstm) cell = new_empty(drive, cells);
-        if (call.retroactive()) eligibility = new_empty(drive, traces);
+        output = Device::empty(drive, call.sequence_shape(is_step, call.posts()));
+        trace = Device::empty(drive, traces);
+        if (!is_step && !call.is(NetworkKind::linear)) hidden = Device::empty(drive, cells);
+        if (lstm) cell = Device::empty(drive, cells);
+        if (call.retroactive()) eligibility = Device::empty(drive, traces);
         const bool activities = keep || Device::keeps_activities;
-        if (lstm && activities) history = new_empty(drive, call.sequence_shape(false, call.history_size()));
-        if (call.has_modulator() && activities) modulators = new_empty(drive, call.sequence_shape(false, 1));
+        if (lstm && activities) history = Device::empty(drive, call.sequence_shape(false, call.history_size()));
+        if (call.has_modulator() && activities) modulators = Device::empty(drive, call.sequence_shape(false, 1));
         // Rows without eligibility traces leave theirs unwritten.
         const std::vector<int64_t> kept = call.checkpoints_shape();
         if (keep && !is_step)
-            checkpoints = call.half_modulated() ? torch::stable::new_zeros(drive, kept) : new_empty(drive, kept);
+            checkpoints = call.half_modulated() ? torch::stable::new_zeros(drive, kept) : Device::empty(drive, kept);
         if (reversible && call.can_reverse() && call.loses())
             lost = torch::stable::new_zeros(drive, call.lost_shape(), ScalarType::Bool);
     }
@@ -380,6 +379,70 @@ sequence(const Tensor& drive_in, const MaybeTensor& features, const MaybeTensor&
         r.checkpoints, r.lost};
 }
 
+// One unit of a sequence, for a network that acts: the step `k` from `drive`, whose activities are written into those
+// of all steps; after the last step, without a drive, what only the end knows: the last state of elements with
+// `lengths`.
+template <class Device>
+void advance(const MaybeTensor& drive_in, const MaybeTensor& features, const MaybeTensor& hidden,
+             const MaybeTensor& cell, const MaybeTensor& trace, const MaybeTensor& eligibility, const Tensor& weight,
+             const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
+             const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight,
+             const MaybeTensor& modulator_bias, const MaybeTensor& modulated, const MaybeTensor& clamp,
+             const MaybeTensor& lengths, const Tensor& output, const MaybeTensor& last_hidden,
+             const MaybeTensor& last_cell, const MaybeTensor& last_trace, const MaybeTensor& last_eligibility,
+             const MaybeTensor& history, const MaybeTensor& modulators, const MaybeTensor& checkpoints,
+             const MaybeTensor& lost, const Tensor& memory, std::vector<int64_t> codes, double clip,
+             int64_t checkpoint_every, int64_t k) {
+    const MaybeTensor drive = compact(drive_in);
+    STD_TORCH_CHECK(output.dim() == 3, "output must have 3 dimensions; got ", output.dim());
+    const Call<Device> call(output, false, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
+                            eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, lengths, codes, clip,
+                            false, checkpoint_every);
+    STD_TORCH_CHECK(!call.is(NetworkKind::linear) && !clamp.has_value(),
+                    "only recurrent networks act, without a clamp");
+    const bool lstm = call.is(NetworkKind::lstm), ends = !drive.has_value();
+    const std::vector<int64_t> traces = {call.batch(), call.posts(), call.pres()}, cells = {call.batch(), call.posts()};
+    STD_TORCH_CHECK(k >= 0 && k <= output.size(0) - (ends ? 0 : 1), "k must be a step of the output; got ", k);
+    STD_TORCH_CHECK(ends == lengths.has_value() && ends == last_trace.has_value(),
+                    "lengths and the last state are for the end");
+    for (int64_t b = 0; ends && b < call.batch(); ++b) {
+        STD_TORCH_CHECK(pointer<int64_t>(*lengths)[b] == k, "all elements must end after step ", k);
+    }
+    if (!ends) check<Device>("drive", drive, {call.batch(), call.drive_size()}, call.dtype());
+    check<Device>("last_hidden", last_hidden, cells, call.dtype());
+    check<Device>("last_cell", last_cell, cells, call.dtype());
+    check<Device>("last_trace", last_trace, traces, call.dtype());
+    check<Device>("last_eligibility", last_eligibility, traces, call.dtype());
+    STD_TORCH_CHECK(!ends || call.retroactive() == last_eligibility.has_value(), "last_eligibility is missing");
+    STD_TORCH_CHECK(lstm == history.has_value(), "history is what an LSTM keeps");
+    STD_TORCH_CHECK(call.has_modulator() == modulators.has_value(), "modulators are what a modulated network keeps");
+    check<Device>("history", history, call.sequence_shape(false, call.history_size()), call.dtype());
+    check<Device>("modulators", modulators, call.sequence_shape(false, 1), call.dtype());
+    STD_TORCH_CHECK(checkpoint_every == 0 || checkpoints.has_value(), "checkpoints are missing");
+    if (checkpoint_every > 0) check<Device>("checkpoints", checkpoints, call.checkpoints_shape(), call.dtype());
+    check<Device>("lost", lost, call.lost_shape(), ScalarType::Bool);
+    check<Device>("memory", memory, {memory.numel()}, call.dtype());
+    for (const MaybeTensor& written : {MaybeTensor(output), last_hidden, last_cell, last_trace, last_eligibility,
+                                       history, modulators, checkpoints, lost, MaybeTensor(memory)}) {
+        STD_TORCH_CHECK(!written.has_value() || written->is_contiguous(), "what is written must be contiguous");
+    }
+    with_dtype(call, [&]<typename S>(S) {
+        Network<S> n = call.template network<S>();
+        if (!ends) n.drive = {pointer<S>(drive), 0, call.drive_size()};
+        Outputs<S> out{};
+        out.activities.output = call.layout(output_pointer<S>(output), call.posts());
+        out.activities.history = call.layout(output_pointer<S>(history), call.history_size());
+        out.activities.modulators = call.layout(output_pointer<S>(modulators), 1);
+        out.hidden = output_pointer<S>(last_hidden);
+        out.cell = output_pointer<S>(last_cell);
+        out.trace = output_pointer<S>(last_trace);
+        out.eligibility = output_pointer<S>(last_eligibility);
+        out.checkpoints = output_pointer<S>(checkpoints);
+        out.lost = output_pointer<bool>(lost);
+        Device::advance(n, out, k, output_pointer<S>(memory), memory.numel());
+    });
+}
+
 template <class Device>
 std::tuple<Tensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor,
            MaybeTensor, MaybeTensor, MaybeTensor, MaybeTensor>
@@ -393,7 +456,6 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
                   const MaybeTensor& modulator_weight, const MaybeTensor& modulator_bias, const MaybeTensor& modulated,
                   const MaybeTensor& clamp, const MaybeTensor& lengths, std::vector<int64_t> codes, double clip,
                   bool batch_first, int64_t checkpoint_every, bool reversible, int64_t needs) {
-    using torch::stable::new_empty;
     using torch::stable::new_zeros;
     STD_TORCH_CHECK(output_in.dim() == 3, "output must have 3 dimensions; got ", output_in.dim());
     STD_TORCH_CHECK(checkpoint_every >= 1, "checkpoint_every must be positive; got ", checkpoint_every);
@@ -437,9 +499,9 @@ sequence_backward(const MaybeTensor& grad_output_in, const MaybeTensor& grad_hid
         return new_zeros(*tensor, tensor->sizes());
     };
     const auto empty = [&](bool wanted, const std::vector<int64_t>& shape) {
-        return wanted ? MaybeTensor(new_empty(output, shape)) : std::nullopt;
+        return wanted ? MaybeTensor(Device::empty(output, shape)) : std::nullopt;
     };
-    Tensor grad_drive = new_empty(output, call.sequence_shape(false, call.drive_size()));
+    Tensor grad_drive = Device::empty(output, call.sequence_shape(false, call.drive_size()));
     const bool recurrent_post = lstm && codes[4] == static_cast<int64_t>(Post::recurrent);
     MaybeTensor grad_sum = empty(clamp.has_value() || recurrent_post, call.sequence_shape(false, call.posts()));
     MaybeTensor grad_features = empty(linear && needed(kFeatures), call.sequence_shape(false, call.pres()));

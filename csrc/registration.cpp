@@ -28,9 +28,15 @@ STABLE_TORCH_LIBRARY(plastikern, m)
     m.def("cpu_capability() -> str");
     m.def("bandwidth(Tensor a, Tensor b, Tensor(c!) c, int repeats) -> ()");
     m.def("explain_cuda(int[] codes, int[] sizes, int scalar_bytes, bool backward, int[] device) -> str");
+    m.def("empty(Tensor like, int[] size) -> Tensor");
     m.def("step(Tensor drive, " OPERANDS
           ", int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, Tensor trace, Tensor? eligibility, "
           "Tensor? history, Tensor? modulators)");
+    m.def(
+        "advance(Tensor? drive, " OPERANDS
+        ", Tensor? lengths, Tensor(a!) output, Tensor(b!)? last_hidden, Tensor(c!)? last_cell, Tensor(d!)? last_trace, "
+        "Tensor(e!)? last_eligibility, Tensor(f!)? history, Tensor(g!)? modulators, Tensor(h!)? checkpoints, "
+        "Tensor(i!)? lost, Tensor(j!) memory, int[] codes, float clip, int checkpoint_every, int k) -> ()");
     m.def("sequence(Tensor drive, " OPERANDS
           ", Tensor? lengths, int[] codes, float clip, bool batch_first, int checkpoint_every, bool reversible) -> "
           "(Tensor output, "

@@ -213,12 +213,12 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
             for name, value in drawing.signals(model, state).items():
                 recorded.setdefault(name, []).append(value)
 
-        rollout = act(model, *episode, watch)
+        trajectory = act(model, *episode, watch)
         signals = {name: torch.stack(values).cpu().numpy() for name, values in recorded.items()}
         caption = (
-            f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {rollout.rewards.sum(0).mean():.4g}"
+            f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {trajectory.rewards.sum(0).mean():.4g}"
         )
-        return [drawing.around_rewards(folder / "rewards.png", signals, rollout.rewards.cpu().numpy(), caption)]
+        return [drawing.around_rewards(folder / "rewards.png", signals, trajectory.rewards.cpu().numpy(), caption)]
 
 
 EXPERIMENT = CueReward

@@ -232,11 +232,11 @@ class Maze(ReinforcementLearning[MazeConfig]):
             for name, value in drawing.signals(model, state).items():
                 curves.setdefault(name, []).append(float(value[0]))
 
-        rollout = act(model, *episode, watch)
+        trajectory = act(model, *episode, watch)
         squares = self.maze.squares.cpu()
         path = squares[episode.world.squares(episode.world.codes[:-1, 0]).cpu()].tolist()
         goal = squares[episode.world.goals[0].cpu()].tolist()
-        rewards = rollout.rewards[:, 0].tolist()
+        rewards = trajectory.rewards[:, 0].tolist()
         caption = f"network {self.config.net}, reward of the episode {sum(rewards):.4g}"
         grid: Any = walls(self.config.size).numpy()
         return [drawing.maze_film(folder / "episode.gif", grid, goal, path, rewards, curves, caption)]

@@ -4,7 +4,7 @@ from . import convert, functional
 from .backends import build_info, use_backend
 from .explanation import explain
 from .network import Modulator
-from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell, Rollout
 from .plasticity import Plasticity
 from .state import LinearState, LSTMState, RNNState
 from .version import __version__
@@ -21,6 +21,7 @@ __all__ = [
     "PlasticRNNCell",
     "Plasticity",
     "RNNState",
+    "Rollout",
     "__version__",
     "build_info",
     "convert",

@@ -25,6 +25,7 @@ class Fused(NamedTuple):
         missing: why it is not there; None where it is.
         operators: the namespace of its operators in ``torch.ops``, which it makes at the first call.
         reverses: whether its backward pass can run traces backwards between checkpoints.
+        advances: whether it has the operator ``advance``, with which a network acts and keeps what learning needs.
     """
 
     device: str
@@ -32,6 +33,7 @@ class Fused(NamedTuple):
     missing: Callable[[], str | None]
     operators: Callable[[], str]
     reverses: bool = False
+    advances: bool = False
 
 
 def _no_native_library() -> str | None:
@@ -66,7 +68,7 @@ def _triton_operators() -> str:
 
 
 FUSED: dict[str, Fused] = {
-    "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True),
+    "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True, advances=True),
     "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, lambda: "plastikern"),
     "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
 }

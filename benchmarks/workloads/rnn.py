@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import plastikern.functional as PF
-from plastikern import Plasticity
+from plastikern import Plasticity, PlasticRNN
 
 from ..floor import Traffic, connection_traffic
 from .base import FORWARD, Drives, Inputs, Normal, Parameters, State, Step, Workload
@@ -211,13 +211,19 @@ class ActingRNNWorkload(ModulatedRNNWorkload):
         return tuple(tensor.clone() for tensor in state), drives
 
     def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
-        weight, alpha, options = parameters["weight"], parameters["alpha"], self._options(parameters, state, backend)
+        if torch.is_grad_enabled():  # the truth is asked for gradients, too
+            return super().library(parameters, state, drives, backend)
         (drive,), (hidden, trace) = drives, state
-        outputs = []
-        for step_drive in drive.unbind(0):
-            hidden, trace = PF.plastic_rnn_step(step_drive, hidden, trace, weight, alpha, None, **options)
-            outputs.append(hidden)
-        return torch.stack(outputs), (hidden, trace)
+        network = PlasticRNN(
+            None, self.neurons, bias=False, plasticity=self.plasticity, backend=backend, dtype=drive.dtype
+        )
+        names = {"weight": "weight_hh_l0", "alpha": "alpha_l0"}
+        for name, parameter in parameters.items():
+            network.get_parameter(names.get(name, f"{name}_l0")).copy_(parameter)
+        rollout = network.rollout(*drive.shape[:2], (hidden.unsqueeze(0), trace.unsqueeze(0)))
+        outputs = [rollout.step(step_drive) for step_drive in drive.unbind(0)]
+        last = rollout.state()
+        return torch.stack(outputs), (last.hidden[0], last.trace[0])
 
     def traffic(self, kernel: str) -> Traffic:
         size = self.neurons**2

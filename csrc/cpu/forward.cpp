@@ -6,15 +6,22 @@
 namespace plastikern {
 namespace {
 
+// Units [first, last] of the forward pass: all of them, or, while a network acts, one.
+struct Units {
+    int64_t first, last;
+};
+
 template <typename S>
 struct ForwardScratch {
     S *zeros, *traces;        // (max(O, I),); per slot n.traces(), where it is worth packing
     S* pres;                  // per thread PreRing::size
     S *history, *modulators;  // where they are not kept: per element n.history_size(), and 1
+    bool acting;              // `traces` are those of all elements, from one call to the next
 
-    ForwardScratch(const Network<S>& n, const Outputs<S>& out, Parts<S>& parts) {
+    // `live`: traces of all elements, from one call to the next; null: a call takes all units.
+    ForwardScratch(const Network<S>& n, const Outputs<S>& out, Parts<S>& parts, S* live) : acting(live != nullptr) {
         zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
-        traces = parts.take(worth_packing(n) ? sharing_of(n).slots() * n.traces() : 0);
+        traces = acting ? live : parts.take(worth_packing(n) ? sharing_of(n).slots() * n.traces() : 0);
         pres = parts.take(sharing_of(n).threads * PreRing<S>::size(n, sharing_of(n).group));
         history = parts.take(out.activities.history ? 0 : n.batch * n.history_size());
         modulators = parts.take(out.activities.modulators ? 0 : n.batch);
@@ -98,23 +105,33 @@ void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
 }
 
 template <typename S>
-void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScratch<S>& s, Group group, int64_t thread,
-                   Team team) {
+void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScratch<S>& s, Units range, Group group,
+                   int64_t thread, Team team) {
     const Activities<S>& a = out.activities;
-    const int64_t first_slot = (team.size == 1 ? thread : 0) * sharing_of(n).group, end_step = longest(n, group);
+    const int64_t end_step = longest(n, group), last_unit = std::min(range.last, end_step);
+    const int64_t first_slot = s.acting ? group.first : (team.size == 1 ? thread : 0) * sharing_of(n).group;
+    const auto working_traces = [&](int64_t e) { return packed_traces(n, s.traces + (first_slot + e) * n.traces()); };
     int64_t begin, end;
     team.share(n.posts, begin, end);
     TraceRows<const S> traces[kMaxGroup];
     S modulators[kMaxGroup] = {};  // of the elements that ran at the step before
     const PreRing<S> pres(s.pres + thread * PreRing<S>::size(n, sharing_of(n).group), n);
     for (int64_t b = group.first; b < group.last; ++b) {
-        const int64_t e = b - group.first;
-        traces[e] = tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
+        const int64_t e = b - group.first, before = range.first - 1;
+        const TraceRows<const S> first = tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
+        traces[e] = before <= 0                             ? first
+                    : is_checkpoint(n, before, n.length(b)) ? checkpoint<S, const S>(n, out.checkpoints, before, b)
+                                                            : working_traces(e);
+        if (before >= 0) {
+            pres.filled(before, e, pre_of<S, S>(n, a, s.zeros, before, b));
+            if (n.modulator) modulators[e] = *a.modulators.at(before, b);
+        }
+        if (out.trace == nullptr) continue;
         const TraceRows<S> last = tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
-        if (n.length(b) == 0) copy_traces(n, traces[e], last, begin, end);
-        copy_unmodulated(n, traces[e], last, begin, end);
+        if (n.length(b) == 0) copy_traces(n, first, last, begin, end);
+        copy_unmodulated(n, first, last, begin, end);
     }
-    for (int64_t k = 0; k <= end_step && end_step > 0; ++k) {
+    for (int64_t k = range.first; k <= last_unit && end_step > 0; ++k) {
         ForwardUnit<S> units[kMaxGroup];
         Running running;
         int64_t count = 0, before = 0;
@@ -125,8 +142,8 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
             TraceRows<S> traces_out = tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
             if (is_checkpoint(n, k, length)) {
                 traces_out = checkpoint(n, out.checkpoints, k, b);
-            } else if (k < length && worth_packing(n)) {
-                traces_out = packed_traces(n, s.traces + (first_slot + e) * n.traces());
+            } else if (k < length && (s.acting || worth_packing(n))) {
+                traces_out = working_traces(e);
             }
             ForwardUnit<S> unit{};
             // The first traces and the last ones lie in tensors.
@@ -161,7 +178,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
         // Where the history is one row, the next step writes what another thread still computes its modulator from.
         if (n.modulator && a.history.step == 0 && n.kind == NetworkKind::lstm) team.barrier();
     }
-    for (int64_t b = group.first; b < group.last; ++b) {
+    for (int64_t b = group.first; b < group.last && last_unit == end_step; ++b) {
         const int64_t length = n.length(b);
         if (out.hidden != nullptr) {
             const S* last = pre_of<S, S>(n, a, s.zeros, length, b);
@@ -181,29 +198,61 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
     team.barrier();  // the next group takes the same scratch
 }
 
+// Runs units of a network whose parameters are packed.
+template <typename S>
+void run(const Packed<S>& packed, const Outputs<S>& out, const ForwardScratch<S>& s, Units units) {
+    const Network<S>& n = packed.network();
+    std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
+    const Sharing sharing = sharing_of(n);
+    parallel(sharing.threads, [&](Team all) {
+        if (units.first == 0) packed.fill(all);
+        for_groups(n.batch, sharing, all, [&](Group group, int64_t thread, Team team) {
+            forward_group(n, out, s, units, group, thread, team);
+        });
+    });
+}
+
 }  // namespace
 
 template <typename S>
 void forward(const Network<S>& given, const Outputs<S>& wanted) {
     Parts<S> counted(nullptr);
     Packed<S>(given, counted);
-    ForwardScratch<S>(given, wanted, counted);
+    ForwardScratch<S>(given, wanted, counted, nullptr);
     const Workspace workspace(counted.bytes());
     Parts<S> parts(workspace.memory());
     const Packed<S> packed(given, parts);
-    const ForwardScratch<S> s(given, wanted, parts);
-    const Network<S>& n = packed.network();
-    const Outputs<S> out = s.completed(n, wanted);
-    std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
-    const Sharing sharing = sharing_of(n);
-    parallel(sharing.threads, [&](Team all) {
-        packed.fill(all);
-        for_groups(n.batch, sharing, all,
-                   [&](Group group, int64_t thread, Team team) { forward_group(n, out, s, group, thread, team); });
-    });
+    const ForwardScratch<S> s(given, wanted, parts, nullptr);
+    run(packed, s.completed(given, wanted), s, Units{0, given.steps});
+}
+
+template <typename S>
+int64_t acting_bytes(const Network<S>& n) {
+    Parts<S> counted(nullptr);
+    Packed<S>(n, counted);
+    counted.take(n.batch * n.traces());
+    return counted.bytes();
+}
+
+template <typename S>
+void forward_unit(Network<S> given, const Outputs<S>& out, int64_t k, void* memory) {
+    // One step of a small batch is not worth waking threads.
+    const int64_t work = given.batch * given.synapses() * (given.kind == NetworkKind::lstm ? 4 : 1);
+    if (work < 2 * kSplitSynapses) given.threads = 1;
+    Parts<S> kept(memory), counted(nullptr);
+    const Packed<S> packed(given, kept);
+    S* live = kept.take(given.batch * given.traces());
+    ForwardScratch<S>(given, out, counted, live);
+    const Workspace workspace(counted.bytes());
+    Parts<S> parts(workspace.memory());
+    run(packed, out, ForwardScratch<S>(given, out, parts, live), Units{k, k});
 }
 
 template void forward(const Network<float>&, const Outputs<float>&);
 template void forward(const Network<double>&, const Outputs<double>&);
+template int64_t acting_bytes(const Network<float>&);
+template int64_t acting_bytes(const Network<double>&);
+template void forward_unit(Network<float>, const Outputs<float>&, int64_t, void*);
+template void forward_unit(Network<double>, const Outputs<double>&, int64_t, void*);
 
 }  // namespace plastikern

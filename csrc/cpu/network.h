@@ -28,6 +28,15 @@ void for_kernels(const Network<S>& n, int64_t begin, int64_t end, Run run) {
 
 template <typename S>
 void forward(const Network<S>&, const Outputs<S>&);
+
+// Unit k of a forward pass alone, for a network that acts: call after call from k = 0 to the end of the elements, whose
+// lengths are then `n.lengths`. In between the traces and packed parameters lie in `memory`, of acting_bytes(n); all
+// activities must be kept, and only the last call needs the last state.
+template <typename S>
+int64_t acting_bytes(const Network<S>&);
+template <typename S>
+void forward_unit(Network<S>, const Outputs<S>&, int64_t k, void* memory);
+
 template <typename S>
 void backward(const Network<S>&, const Gradients<S>&);
 

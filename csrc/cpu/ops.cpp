@@ -1,16 +1,55 @@
 // The operators on the CPU.
+#include <torch/csrc/stable/c/shim.h>
+
 #include "../operators.h"
 #include "network.h"
 #include "team.h"
+#include "workspace.h"
+
+#if defined(__linux__)
+// Of torch 2.11 and newer; null before.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(void*, int64_t, const int64_t*, const int64_t*, int64_t,
+                                                                int32_t, int32_t, int32_t, AtenTensorHandle*, int32_t,
+                                                                const uint8_t*, int64_t, void (*)(void*, void*), void*);
+#endif
 
 namespace plastikern {
 namespace {
+
+// A new tensor, a large one of memory that goes back to the pool.
+Tensor pooled_empty(const Tensor& like, const std::vector<int64_t>& shape) {
+#if defined(__linux__)
+    constexpr int64_t large = int64_t{1} << 20;
+    int64_t bytes = like.element_size();
+    for (const int64_t size : shape) bytes *= size;
+    if (torch_from_blob != nullptr && bytes >= large) {
+        std::vector<int64_t> strides(shape.size(), 1);
+        for (size_t i = shape.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * shape[i];
+        int32_t dtype, layout, device;
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
+        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device));
+        auto* block = new Block(Pool::only().take(bytes));
+        AtenTensorHandle handle;
+        const auto release = [](void*, void* context) {
+            Pool::only().give(*static_cast<Block*>(context));
+            delete static_cast<Block*>(context);
+        };
+        TORCH_ERROR_CODE_CHECK(torch_from_blob(block->memory, static_cast<int64_t>(shape.size()), shape.data(),
+                                               strides.data(), 0, dtype, aoti_torch_device_type_cpu(), device, &handle,
+                                               layout, nullptr, 0, release, block));
+        return Tensor(handle);
+    }
+#endif
+    return torch::stable::new_empty(like, shape);
+}
 
 struct Cpu {
     static constexpr const char* name = "cpu";
     static constexpr bool reverses = true, keeps_activities = false;
     static bool has(const Tensor& tensor) { return tensor.is_cpu(); }
     static Tensor bring(const Tensor& lengths, const Tensor& /*like*/) { return lengths; }
+    static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) { return pooled_empty(like, shape); }
 
     // The kernels read rates and modulators without asking whether there are any.
     template <typename S>
@@ -27,6 +66,14 @@ struct Cpu {
         plastikern::forward(n, out);
     }
     template <typename S>
+    static void advance(Network<S>& n, const Outputs<S>& out, int64_t k, S* memory, int64_t count) {
+        complete(n);
+        const int64_t bytes = acting_bytes(n), given = count * static_cast<int64_t>(sizeof(S));
+        STD_TORCH_CHECK(given >= bytes, "memory must have ", bytes, " bytes; got ", given);
+        STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0, "memory must start on a cache line");
+        plastikern::forward_unit(n, out, k, memory);
+    }
+    template <typename S>
     static void backward(Network<S>& n, Gradients<S>& g, const Tensor& /*like*/) {
         static const S zero = 0;
         complete(n);
@@ -34,6 +81,8 @@ struct Cpu {
         plastikern::backward(n, g);
     }
 };
+
+Tensor empty(const Tensor& like, std::vector<int64_t> size) { return pooled_empty(like, size); }
 
 void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeats) {
     for (const Tensor* tensor : {&a, &b, &c}) {
@@ -60,6 +109,8 @@ std::string cpu_capability() { return kernels<float>().capability; }
 
 STABLE_TORCH_LIBRARY_IMPL(plastikern, CPU, m) {
     m.impl("step", TORCH_BOX(&plastikern::step<plastikern::Cpu>));
+    m.impl("empty", TORCH_BOX(&plastikern::empty));
+    m.impl("advance", TORCH_BOX(&plastikern::advance<plastikern::Cpu>));
     m.impl("sequence", TORCH_BOX(&plastikern::sequence<plastikern::Cpu>));
     m.impl("sequence_backward", TORCH_BOX(&plastikern::sequence_backward<plastikern::Cpu>));
     m.impl("bandwidth", TORCH_BOX(&plastikern::bandwidth));

@@ -56,6 +56,9 @@ struct Cuda {
         torch::stable::copy_(there, lengths);
         return there;
     }
+    static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) {
+        return torch::stable::new_empty(like, shape);
+    }
     static Tensor scratch(const Tensor& like, const cuda::Plan& plan) {
         return torch::stable::new_empty(like, {plan.scratch_bytes}, ScalarType::Byte);
     }

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from experiments.common.networks import PlainRNN
 from plastikern import Plasticity, PlasticRNN
-from plastikern.functional import plastic_rnn_step
 
 State = tuple[Tensor, ...]
-"""Activities and, in plastic networks, traces; before the first step nothing."""
+"""Activities and, in plastic networks, traces, each with B in front."""
+
+
+class Steps(Protocol):
+    """Steps of a network without gradients, from which it can learn later: :class:`plastikern.Rollout`."""
+
+    def step(self, input: Tensor) -> Tensor: ...
+    def state(self) -> State: ...
+    def finish(self, inputs: Tensor) -> tuple[Tensor, Any]: ...
+
+
+class PlainSteps:
+    """The same of a network without plasticity."""
+
+    def __init__(self, core: PlainRNN):
+        self.core, self.transposed = core, core.weight.t()
+        self.hidden: Tensor | None = None
+
+    def step(self, input: Tensor) -> Tensor:
+        """Activities (B, N)."""
+        summed = input if self.hidden is None else torch.addmm(input, self.hidden, self.transposed)
+        self.hidden = torch.tanh(summed)
+        return self.hidden
+
+    def state(self) -> State:
+        """The activities (1, B, N)."""
+        return () if self.hidden is None else (self.hidden.unsqueeze(0),)
+
+    def finish(self, inputs: Tensor) -> tuple[Tensor, Any]:
+        """Activities (T, B, N) with gradients."""
+        return self.core(inputs)
 
 
 class Agent(nn.Module):
@@ -56,37 +85,21 @@ class Agent(nn.Module):
         self.policy = nn.Linear(hidden, actions, device=device)
         self.value = nn.Linear(hidden, 1, device=device)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (T, B, actions) and values (T, B) of a whole recorded episode's inputs (T, B, F)."""
-        activities = self.core(self.input(inputs))[0]
+    def forward(self, inputs: Tensor, steps: Steps | None = None) -> tuple[Tensor, Tensor]:
+        """Scores (T, B, actions) and values (T, B) of a whole recorded episode's inputs (T, B, F).
+
+        Args:
+            steps: those taken on these inputs, whose activities are then not computed again.
+        """
+        drive = self.input(inputs)
+        activities = (self.core(drive) if steps is None else steps.finish(drive))[0]
         return self.policy(activities), self.value(activities).squeeze(-1)
 
-    def stepper(self) -> Callable[..., State]:
-        """``step(drive, *state)``: the next state, activities first, from the drive (B, N) of the neurons.
-
-        The parameters are looked up once, for an agent takes a step in little more time than that.
-        """
-        core = self.core
-        if isinstance(core, PlainRNN):
-            transposed = core.weight.t()
-
-            def plain(drive: Tensor, hidden: Tensor | None = None) -> State:
-                return (torch.tanh(drive if hidden is None else torch.addmm(drive, hidden, transposed)),)
-
-            return plain
-        names = ("weight_hh_l0", "alpha_l0", "eta_l0", "eligibility_eta_l0")
-        weight, alpha, eta, fading = (getattr(core, name) for name in names)
-        modulator, plasticity, backend = core.modulator(), core.plasticity, core.backend
-
-        def plastic(
-            drive: Tensor, hidden: Tensor | None = None, trace: Tensor | None = None, eligibility: Tensor | None = None
-        ) -> State:
-            return plastic_rnn_step(
-                drive, hidden, trace, weight, alpha, eta, eligibility=eligibility, eligibility_eta=fading,
-                modulator=modulator, plasticity=plasticity, backend=backend,
-            )  # fmt: skip
-
-        return plastic
+    def begin(self, steps: int, batch: int) -> Steps:
+        """Get ready to act in an episode; a step is given the drive (B, N) of the neurons."""
+        if isinstance(self.core, PlasticRNN):
+            return self.core.rollout(steps, batch)
+        return PlainSteps(self.core)
 
     def modulator_signal(self, hidden: Tensor) -> Tensor | None:
         """The neuromodulator (...,) at activities (..., N); None in networks without one."""

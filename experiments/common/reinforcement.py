@@ -130,11 +130,11 @@ class ReinforcementLearning(Experiment[AgentConfigT]):
 
     def loss(self, model: nn.Module, episode: Episodes) -> dict[str, Tensor]:
         assert isinstance(model, Agent)
-        config, rollout = self.config, act(model, *episode)
+        config, trajectory = self.config, act(model, *episode)
         require(config.baseline == "own" or parallel.size() == 1, "baseline=first is for a single process")
-        scores, values = model(rollout.inputs)
+        scores, values = model(trajectory.inputs, trajectory.steps)
         loss = a2c_loss(
-            scores, values, rollout.actions, rollout.rewards, discount=config.discount,
+            scores, values, trajectory.actions, trajectory.rewards, discount=config.discount,
             value_weight=config.value_weight, concentration=config.concentration, baseline=config.baseline,
         )  # fmt: skip
-        return {"loss": loss, "reward": rollout.rewards.sum(0).mean()}
+        return {"loss": loss, "reward": trajectory.rewards.sum(0).mean()}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.common.agents import Agent, State
+from experiments.common.agents import Agent, State, Steps
 
 
 class World(ABC):
@@ -35,15 +35,16 @@ class World(ABC):
         next."""
 
 
-class Rollout(NamedTuple):
-    """A recorded batch of episodes: inputs (T, B, F), actions (T, B), rewards (T, B)."""
+class Trajectory(NamedTuple):
+    """A recorded batch of episodes: inputs (T, B, F), actions (T, B), rewards (T, B), steps of the network."""
 
     inputs: Tensor
     actions: Tensor
     rewards: Tensor
+    steps: Steps
 
 
-def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None] | None = None) -> Rollout:
+def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None] | None = None) -> Trajectory:
     """Let the agent act, without recording gradients.
 
     Args:
@@ -56,17 +57,16 @@ def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None
         drives, table = agent.input(world.shown).unbind(), world.table @ agent.input.weight.t()
         tosses, policy = (noise + agent.policy.bias).unbind(), agent.policy.weight
         codes, chosen = world.codes.unbind(), actions.unbind()
-        step, move = agent.stepper(), world.moves()
-        state: State = ()
+        steps, move = agent.begin(*noise.shape[:2]), world.moves()
         for t, action in enumerate(chosen):
-            hidden, *_ = state = step(drives[t] + table.index_select(0, codes[t]), *state)
+            hidden = steps.step(drives[t] + table.index_select(0, codes[t]))
             # A matrix product would wake all threads, which takes longer than the few scores.
             scores = torch.linalg.vecdot(hidden.unsqueeze(1), policy)
             torch.argmax(scores.add_(tosses[t]), 1, out=action)
             move(t, action, codes[t + 1])
             if watch is not None:
-                watch(state)
-    return Rollout(world.shown + world.table[world.codes[:-1]], actions, world.value[world.codes[1:]])
+                watch(tuple(part.squeeze(0) for part in steps.state() if part is not None))
+    return Trajectory(world.shown + world.table[world.codes[:-1]], actions, world.value[world.codes[1:]], steps)
 
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

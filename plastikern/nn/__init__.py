@@ -4,6 +4,7 @@ from .base import PlasticModule
 from .linear import PlasticLinear, PlasticLinearCell
 from .lstm import PlasticLSTM, PlasticLSTMCell
 from .rnn import PlasticRNN, PlasticRNNCell
+from .rollout import Rollout
 
 __all__ = [
     "PlasticLSTM",
@@ -13,4 +14,5 @@ __all__ = [
     "PlasticModule",
     "PlasticRNN",
     "PlasticRNNCell",
+    "Rollout",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..checks import check_positive, check_tensor
 from ..plasticity import Plasticity
 from .base import PlasticModule
+from .rollout import Rollout
 
 
 class RecurrentModule(PlasticModule):
@@ -65,11 +66,8 @@ class RecurrentModule(PlasticModule):
             shape = (*input.shape[:-1], self.hidden_size)
             check_tensor(type(self).__name__, "clamp", clamp, shape, input, dtype=torch.bool)
 
-    def _layer(self, layer: int, input: Tensor, clamp: Tensor | None) -> dict[str, Any]:
-        """Arguments for the function of a layer: what drives its neurons, and its parameters and options.
-
-        Clamped neurons take their input without the recurrent bias.
-        """
+    def _drive(self, layer: int, input: Tensor, clamp: Tensor | None) -> Tensor:
+        """What drives a layer's neurons; clamped ones take their input without the recurrent bias."""
         suffix = self._suffixes[layer]
         weight = getattr(self, "weight_ih" + suffix, None)
         if weight is not None:
@@ -77,10 +75,13 @@ class RecurrentModule(PlasticModule):
         bias = getattr(self, "bias_hh" + suffix, None)
         if bias is not None:
             input = input + bias if clamp is None else torch.where(clamp, input, input + bias)
-        recurrent = getattr(self, "weight_hh" + suffix)
         # Under autocast the input layer may compute in lower precision; the plastic connection keeps its own.
-        drive = input.to(recurrent.dtype)
-        return {"drive": drive, "weight": recurrent, **self._connection(layer), **self._options(clamp)}
+        return input.to(getattr(self, "weight_hh" + suffix).dtype)
+
+    def _arguments(self, layer: int, clamp: Tensor | None = None) -> dict[str, Any]:
+        """Arguments for the functions of a layer besides drive and state: its parameters and options."""
+        weight = getattr(self, "weight_hh" + self._suffixes[layer])
+        return {"weight": weight, **self._connection(layer), **self._options(clamp)}
 
     def extra_repr(self) -> str:
         """Sizes and options."""
@@ -99,7 +100,9 @@ class RecurrentCell(RecurrentModule):
         if not batched:
             input, clamp = input.unsqueeze(0), None if clamp is None else clamp.unsqueeze(0)
         names = self.State._fields
-        found = self.step_function(**self._layer(0, input, clamp), **dict(zip(names, tensors, strict=True)))
+        found = self.step_function(
+            self._drive(0, input, clamp), **self._arguments(0, clamp), **dict(zip(names, tensors, strict=True))
+        )
         return self._leaving(found, (), batched)
 
 
@@ -149,11 +152,26 @@ class RecurrentNetwork(RecurrentModule):
             if layer and self.dropout:
                 output = nn.functional.dropout(output, self.dropout, self.training)
             output, *last = self.sequence_function(
-                **self._layer(layer, output, clamp), **dict(zip(self.State._fields, first, strict=True)),
-                lengths=lengths, batch_first=self.batch_first, checkpoint_every=self.checkpoint_every,
+                self._drive(layer, output, clamp), **self._arguments(layer, clamp),
+                **dict(zip(self.State._fields, first, strict=True)), lengths=lengths, batch_first=self.batch_first,
+                checkpoint_every=self.checkpoint_every,
             )  # fmt: skip
             clamp = None
             lasts.append(last)
+        return output if batched else output.squeeze(batch), self._stacked(lasts, batched)
+
+    def _stacked(self, lasts: Sequence[Sequence[Tensor]], batched: bool) -> Any:
+        """The state of the whole network, from those of its layers."""
         # One layer's traces are not copied: they may be most of the memory.
         joined = [each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each) for each in zip(*lasts, strict=True)]
-        return output if batched else output.squeeze(batch), self._leaving(joined, stacked, batched)
+        return self._leaving(joined, (self.num_layers,), batched)
+
+    def rollout(self, steps: int, batch_size: int, state: Any = None) -> Rollout:
+        """Act step by step without gradients, and learn from all of the steps at once: see :class:`Rollout`.
+
+        Args:
+            steps: the most steps that can be taken.
+            batch_size: B.
+            state: the first state, as a call of the network takes it; None is zero.
+        """
+        return Rollout(self, steps, batch_size, state)

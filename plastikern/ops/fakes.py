@@ -142,6 +142,15 @@ def sequence_backward(
     )
 
 
+def empty(like: Tensor, size: list[int]) -> Tensor:
+    """Result of ``empty``: a new tensor, whose memory the library keeps for the next one of its size."""
+    return like.new_empty(size)
+
+
+def advance(*arguments: object) -> None:
+    """``advance`` writes into its arguments."""
+
+
 def _on_one_device(name: str, fake: Callable[..., object]) -> Callable[..., object]:
     """The fake, which refuses tensors of several devices as the operators do; lengths may be on the CPU."""
 
@@ -157,11 +166,13 @@ def _on_one_device(name: str, fake: Callable[..., object]) -> Callable[..., obje
 
 
 def register(namespace: str, library: torch.library.Library | None = None, native: bool = True) -> None:
-    """Tell torch the shapes of an operator's results, for the three operators of a namespace."""
+    """Tell torch the shapes of an operator's results, for the operators of a namespace."""
     fakes: dict[str, Callable[..., object]] = {
         "step": step,
         "sequence": partial(sequence, native=native),
         "sequence_backward": sequence_backward,
     }
+    if native:
+        fakes.update(empty=empty, advance=advance)
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", _on_one_device(name, fake), lib=library)

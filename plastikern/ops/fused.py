@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from ..backends import FUSED
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
+from . import fakes
 
 KINDS = ("rnn", "lstm", "linear")
 MAX_AMPLIFICATION = 10.0
@@ -192,8 +193,98 @@ def sequence(
     if spacing is None:
         spacing, reversible = checkpoint_spacing(backend, inputs, connection, network, batch_first)
     options = Options(backend, network, numbers, clip, batch_first, spacing, reversible)
-    output, *last = _Sequence.apply(options, masks, lengths, *operands)
+    output, *last = _Sequence.apply(options, masks, lengths, None, *operands)
     return output, State(*last)
+
+
+class Recording:
+    """Steps that a recurrent network takes one at a time, kept as the forward pass of a sequence keeps them.
+
+    The traces stay in the kernels' own layout and are changed in place: a step reads and writes them once. Arguments
+    are checked by :mod:`plastikern.nn.rollout`.
+
+    Args:
+        like: (B, N), an LSTM (B, 4 N): of the dtype and on the device of the drive.
+        steps: at most so many.
+    """
+
+    def __init__(
+        self, backend: str, like: Tensor, state: State, connection: Connection, network: Network, steps: int
+    ) -> None:
+        inputs = Inputs(like.detach().unsqueeze(0).expand(steps, *like.shape))
+        numbers, clip = codes(network), network.plasticity.clip
+        spacing, reversible = checkpoint_spacing(backend, inputs, connection, network)
+        self._options = Options(backend, network, numbers, clip, False, spacing, reversible)
+        self._advance, self._empty = _operator(backend, "advance"), _operator(backend, "empty")
+        self._numbers, self.taken = (numbers, clip, spacing), 0
+        # Autograd could not keep for the backward pass what was made in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            self._masks = _masks(inputs, connection, network)
+            given = (*_operands(inputs, state, connection, network)[1:], *self._masks)
+            self._operands = tuple(None if tensor is None else tensor.detach().contiguous() for tensor in given)
+            shapes = [None if tensor is None else tensor.to("meta") for tensor in (inputs.drive, *self._operands)]
+            results = fakes.sequence(*shapes, None, list(numbers), clip, False, spacing, reversible)  # type: ignore
+            output, *self._last = results[:5]
+            self.output = self._new(like, output)
+            self._history, self._modulators, self._checkpoints = (self._new(like, tensor) for tensor in results[5:8])
+            self._lost = None if results[8] is None else torch.zeros_like(results[8], device=like.device)
+            if self._checkpoints is not None and self._masks.modulated is not None:
+                self._checkpoints.zero_()  # rows without eligibility traces leave theirs unwritten
+            # The traces of all elements, and parameters per synapse in rows of the same length.
+            batch, posts, pres = results[3].shape
+            kinds = 2 if network.plasticity.modulation == "retroactive" else 1
+            self._memory = self._empty(like, [(kinds * batch + 5) * posts * fakes.padded(like, pres)])
+            self._steps = self.output.unbind()
+
+    def _new(self, like: Tensor, shape: Tensor | None) -> Any:
+        return None if shape is None else self._empty(like, shape.shape)
+
+    @property
+    def _kept(self) -> tuple[Tensor | None, ...]:
+        return self._history, self._modulators, self._checkpoints, self._lost
+
+    def step(self, drive: Tensor) -> Tensor:
+        """The activities (B, N) after one more step, without gradients."""
+        k = self.taken
+        self._advance(
+            drive, *self._operands, None, self.output, None, None, None, None, self._history, self._modulators,
+            self._checkpoints, self._lost, self._memory, *self._numbers, k,
+        )  # fmt: skip
+        self.taken = k + 1
+        return self._steps[k]
+
+    def state(self) -> State:
+        """The state after the steps so far."""
+        with torch.inference_mode(False), torch.no_grad():
+            last = State(*(self._new(self.output, shape) for shape in self._last))
+            lengths = torch.full((self.output.shape[1],), self.taken)
+            self._advance(
+                None, *self._operands, lengths, self.output, *last, *self._kept, self._memory, *self._numbers,
+                self.taken,
+            )  # fmt: skip
+        return last
+
+    def finish(self, drive: Tensor, state: State, connection: Connection) -> tuple[Tensor, State]:
+        """Activities (T, B, N) of the T steps so far and the last state, as :func:`sequence` returns them.
+
+        Args:
+            drive: (T, B, N), an LSTM (T, B, 4 N); that of the steps: gradients go there, its numbers are not read.
+            state: the first state.
+            connection: the parameters.
+        """
+        options, taken, last = self._options, self.taken, self.state()
+        operands, output = _operands(Inputs(drive), state, connection, options.network), self.output
+        history, modulators, checkpoints, lost = self._kept
+        if taken < output.shape[0]:
+            output, every = output[:taken].clone(), options.checkpoint_every
+            history, modulators = (None if tensor is None else tensor[:taken] for tensor in (history, modulators))
+            checkpoints = None if checkpoints is None else checkpoints[: max(taken - 1, 0) // every]
+            lost = None if lost is None else lost[: -(-taken // every)]
+        if not _differentiated(operands):
+            return output, last
+        found = (output, *last, history, modulators, checkpoints, lost)
+        output, *results = _Sequence.apply(options, self._masks, None, found, *operands)
+        return output, State(*results)
 
 
 def _backward(
@@ -315,13 +406,21 @@ class _Step(torch.autograd.Function):
 
 
 class _Sequence(torch.autograd.Function):
+    """``found``: what the operator would return, where a :class:`Recording` has it already."""
+
     @staticmethod
-    def forward(ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, *operands: Tensor | None) -> Any:
-        *results, history, modulators, checkpoints, lost = _operator(options.backend, "sequence")(
-            *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every,
-            options.reversible,
-        )  # fmt: skip
-        output, _, _, trace, eligibility = results
+    def forward(
+        ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, found: tuple[Tensor | None, ...] | None,
+        *operands: Tensor | None,
+    ) -> Any:  # fmt: skip
+        if found is None:
+            found = _operator(options.backend, "sequence")(
+                *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every,
+                options.reversible,
+            )  # fmt: skip
+        *results, history, modulators, checkpoints, lost = found
+        output: Any = results[0]
+        trace, eligibility = results[3:]
         ctx.set_materialize_grads(False)
         ctx.options = options
         # Backwards starts from the last traces.
@@ -334,5 +433,5 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors
         kept, masks, lengths, operands = Kept(*saved[:7]), Masks(*saved[7:9]), saved[9], Operands(None, *saved[10:])
-        found = _backward(grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[3:])
-        return None, None, None, *_first_order(found)
+        found = _backward(grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[4:])
+        return None, None, None, None, *_first_order(found)

@@ -1,0 +1,234 @@
+"""Acting step by step, and learning from all of the steps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .. import backends
+from ..checks import check_positive, check_tensor
+from ..functional import HALF
+from ..network import Connection, Network, State
+from ..ops import fused
+
+if TYPE_CHECKING:
+    from .recurrent import RecurrentNetwork
+
+
+class Rollout:
+    """Steps of a recurrent network, taken without gradients, from which one backward pass can learn.
+
+    What an agent sees next depends on what it does, so that it must take single steps; but it learns from whole
+    episodes. A rollout keeps of every step what the backward pass needs: :meth:`finish` returns what the network itself
+    returns for the inputs of all steps, to rounding, without computing it again. Made by
+    :meth:`PlasticRNN.rollout <plastikern.PlasticRNN>` and :meth:`PlasticLSTM.rollout <plastikern.PlasticLSTM>`.
+
+    .. code-block:: python
+
+        rollout = rnn.rollout(steps=200, batch_size=30)
+        for t in range(200):
+            hidden = rollout.step(observation)
+            observation = environment.step(choose(hidden))
+        output, state = rollout.finish()
+        loss(output).backward()
+
+    The parameters and the first state must stay as they are from the first step to the backward pass. Backends without
+    kernels for it, all but ``cpu``, take the steps of the cells, and run the sequence again at the end.
+
+    Args:
+        network: it acts on its present parameters, without dropout.
+        steps: T, the most steps that can be taken.
+        batch_size: B.
+        state: the first state, as the network takes it; None is zero.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, shape or value.
+    """
+
+    def __init__(self, network: RecurrentNetwork, steps: int, batch_size: int, state: Any = None) -> None:
+        for name, value in (("steps", steps), ("batch_size", batch_size)):
+            check_positive("rollout", name, value)
+        if network.dropout and network.training and network.num_layers > 1:
+            raise ValueError("rollout: a network with dropout acts in evaluation mode only; call its eval() before")
+        self._network = network
+        firsts = network._entering(state, (network.num_layers,), batch_size)
+        weight = network.get_parameter("weight_hh" + network._suffixes[0])
+        backend = "reference" if weight.dtype in HALF else backends.select(network.backend, weight)
+        advances = backend != "reference" and backends.FUSED[backend].advances
+        features = network.hidden_size if network.input_size is None else network.input_size
+        # Autograd could not keep for the backward pass what was made in inference mode.
+        with torch.inference_mode(False):
+            self._inputs = weight.new_empty(steps, batch_size, features)
+            self._layers: list[_Layer] = []
+            for layer, suffix in enumerate(network._suffixes):
+                first = {
+                    name: None if tensor is None else tensor[layer]
+                    for name, tensor in zip(network.State._fields, firsts, strict=True)
+                }
+                like = weight.new_empty(batch_size, network.get_parameter("weight_hh" + suffix).shape[0])
+                arguments = network._arguments(layer)
+                self._layers.append(
+                    _Recorded(network, first, arguments, like, steps, backend)
+                    if advances
+                    else _Stepped(network, first, arguments, like)
+                )
+        self._drives = [_drive_of(network, suffix) for suffix in network._suffixes]
+        self._rows, self._taken, self._versions = self._inputs.unbind(), 0, self._parameter_versions()
+
+    @property
+    def taken(self) -> int:
+        """Steps so far."""
+        return self._taken
+
+    @torch.no_grad()
+    def step(self, input: Tensor) -> Tensor:
+        """One step.
+
+        Args:
+            input: (B, features) of the network.
+
+        Returns:
+            Activities (B, N) of the last layer, not to be changed in place.
+
+        Raises:
+            TypeError, ValueError: an input of the wrong type, dtype, shape or device.
+            RuntimeError: all steps have been taken.
+        """
+        if self._taken == len(self._rows):
+            raise RuntimeError(f"rollout: all {self._taken} steps have been taken")
+        row = self._rows[self._taken]
+        if not isinstance(input, Tensor) or input.shape != row.shape or input.dtype != row.dtype:
+            check_tensor("rollout", "input", input, tuple(row.shape), row)
+        row.copy_(input)
+        activities = row
+        for layer, drive in zip(self._layers, self._drives, strict=True):
+            activities = layer.step(drive(activities))
+        self._taken += 1
+        return activities
+
+    def state(self) -> Any:
+        """The state after the steps so far, without gradients, as the network returns it."""
+        return self._stacked([layer.state() for layer in self._layers])
+
+    def finish(self, inputs: Tensor | None = None) -> tuple[Tensor, Any]:
+        """What the network returns for the inputs of the T steps so far, with gradients.
+
+        Args:
+            inputs: those of the steps, (T, B, features) or (B, T, features) as the network takes them, where gradients
+                are to reach what they were computed from; None: gradients reach parameters and first state only.
+
+        Raises:
+            ValueError: ``inputs`` are not those of the steps.
+            RuntimeError: a parameter has been changed since the first step.
+        """
+        network, taken = self._network, self._inputs[: self._taken]
+        if self._versions != self._parameter_versions():
+            raise RuntimeError("rollout: a parameter has been changed in place since the first step")
+        if inputs is None:
+            activities = taken
+        else:
+            activities = inputs.transpose(0, 1) if network.batch_first else inputs
+            check_tensor("rollout", "inputs", activities, tuple(taken.shape), taken)
+            if not _alike(activities.detach(), taken):
+                raise ValueError("rollout: inputs must be those of the steps; got other numbers")
+        lasts = []
+        for number, layer in enumerate(self._layers):
+            activities, *last = layer.finish(network._drive(number, activities, None), network._arguments(number))
+            lasts.append(last)
+        return activities.transpose(0, 1) if network.batch_first else activities, self._stacked(lasts)
+
+    def _stacked(self, lasts: Sequence[Sequence[Tensor]]) -> Any:
+        return self._network._stacked(lasts, True)
+
+    def _parameter_versions(self) -> list[int]:
+        # Tensors made in inference mode have no versions; they cannot be learnt either.
+        return [0 if parameter.is_inference() else parameter._version for parameter in self._network.parameters()]
+
+
+class _Layer(Protocol):
+    """One layer's steps. Its ``arguments`` are those of the network's functions, without the drive."""
+
+    def step(self, drive: Tensor) -> Tensor:
+        """Activities (B, N) after one more step."""
+
+    def state(self) -> Sequence[Tensor]:
+        """The state after the steps so far."""
+
+    def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+        """Activities of all steps, from their drive, and the last state, with gradients."""
+
+
+class _Recorded:
+    """On a backend that keeps what the steps leave."""
+
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        first: dict[str, Tensor | None],
+        arguments: dict[str, Any],
+        like: Tensor,
+        steps: int,
+        backend: str,
+    ) -> None:
+        options = {name: arguments[name] for name in ("nonlinearity", "post") if name in arguments}
+        kind = Network("lstm" if network.gates == 4 else "rnn", arguments["plasticity"], **options)
+        self._first = State(**{"cell": None, **first})
+        self._recording = fused.Recording(backend, like, self._first, _connection(arguments), kind, steps)
+        self.step = self._recording.step
+
+    def state(self) -> Sequence[Tensor]:
+        return [tensor for tensor in self._recording.state() if tensor is not None]
+
+    def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+        output, last = self._recording.finish(drive, self._first, _connection(arguments))
+        return [output, *(tensor for tensor in last if tensor is not None)]
+
+
+class _Stepped:
+    """On any backend: steps of its own, and the whole sequence once more."""
+
+    def __init__(
+        self, network: RecurrentNetwork, first: dict[str, Tensor | None], arguments: dict[str, Any], like: Tensor
+    ) -> None:
+        self._network, self._first, self._arguments = network, first, arguments
+        self._now = self._run(like.unsqueeze(0)[:0], arguments)[1:]
+
+    def _run(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+        return self._network.sequence_function(drive, **arguments, **self._first)
+
+    def step(self, drive: Tensor) -> Tensor:
+        now = dict(zip(self._first, self._now, strict=False))
+        self._now = self._network.step_function(drive, **self._arguments, **now)
+        return self._now[0]
+
+    def state(self) -> Sequence[Tensor]:
+        return self._now
+
+    def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+        return self._run(drive, arguments)
+
+
+def _alike(inputs: Tensor, taken: Tensor) -> bool:
+    """Whether numbers are the same but for rounding. The first look takes a tenth of the time of ``allclose``."""
+    if inputs.is_meta or bool((inputs - taken).abs_().amax() <= 1e-5):
+        return True
+    return torch.allclose(inputs, taken, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _connection(arguments: dict[str, Any]) -> Connection:
+    return Connection(*(arguments[name] for name in Connection._fields))
+
+
+def _drive_of(network: RecurrentNetwork, suffix: str) -> Callable[[Tensor], Tensor]:
+    """What drives a layer's neurons, from its input; the parameters are looked up once, for a step is little work."""
+    weight = getattr(network, "weight_ih" + suffix, None)
+    biases = [getattr(network, name + suffix, None) for name in ("bias_ih", "bias_hh")]
+    with torch.inference_mode(False), torch.no_grad():
+        given = [bias.detach() for bias in biases if bias is not None]
+        bias = sum(given[1:], given[0]) if given else None
+    if weight is not None:
+        return lambda input: nn.functional.linear(input, weight, bias)
+    return (lambda input: input) if bias is None else (lambda input: input + bias)
