@@ -1,6 +1,6 @@
 """A plastic agent in a gymnasium environment: it finds out in every episode anew which arm pays, and stays with it.
 
-It acts step by step, without gradients, and learns (A2C) by one call on the whole episode.
+It acts step by step, without gradients, and learns (A2C) from the whole episode in one backward pass.
 ``python examples/agent.py`` trains for some seconds; needs ``pip install gymnasium``.
 """
 
@@ -15,8 +15,9 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
-from plastikern import Plasticity, PlasticRNN, RNNState
+from plastikern import Plasticity, PlasticRNN
 
 ARMS, STEPS, DISCOUNT = 4, 12, 0.7
 Observation = NDArray[numpy.float32]
@@ -60,34 +61,31 @@ class Agent(nn.Module):
         self.rnn = PlasticRNN(inputs, neurons, plasticity=rule)
         self.policy, self.value = nn.Linear(neurons, actions), nn.Linear(neurons, 1)
 
-    def forward(self, inputs: Tensor, state: RNNState | None = None) -> tuple[Tensor, Tensor, RNNState]:
-        """Scores (T, B, actions), values (T, B) and the last state, from inputs (T, B, features)."""
-        output, state = self.rnn(inputs, state)
-        return self.policy(output), self.value(output).squeeze(-1), state
+    def choose(self, hidden: Tensor) -> Categorical:
+        """The policy for activities (..., neurons)."""
+        return Categorical(logits=self.policy(hidden))
 
 
-@torch.no_grad()
-def act(agent: Agent, worlds: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """One episode in every world, a step at a time: inputs (T, B, features), actions and rewards (T, B)."""
-    state, recorded = None, []
+def play(agent: Agent, worlds: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """One episode in every world: activities (T, B, neurons) with gradients, actions and rewards (T, B)."""
+    rollout = agent.rnn.rollout(STEPS, worlds.num_envs)
     seen, _ = worlds.reset()
-    for _ in range(STEPS):
-        inputs = torch.from_numpy(seen)
-        scores, _, state = agent(inputs.unsqueeze(0), state)
-        actions = torch.distributions.Categorical(logits=scores[0]).sample()
-        seen, rewards, *_ = worlds.step(actions.numpy())
-        recorded.append((inputs, actions, torch.from_numpy(rewards).float()))
-    inputs, actions, rewards = (torch.stack(each) for each in zip(*recorded, strict=True))
-    return inputs, actions, rewards
+    recorded = []
+    with torch.no_grad():
+        for _ in range(STEPS):
+            actions = agent.choose(rollout.step(torch.from_numpy(seen))).sample()
+            seen, rewards, *_ = worlds.step(actions.numpy())
+            recorded.append((actions, torch.from_numpy(rewards).float()))
+    hidden, _ = rollout.finish()  # all steps at once, to learn from
+    taken, earned = (torch.stack(each) for each in zip(*recorded, strict=True))
+    return hidden, taken, earned
 
 
-def loss(agent: Agent, inputs: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+def loss(agent: Agent, hidden: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
     """A2C on whole episodes, with an entropy bonus."""
-    scores, values, _ = agent(inputs)  # all steps in one call
     ahead = (torch.arange(STEPS) - torch.arange(STEPS).unsqueeze(1)).float()
     returns = torch.where(ahead >= 0, DISCOUNT**ahead, 0) @ rewards
-    policy = torch.distributions.Categorical(logits=scores)
-    advantage = returns - values
+    policy, advantage = agent.choose(hidden), returns - agent.value(hidden).squeeze(-1)
     gain = policy.log_prob(actions) * advantage.detach() + 0.02 * policy.entropy()
     return (0.1 * advantage.square() - gain).mean()
 
@@ -100,7 +98,7 @@ def train(updates: int, batch: int = 32, seed: int = 0) -> tuple[Agent, list[flo
     agent, reached = Agent(ARMS + 1, ARMS), []
     optimiser = torch.optim.Adam(agent.parameters(), lr=5e-3)
     for _ in range(updates):
-        episode = act(agent, worlds)
+        episode = play(agent, worlds)
         optimiser.zero_grad()
         loss(agent, *episode).backward()
         nn.utils.clip_grad_norm_(agent.parameters(), 1.0)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+import plastikern
 import plastikern.__main__
 from benchmarks import __main__ as benchmarks
 from experiments.__main__ import EXPERIMENTS
@@ -177,3 +178,9 @@ def test_a_command_that_its_program_does_not_take_is_found(line: str, monkeypatc
 def test_blocks_say_their_language(page: Path) -> None:
     fenced = {block.language for block in blocks(page.read_text()) if block.language not in ("", "inline")}
     assert fenced <= LANGUAGES
+
+
+def test_every_public_name_has_its_place_on_a_page() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "modules").glob("*.md"))
+    described = set(re.findall(r"^\.\. auto\w+:: plastikern\.(\w+)", pages, re.MULTILINE))
+    assert described >= set(plastikern.__all__) - {"__version__"}
