@@ -27,14 +27,14 @@ def example(name: str) -> Any:
 
 
 def test_a_plastic_network_in_the_place_of_another_learns_what_that_cannot() -> None:
-    found = example("swap").main(["--updates", "300"])
+    found = example("swap").main(["--updates", "250"])
     assert found["PlasticRNN"] > 0.9
     assert found["nn.RNN"] < 0.5
 
 
 def test_an_agent_finds_the_arm_that_pays() -> None:
     pytest.importorskip("gymnasium")
-    reached = example("agent").main(["--updates", "120"])
+    reached = example("agent").main(["--updates", "160"])
     assert sum(reached[-20:]) / 20 > 4  # at random: 3
 
 
