@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from experiments.common import corpus, parallel
 from experiments.common.config import Config, Presets, require
 from experiments.common.experiment import Experiment
-from experiments.common.language_model import Dropout, LanguageModel, Scores, State, draw_awd, draw_uniform
+from experiments.common.language_model import Dropout, LanguageModel, State, draw_awd, draw_uniform
 from experiments.common.published import PERPLEXITY, Level
 from plastikern import Plasticity
 
@@ -128,7 +128,7 @@ class LanguageConfig(Config):
         modulated = modulation != "none"
         return Plasticity(
             constraint="clip", clip=self.clip, alpha=self.alpha, eta_init=self.eta_init, modulation=modulation,
-            # The rate of the eligibility traces is one number, so that retroactive networks have the size of simple ones.
+            # The rate of eligibility traces is one number, so that retroactive networks are as large as simple ones.
             eta="layer" if modulated else self.eta,
             modulator_input=self.modulator_input if modulated else "hidden",
             fan_out=self.fan_out if modulated else "none",
@@ -175,7 +175,7 @@ class Language(Experiment[LanguageConfig]):
         super().__init__(config, device, backend, data)
         self.corpus = corpus.load(data, config.vocabulary)
         words = self.corpus.train[: config.train_words or None]
-        self.train = _columns("training", words, config.batch)[:, parallel.share(config.batch)].to(device)
+        self.columns = _columns("training", words, config.batch)[:, parallel.share(config.batch)].to(device)
         self.words = words.numel()
         self.prepare(0)
 
@@ -205,7 +205,7 @@ class Language(Experiment[LanguageConfig]):
         )
 
     def done(self, updates: int) -> float:
-        return self.epoch + self.step / (len(self.train) - 1)
+        return self.epoch + self.step / (len(self.columns) - 1)
 
     def due(self, updates: int) -> bool:
         return self.step == 0
@@ -217,8 +217,8 @@ class Language(Experiment[LanguageConfig]):
 
     def episode(self, generator: torch.Generator, held_out: bool) -> Segment:
         """The next segment of the training text; it is the next one until an update has learned from it."""
-        end = min(self.step + self._length(generator), len(self.train) - 1)
-        return Segment(self.train[self.step : end], self.train[self.step + 1 : end + 1])
+        end = min(self.step + self._length(generator), len(self.columns) - 1)
+        return Segment(self.columns[self.step : end], self.columns[self.step + 1 : end + 1])
 
     def _length(self, generator: torch.Generator) -> int:
         bptt = self.config.bptt
@@ -229,15 +229,17 @@ class Language(Experiment[LanguageConfig]):
         return min(max(int(length), 5), bptt + 10)
 
     def loss(self, model: nn.Module, episode: Segment) -> dict[str, Tensor]:
-        return {"loss": _cross_entropy(model(episode.words, self.states), episode)}
+        assert isinstance(model, LanguageModel)
+        return {"loss": model.loss(model(episode.words, self.states), episode.following)}
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Segment) -> dict[str, Tensor]:
+        assert isinstance(model, LanguageModel)
         config, steps = self.config, len(episode.words)
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(self.epoch) * (steps / config.bptt if config.vary_bptt else 1)
         optimizer.zero_grad(set_to_none=True)
-        found: Scores = model(episode.words, self.states)
-        loss = _cross_entropy(found, episode)
+        found = model(episode.words, self.states)
+        loss = model.loss(found, episode.following)
         objective = loss * steps if config.sum_steps else loss
         if config.activation:
             objective = objective + config.activation * found.dropped.square().mean()
@@ -260,27 +262,29 @@ class Language(Experiment[LanguageConfig]):
 
     def _advance(self, steps: int, states: list[State]) -> None:
         self.step, self.states = self.step + steps, states
-        if self.step == len(self.train) - 1:
+        if self.step == len(self.columns) - 1:
             self.epoch, self.step, self.states = self.epoch + 1, 0, None
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """On the validation text; the best weights so far are kept."""
         model = model if self.average is None else self.average.module
+        assert isinstance(model, LanguageModel)
         loss = self._mean_loss(model, self.corpus.valid, self.config.evaluation_batch)
         if loss < self.best_loss:
             self.best_loss = loss
             self.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         return _with_perplexity("validation", loss)
 
-    def test(self, model: nn.Module) -> dict[str, float]:
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
         """On the test text, with the weights that were best on the validation text."""
+        assert isinstance(model, LanguageModel)
         best = copy.deepcopy(model)
         best.load_state_dict(self.best)
         loss = self._mean_loss(best, self.corpus.test, self.config.test_batch)
         return {**_with_perplexity("validation", self.best_loss), **_with_perplexity("test", loss)}
 
     @torch.no_grad()
-    def _mean_loss(self, model: nn.Module, text: Tensor, batch: int) -> float:
+    def _mean_loss(self, model: LanguageModel, text: Tensor, batch: int) -> float:
         """Cross-entropy of all words of a text but the first of each column; states go on from segment to segment."""
         columns = _columns("held-out", text, batch).to(self.device)
         steps = max(self.config.batch * self.config.bptt // batch, 1)
@@ -288,10 +292,9 @@ class Language(Experiment[LanguageConfig]):
         model.eval()
         for first in range(0, len(columns) - 1, steps):
             following = columns[first + 1 : first + 1 + steps]
-            segment = Segment(columns[first : first + len(following)], following)
-            found: Scores = model(segment.words, states)
+            found = model(columns[first : first + len(following)], states)
             states = found.states
-            total += float(_cross_entropy(found, segment)) * len(following)
+            total += float(model.loss(found, following)) * len(following)
         model.train(training)
         return total / (len(columns) - 1)
 
@@ -331,10 +334,6 @@ def _columns(label: str, text: Tensor, batch: int) -> Tensor:
     rows = text.numel() // batch
     require(rows >= 2, f"the {label} text has {text.numel()} words, too few for {batch} columns")
     return text[: rows * batch].view(batch, rows).t().contiguous()
-
-
-def _cross_entropy(found: Scores, segment: Segment) -> Tensor:
-    return nn.functional.cross_entropy(found.scores.flatten(0, 1), segment.following.flatten())
 
 
 def _with_perplexity(part: str, loss: float) -> dict[str, float]:

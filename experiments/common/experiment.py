@@ -112,7 +112,7 @@ class Experiment(ABC, Generic[ConfigT]):
         means = parallel.average(torch.stack(rows).double().mean(0)).tolist()
         return {f"test_{name}": mean for name, mean in zip(self.metrics, means, strict=True)}
 
-    def test(self, model: nn.Module) -> dict[str, float]:
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
         """The held-out metrics of a trained model."""
         return self.evaluate(model)
 

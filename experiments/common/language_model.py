@@ -1,4 +1,4 @@
-"""Language models of plain or plastic LSTM layers: words in, scores of the next word out."""
+"""Language models of plain or plastic LSTM layers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.common import parallel
+from experiments.common.softmax import SoftmaxLayer
 from plastikern import Plasticity, PlasticLSTM
 
 State = tuple[Tensor, ...]
@@ -27,16 +28,17 @@ class Dropout(NamedTuple):
     output: float = 0.0
 
 
-class Scores(NamedTuple):
+NO_DROPOUT = Dropout()
+
+
+class Activities(NamedTuple):
     """What a segment of T steps gives.
 
     Attributes:
-        scores: (T, B, V), before the softmax.
-        raw, dropped: activities of the last layer (T, B, N), before and after the dropout of the output.
+        raw, dropped: of the last layer (T, B, N), before and after the dropout of the output.
         states: of the layers after the segment, without history.
     """
 
-    scores: Tensor
     raw: Tensor
     dropped: Tensor
     states: list[State]
@@ -53,7 +55,7 @@ class LanguageModel(nn.Module):
         plasticity: the rule of all layers; None makes them ``torch.nn.LSTM``.
         fan_out_bias: whether a fan-out of the modulator has a trained offset; otherwise it is zero.
         dropout: while training.
-        backend: of plastikern; None lets it choose.
+        backend: of plastikern; None lets it choose. With ``reference`` the loss too is in plain PyTorch.
     """
 
     def __init__(
@@ -65,12 +67,12 @@ class LanguageModel(nn.Module):
         tied: bool,
         plasticity: Plasticity | None,
         fan_out_bias: bool = True,
-        dropout: Dropout = Dropout(),
+        dropout: Dropout = NO_DROPOUT,
         backend: str | None = None,
         device: torch.device | None = None,
     ):
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.plain = dropout, backend == "reference"
         self.embedding = nn.Embedding(vocabulary, embedding, device=device)
         sizes = [embedding, *hidden]
         self.layers = nn.ModuleList(
@@ -79,17 +81,17 @@ class LanguageModel(nn.Module):
             else plastic_layer(before, after, plasticity, fan_out_bias, backend, device)
             for before, after in zip(sizes, hidden, strict=False)
         )
-        self.output = nn.Linear(hidden[-1], vocabulary, device=device)
+        self.output = SoftmaxLayer(hidden[-1], vocabulary, device)
         if tied:
             self.output.weight = self.embedding.weight
 
-    def forward(self, words: Tensor, states: Sequence[State] | None = None) -> Scores:
+    def forward(self, words: Tensor, states: Sequence[State] | None = None) -> Activities:
         """
         Args:
             words: (T, B).
             states: of the layers before the segment; None is zero.
         """
-        drop = self.dropout if self.training else Dropout()
+        drop = self.dropout if self.training else NO_DROPOUT
         vectors = self.embedding.weight
         if drop.words:
             vectors = vectors * _mask((len(vectors), 1), drop.words, vectors)
@@ -99,7 +101,14 @@ class LanguageModel(nn.Module):
             raw, state = layer(activity, None if states is None else states[number])
             after.append(tuple(tensor.detach() for tensor in state if tensor is not None))
             activity = locked(raw, drop.output if number == len(self.layers) - 1 else drop.hidden)
-        return Scores(self.output(activity), raw, activity, after)
+        return Activities(raw, activity, after)
+
+    def loss(self, found: Activities, following: Tensor) -> Tensor:
+        """Cross-entropy of the words that follow, (T, B): the mean, in nats."""
+        hidden, target = found.dropped.flatten(0, 1), following.flatten()
+        if self.plain:
+            return nn.functional.cross_entropy(self.output(hidden), target)
+        return self.output.loss(hidden, target)
 
 
 def plastic_layer(
@@ -157,10 +166,11 @@ def draw_awd(model: LanguageModel) -> None:
     nn.init.uniform_(model.embedding.weight, -0.1, 0.1)
     nn.init.zeros_(model.output.bias)
     for layer in model.layers:
+        assert isinstance(layer, (nn.LSTM, PlasticLSTM))
         bound = 1 / math.sqrt(layer.input_size)
-        nn.init.uniform_(layer.weight_ih_l0, -bound, bound)
-        nn.init.uniform_(layer.bias_ih_l0, -bound, bound)
+        for name in ("weight_ih_l0", "bias_ih_l0"):
+            nn.init.uniform_(layer.get_parameter(name), -bound, bound)
         if isinstance(layer, PlasticLSTM):
-            candidate = layer.weight_hh_l0.unflatten(0, (4, -1))[CANDIDATE]
+            candidate = layer.get_parameter("weight_hh_l0").unflatten(0, (4, -1))[CANDIDATE]
             nn.init.uniform_(candidate, -0.01, 0.01)
             nn.init.uniform_(layer.get_parameter("alpha_l0"), 0, 1e-4)

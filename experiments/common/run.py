@@ -145,7 +145,7 @@ class Run:
         return {
             "kind": "result",
             "episode": self.episode,
-            **self.experiment.test(self.model),
+            **self.experiment.final_metrics(self.model),
             **self.window_means(),
             "seconds_per_episode": self.seconds / self.episode,
             "update_share": self.update_seconds / self.seconds,
