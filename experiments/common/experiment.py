@@ -73,10 +73,10 @@ class Experiment(ABC, Generic[ConfigT]):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True)
 
-    def learning_rate(self, episode: int) -> float:
+    def learning_rate(self, episode: float) -> float:
         """The rate after so many episodes."""
         config = self.config
-        drops = episode // config.learning_rate_episodes if config.learning_rate_episodes else 0
+        drops = int(episode) // config.learning_rate_episodes if config.learning_rate_episodes else 0
         return config.learning_rate * config.learning_rate_factor**drops
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Any) -> dict[str, Tensor]:

@@ -166,8 +166,7 @@ def draw_awd(model: LanguageModel) -> None:
     nn.init.uniform_(model.embedding.weight, -0.1, 0.1)
     nn.init.zeros_(model.output.bias)
     for layer in model.layers:
-        assert isinstance(layer, (nn.LSTM, PlasticLSTM))
-        bound = 1 / math.sqrt(layer.input_size)
+        bound = 1 / math.sqrt(layer.get_parameter("weight_ih_l0").shape[1])
         for name in ("weight_ih_l0", "bias_ih_l0"):
             nn.init.uniform_(layer.get_parameter(name), -bound, bound)
         if isinstance(layer, PlasticLSTM):
