@@ -1,7 +1,7 @@
 """Where the time of a training step of the language models goes: ``python -m benchmarks.language_step --data ZIP``.
 
-Prints shares of the step and memory of the fused path, then times it and the pure PyTorch path of the whole model, in
-turn. Run it with ``--threads 1`` and ``--threads 2``: the number cannot be changed within a process without traces.
+Prints shares of the step and memory of the fused path, then times it, the same with the loss in plain PyTorch, and the
+pure PyTorch path of the whole model, in turn. Run it with ``--threads 1`` and ``--threads 2``: the number cannot be changed within a process without traces.
 """
 
 from __future__ import annotations
@@ -98,12 +98,16 @@ def main(arguments: list[str]) -> int:
     for part, milliseconds in parts.items():
         print(f"{part}: {milliseconds:.1f} ms, {milliseconds / sum(parts.values()):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    plain = Contender(Language(config, torch.device("cpu"), None, options.data), "reference")
+    others = [
+        Contender(Language(config, torch.device("cpu"), None, options.data), name) for name in (None, "reference")
+    ]
+    others[0].model.plain = True
     for _ in range(options.updates + 1):
-        for contender in (fused, plain):
+        for contender in (fused, *others):
             contender.update()
-    ratio = plain.show("pure PyTorch") / fused.show("plastikern")
-    print(f"ratio: {ratio:.2f}")
+    seconds = fused.show("plastikern")
+    for contender, label in zip(others, ("plastikern, loss in plain PyTorch", "pure PyTorch"), strict=True):
+        print(f"  {contender.show(label) / seconds:.2f} times as long")
     return 0
 
 

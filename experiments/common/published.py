@@ -101,7 +101,7 @@ MAZE_2_LEVELS = {
     11: (Level("told the place (simulated)", "reward", 270), Level("random (simulated)", "reward", 5.7)),
 }
 
-# Test perplexity on the Penn Treebank, sections 4.3: means of 16 runs of the small models, medians of 5 of the large.
+# Test perplexity on the Penn Treebank, section 4.3: means of 16 runs of the small models, medians of 5 of the large.
 PERPLEXITY = {
     ("small", "lstm"): Level(f"{PAPER_2}, 16 runs", "perplexity", 104.26),
     ("small", "plastic"): Level(f"{PAPER_2}, 16 runs", "perplexity", 103.80),
