@@ -1,8 +1,8 @@
 """Where the time of a training step of the language models goes: ``python -m benchmarks.language_step --data ZIP``.
 
-Prints the parts of a step of the fused path and its memory, then times it and the pure PyTorch path of the whole model,
-in turn. With ``--plain-loss`` the fused path has its loss in plain PyTorch, to compare: in a process of its own, for
-what fresh memory costs depends on what else a process has allocated.
+Prints the parts of a step of the fused path and its memory. Then times it and the pure PyTorch path of the whole model,
+in turn, from the same weights, and compares their losses. With ``--plain-loss`` the fused path has its loss in plain
+PyTorch, to compare: in a process of its own, for what fresh memory costs depends on what else a process has allocated.
 """
 
 from __future__ import annotations
@@ -46,12 +46,15 @@ class Contender:
         self.optimizer = experiment.optimizer(self.model)
         self.generator = stream(0, "episodes")
         self.seconds: list[tuple[float, float]] = []
+        self.losses: list[float] = []
         self.words = 0
 
     def update(self) -> None:
         segment = self.experiment.episode(self.generator, held_out=False)
+        torch.manual_seed(len(self.losses))  # the same dropout for all
         before, busy = perf_counter(), process_time()
-        self.experiment.update(self.model, self.optimizer, segment)
+        values = self.experiment.update(self.model, self.optimizer, segment)
+        self.losses.append(float(values["loss"].detach()))
         self.seconds.append((perf_counter() - before, process_time() - busy))
         self.words = segment.words.numel()
 
@@ -97,20 +100,24 @@ def main(arguments: list[str]) -> int:
     changes = {name: getattr(options, name) for name in ("batch", "bptt") if getattr(options, name)}
     config = replace(config, **changes, vary_bptt=False)
 
-    fused = Contender(Language(config, torch.device("cpu"), None, options.data), None)
-    fused.model.plain = options.plain_loss
+    def contender(backend: str | None) -> Contender:
+        made = Contender(Language(config, torch.device("cpu"), None, options.data), backend)
+        made.model.plain |= options.plain_loss
+        return made
+
+    fused = contender(None)
     fused.update()
     parts = shares(fused, options.updates)
-    fused.seconds.clear()
     for part, milliseconds in parts.items():
         print(f"{part}: {milliseconds:.1f} ms, {milliseconds / sum(parts.values()):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    plain = Contender(Language(config, torch.device("cpu"), None, options.data), "reference")
+    fused, plain = contender(None), contender("reference")
     for _ in range(options.updates + 1):
-        for contender in (fused, plain):
-            contender.update()
+        fused.update()
+        plain.update()
     ratio = plain.show("pure PyTorch") / fused.show("plastikern")
-    print(f"ratio: {ratio:.2f}")
+    apart = max(abs(ours - theirs) for ours, theirs in zip(fused.losses, plain.losses, strict=True))
+    print(f"ratio: {ratio:.2f}; losses {plain.losses[0]:.4f} to {plain.losses[-1]:.4f}, at most {apart:.1e} apart")
     return 0
 
 
