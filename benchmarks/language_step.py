@@ -108,6 +108,7 @@ def main(arguments: list[str]) -> int:
     fused = contender(None)
     fused.update()
     parts = shares(fused, options.updates)
+    fused.show("plastikern, alone")
     for part, milliseconds in parts.items():
         print(f"{part}: {milliseconds:.1f} ms, {milliseconds / sum(parts.values()):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
