@@ -135,7 +135,7 @@ def train(
                     checkpoint.save(path, {**state, "position": metrics.sync()})
                 run.seconds += perf_counter() - start
             if stopping:
-                raise Stopped(f"stopped at episode {run.episode} of {config.episodes} of seed {seed}", stopping)
+                raise Stopped(f"stopped at episode {round(run.episode, 3)} of {config.episodes} of seed {seed}", stopping)
         result = write(run.result())
         if metrics is not None:
             metrics.sync()
