@@ -135,7 +135,8 @@ def train(
                     checkpoint.save(path, {**state, "position": metrics.sync()})
                 run.seconds += perf_counter() - start
             if stopping:
-                raise Stopped(f"stopped at episode {round(run.episode, 3)} of {config.episodes} of seed {seed}", stopping)
+                reached = round(run.episode, 3)
+                raise Stopped(f"stopped at episode {reached} of {config.episodes} of seed {seed}", stopping)
         result = write(run.result())
         if metrics is not None:
             metrics.sync()
