@@ -10,6 +10,7 @@ EXPERIMENTS = {
     "omniglot": "experiments.omniglot",
     "maze": "experiments.maze",
     "cue_reward": "experiments.cue_reward",
+    "language": "experiments.language",
 }
 """Name on the command line and module whose ``EXPERIMENT`` it is; a module is imported only when it is asked for."""
 

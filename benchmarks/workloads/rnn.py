@@ -220,7 +220,7 @@ class ActingRNNWorkload(ModulatedRNNWorkload):
         names = {"weight": "weight_hh_l0", "alpha": "alpha_l0"}
         for name, parameter in parameters.items():
             network.get_parameter(names.get(name, f"{name}_l0")).copy_(parameter)
-        rollout = network.rollout(*drive.shape[:2], (hidden.unsqueeze(0), trace.unsqueeze(0)))
+        rollout = network.rollout(drive.shape[0], drive.shape[1], (hidden.unsqueeze(0), trace.unsqueeze(0)))
         outputs = [rollout.step(step_drive) for step_drive in drive.unbind(0)]
         last = rollout.state()
         return torch.stack(outputs), (last.hidden[0], last.trace[0])

@@ -73,10 +73,10 @@ class Experiment(ABC, Generic[ConfigT]):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True)
 
-    def learning_rate(self, episode: int) -> float:
+    def learning_rate(self, episode: float) -> float:
         """The rate after so many episodes."""
         config = self.config
-        drops = episode // config.learning_rate_episodes if config.learning_rate_episodes else 0
+        drops = int(episode) // config.learning_rate_episodes if config.learning_rate_episodes else 0
         return config.learning_rate * config.learning_rate_factor**drops
 
     def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Any) -> dict[str, Tensor]:
@@ -89,6 +89,14 @@ class Experiment(ABC, Generic[ConfigT]):
             nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_gradient)
         optimizer.step()
         return values
+
+    def done(self, updates: int) -> float:
+        """Episodes after so many updates; a fraction where an episode takes many."""
+        return updates * self.config.batch
+
+    def due(self, updates: int) -> bool:
+        """Whether the model is evaluated after so many updates."""
+        return bool(self.config.evaluate_every) and updates % self.config.evaluate_every == 0
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -104,10 +112,28 @@ class Experiment(ABC, Generic[ConfigT]):
         means = parallel.average(torch.stack(rows).double().mean(0)).tolist()
         return {f"test_{name}": mean for name, mean in zip(self.metrics, means, strict=True)}
 
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
+        """The held-out metrics of a trained model."""
+        return self.evaluate(model)
+
+    def carried(self) -> dict[str, Any]:
+        """What goes on from update to update besides model and optimiser, for a checkpoint.
+
+        All processes call it, so that it may collect what they have shared out; the result is that of a single one.
+        """
+        return {}
+
+    def carry(self, model: nn.Module, carried: dict[str, Any]) -> None:
+        """Go on from what :meth:`carried` gave; empty where a checkpoint has none."""
+
     def observe(self, model: nn.Module) -> dict[str, float]:
         """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate."""
         etas = {name: value for name, value in model.named_parameters() if name.split(".")[-1].startswith("eta")}
         return {"eta" if len(etas) == 1 else name: float(value.detach().mean()) for name, value in etas.items()}
+
+    def speed(self, seconds: float) -> str:
+        """What is done in a second where an episode takes so many."""
+        return f"{1 / seconds:.4g} episodes/s, {1 / (seconds * self.config.batch):.4g} updates/s"
 
     def describe_data(self) -> str:
         """Which data this is, so that a run is never resumed on others."""

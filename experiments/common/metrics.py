@@ -38,9 +38,10 @@ class MetricsFile:
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
         if self._board is not None and "episode" in line:
+            step = _step(line["episode"])
             for name, value in line.items():
                 if isinstance(value, (int, float)) and name != "episode":
-                    self._board.add_scalar(f"{line['kind']}/{name}", value, line["episode"])
+                    self._board.add_scalar(f"{line['kind']}/{name}", value, step)
 
     def sync(self) -> int:
         """Force all lines to the disk; the position behind them."""
@@ -58,7 +59,12 @@ def _board(path: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     last = max((line.get("episode", 0) for line in read(path)), default=0)
-    return SummaryWriter(str(path.parent), purge_step=last + 1)
+    return SummaryWriter(str(path.parent), purge_step=_step(last) + 1)
+
+
+def _step(episode: float) -> int:
+    """TensorBoard counts in whole numbers: thousandths of episodes that take many updates."""
+    return episode if isinstance(episode, int) else round(1000 * episode)
 
 
 def read(path: Path) -> list[Line]:

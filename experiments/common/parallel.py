@@ -71,6 +71,15 @@ def average(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather(tensor: Tensor, dim: int) -> Tensor:
+    """The processes' tensors, of one shape, one after the other along ``dim``; all processes call it."""
+    if size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts, dim)
+
+
 def average_gradients(model: nn.Module) -> None:
     """Replace every gradient by its mean over all processes, in one exchange."""
     if size() == 1:

@@ -22,7 +22,9 @@ def new_figure(width: float, height: float) -> tuple[Figure, FigureCanvasAgg]:
 
 def quartiles(runs: Sequence[Sequence[Line]], kind: str, metric: str) -> tuple[list[int], numpy.ndarray]:
     """Episodes that every run has a ``metric`` for, and its quartiles (3, episodes) over the runs."""
-    series = [{line["episode"]: line[metric] for line in run if line["kind"] == kind} for run in runs]
+    series = [
+        {line["episode"]: line[metric] for line in run if line["kind"] == kind and metric in line} for run in runs
+    ]
     episodes = sorted(set.intersection(*(set(values) for values in series)))
     table = numpy.array([[values[episode] for episode in episodes] for values in series], dtype=float)
     return episodes, numpy.quantile(table, (0.25, 0.5, 0.75), axis=0)
@@ -40,9 +42,10 @@ def learning_curves(
         end = max(line["episode"] for runs in groups.values() for run in runs for line in run if "episode" in line)
         for index, (label, runs) in enumerate(groups.items()):
             _draw(axes, f"C{index}", f"{label}, seeds: {len(runs)}", *quartiles(runs, "train", metric))
-            episodes, held_out = quartiles(runs, "test", f"test_{metric}")
-            if episodes:
-                axes.plot(episodes, held_out[1], f"C{index}--", label=f"{label}, held out")
+            for part, name in (("test", "held out"), ("validation", "validation")):
+                episodes, held_out = quartiles(runs, "test", f"{part}_{metric}")
+                if episodes:
+                    axes.plot(episodes, held_out[1], f"C{index}--", label=f"{label}, {name}")
         drawn = [number for number in published if number.metric == metric]
         curves = [number for number in drawn if isinstance(number, Curve)]
         levels = [number for number in drawn if isinstance(number, Level)]

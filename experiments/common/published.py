@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PAPER = "Miconi et al. 2018"
+PAPER_2 = "Miconi et al. 2019"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,16 @@ MAZE_1_LEVELS = (Level("told the place (simulated)", "reward", 406), Level("rand
 MAZE_2_LEVELS = {
     9: (Level("told the place (simulated)", "reward", 323), Level("random (simulated)", "reward", 8.2)),
     11: (Level("told the place (simulated)", "reward", 270), Level("random (simulated)", "reward", 5.7)),
+}
+
+# Test perplexity on the Penn Treebank, section 4.3: means of 16 runs of the small models, medians of 5 of the large.
+PERPLEXITY = {
+    ("small", "lstm"): Level(f"{PAPER_2}, 16 runs", "perplexity", 104.26),
+    ("small", "plastic"): Level(f"{PAPER_2}, 16 runs", "perplexity", 103.80),
+    ("small", "simple"): Level(f"{PAPER_2}, 16 runs", "perplexity", 102.65),
+    ("small", "retroactive"): Level(f"{PAPER_2}, 16 runs", "perplexity", 102.48),
+    ("large", "lstm"): Level(f"{PAPER_2}, 5 runs", "perplexity", 62.48),
+    ("large", "simple"): Level(f"{PAPER_2}, 5 runs", "perplexity", 61.44),
 }
 
 # Traces of a trained retroactive network that the authors ship: 15 to 18 of at most 18 to 20 in 120 steps.

@@ -41,8 +41,7 @@ def show(
         if name not in ("kind", "episode", *TIMES):
             print(f"  {name.replace('_', ' ')}: {_spread(name, [result[name] for result in results])}")
     seconds, share = (median(result[name] for result in results) for name in TIMES)
-    updates = 1 / (seconds * experiment.config.batch)
-    print(f"  {seconds:.4f} s an episode: {1 / seconds:.4g} episodes/s, {updates:.4g} updates/s")
+    print(f"  {seconds:.4f} s an episode: {experiment.speed(seconds)}")
     print(f"  {share:.0%} of the training loop in acting, forward, backward and optimiser")
     groups = {str(out): metrics.read_runs(out), **beside}
     figures = [learning_curves(out / CURVES, groups, experiment.metrics, experiment.published())]

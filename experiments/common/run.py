@@ -71,14 +71,19 @@ class Run:
         }
 
     @property
-    def episode(self) -> int:
+    def episode(self) -> float:
         """Episodes trained so far."""
-        return self.update * self.experiment.config.batch
+        return self.experiment.done(self.update)
 
     @property
     def finished(self) -> bool:
         """Whether all episodes of the settings are trained."""
         return self.episode >= self.experiment.config.episodes
+
+    @property
+    def trained_parameters(self) -> int:
+        """Numbers that are learned."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def train_update(self) -> None:
         """The episodes of one update, and the update."""
@@ -112,14 +117,13 @@ class Run:
 
     def header(self, command: str) -> Line:
         """The first line of the metrics; ``command`` is what the user typed."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         names = ("experiment", "seed", "data")
         return {
             "kind": "run",
             "command": command,
             **{name: self.identity[name] for name in names},
             "config": asdict(self.experiment.config),
-            "trained_parameters": parameters,
+            "trained_parameters": self.trained_parameters,
             "published": [asdict(number) for number in self.experiment.published()],
             **self.surroundings,
         }
@@ -141,19 +145,19 @@ class Run:
         return {
             "kind": "result",
             "episode": self.episode,
-            **self.experiment.evaluate(self.model),
+            **self.experiment.final_metrics(self.model),
             **self.window_means(),
             "seconds_per_episode": self.seconds / self.episode,
             "update_share": self.update_seconds / self.seconds,
         }
 
-    def state(self, position: int) -> dict[str, Any]:
-        """The checkpoint; ``position`` is the length of the metrics file that belongs to it."""
+    def state(self) -> dict[str, Any]:
+        """The checkpoint, but for the position in the metrics file; all processes call it, process 0 writes it."""
         return {
             "identity": self.identity,
             "surroundings": self.surroundings,
-            "position": position,
             "model": self.model.state_dict(),
+            "carried": self.experiment.carried(),
             "optimizer": self.optimizer.state_dict(),
             "episode_rng": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
@@ -180,6 +184,7 @@ class Run:
                     print(f"note: {key} was {was} and is {value} now, last digits may differ", file=sys.stderr)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.experiment.carry(self.model, state.get("carried", {}))
             self.generator.set_state(state["episode_rng"])
             torch.set_rng_state(state["torch_rng"])
             if state["cuda_rng"] and self.experiment.device.type == "cuda":

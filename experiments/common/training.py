@@ -73,7 +73,8 @@ class Progress:
             means = self.run.means(self.run.experiment.config.window)
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
             self._shown = now
-        self.bar.update(self.run.experiment.config.batch)
+        self.bar.n = round(self.run.episode, 3)
+        self.bar.update(0)
 
 
 def train(
@@ -112,6 +113,8 @@ def train(
         return line
 
     try:
+        if metrics is not None:
+            print(f"seed {seed}: {run.trained_parameters:,} trained parameters")
         if not resumed:
             write(run.header(command))
         while not run.finished:
@@ -119,7 +122,7 @@ def train(
             run.train_update()
             if run.update % config.log_every == 0 or run.finished:
                 write(run.line())
-            if config.evaluate_every and run.update % config.evaluate_every == 0:
+            if experiment.due(run.update):
                 pause = perf_counter()
                 write({"kind": "test", "episode": run.episode, **experiment.evaluate(run.model)})
                 start += perf_counter() - pause
@@ -127,12 +130,13 @@ def train(
             run.seconds += perf_counter() - start
             stopping = parallel.largest(stop.signal or 0, experiment.device)
             if run.update % config.checkpoint_every == 0 or run.finished or stopping:
-                start = perf_counter()
+                start, state = perf_counter(), run.state()
                 if metrics is not None:
-                    checkpoint.save(path, run.state(metrics.sync()))
+                    checkpoint.save(path, {**state, "position": metrics.sync()})
                 run.seconds += perf_counter() - start
             if stopping:
-                raise Stopped(f"stopped at episode {run.episode} of {config.episodes} of seed {seed}", stopping)
+                reached = round(run.episode, 3)
+                raise Stopped(f"stopped at episode {reached} of {config.episodes} of seed {seed}", stopping)
         result = write(run.result())
         if metrics is not None:
             metrics.sync()

@@ -75,7 +75,8 @@ class Rollout:
                     if advances
                     else _Stepped(network, first, arguments, like)
                 )
-        self._drives = [_drive_of(network, suffix) for suffix in network._suffixes]
+        drives = [_drive_of(network, suffix) for suffix in network._suffixes]
+        self._layers_and_drives = list(zip(self._layers, drives, strict=True))
         self._rows, self._taken, self._versions = self._inputs.unbind(), 0, self._parameter_versions()
 
     @property
@@ -83,7 +84,6 @@ class Rollout:
         """Steps so far."""
         return self._taken
 
-    @torch.no_grad()
     def step(self, input: Tensor) -> Tensor:
         """One step.
 
@@ -102,9 +102,15 @@ class Rollout:
         row = self._rows[self._taken]
         if not isinstance(input, Tensor) or input.shape != row.shape or input.dtype != row.dtype:
             check_tensor("rollout", "input", input, tuple(row.shape), row)
-        row.copy_(input)
-        activities = row
-        for layer, drive in zip(self._layers, self._drives, strict=True):
+        # To switch off what is off already would take a tenth of a small step.
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._step(row, input)
+        return self._step(row, input)
+
+    def _step(self, row: Tensor, input: Tensor) -> Tensor:
+        activities = row.copy_(input)
+        for layer, drive in self._layers_and_drives:
             activities = layer.step(drive(activities))
         self._taken += 1
         return activities
