@@ -40,7 +40,10 @@ def _no_native_library() -> str | None:
 
 def _no_cuda_kernels() -> str | None:
     if library.MISSING is None and library.info().get("cuda") is None:
-        return "the native library was built without CUDA kernels (needs nvcc at installation: see the README)"
+        return (
+            "the native library was built without CUDA kernels: install nvcc, of the CUDA toolkit, then plastikern "
+            "again, with PLASTIKERN_BUILD=cuda set"
+        )
     if torch.version.hip is not None:
         return "it is for NVIDIA devices, and this torch is for AMD's"
     return _no_native_library()
@@ -51,7 +54,7 @@ _HAS_TRITON = find_spec("triton") is not None
 
 def _no_triton() -> str | None:
     if not _HAS_TRITON:
-        return "the package triton is not installed"
+        return "the package triton is not installed: pip install triton"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         return "there is no GPU"
     return None

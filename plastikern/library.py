@@ -21,7 +21,7 @@ def _load() -> str | None:
     if (capability := os.environ.get("PLASTIKERN_CPU_CAPABILITY")) not in (None, *CAPABILITIES):
         raise ValueError(f"PLASTIKERN_CPU_CAPABILITY must be one of {', '.join(CAPABILITIES)}; got {capability!r}")
     if not PATH.exists():
-        return "not built (needs a C++ compiler at installation: see PLASTIKERN_BUILD in the README)"
+        return "not built: install a C++ compiler such as g++, then plastikern again, with PLASTIKERN_BUILD=cpu set"
     try:
         torch.ops.load_library(str(PATH))
     except (OSError, RuntimeError) as error:
