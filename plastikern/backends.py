@@ -41,8 +41,8 @@ def _no_native_library() -> str | None:
 def _no_cuda_kernels() -> str | None:
     if library.MISSING is None and library.info().get("cuda") is None:
         return (
-            "the native library was built without CUDA kernels: install nvcc, of the CUDA toolkit, then plastikern "
-            "again, with PLASTIKERN_BUILD=cuda set"
+            "the native library was built without CUDA kernels: install nvcc, of the CUDA toolkit, then "
+            + library.again("cuda")
         )
     if torch.version.hip is not None:
         return "it is for NVIDIA devices, and this torch is for AMD's"
@@ -69,8 +69,8 @@ def _triton_operators() -> str:
 
 
 FUSED: dict[str, Fused] = {
-    "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True),
-    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, lambda: "plastikern"),
+    "cpu": Fused("cpu", "fused C++", _no_native_library, library.operators, reverses=True),
+    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators),
     "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
 }
 """In the order of preference where several serve a device."""
@@ -81,7 +81,7 @@ _chosen: ContextVar[str | None] = ContextVar("plastikern_backend", default=None)
 
 
 def _known(name: str, source: str) -> str:
-    if name != "reference" and name not in FUSED:
+    if not isinstance(name, str) or (name != "reference" and name not in FUSED):
         raise ValueError(f"{source} must be one of {', '.join(('reference', *FUSED))}; got {name!r}")
     return name
 
