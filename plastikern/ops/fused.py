@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from ..backends import FUSED
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
+from . import fakes
 
 KINDS = ("rnn", "lstm", "linear")
 MAX_AMPLIFICATION = 10.0
@@ -72,6 +73,18 @@ class Kept(NamedTuple):
 def _operator(backend: str, name: str) -> Any:
     """An operator of a backend, without looking it up at every call."""
     return getattr(getattr(torch.ops, FUSED[backend].operators()), name).default
+
+
+def _call(backend: str, name: str, *arguments: Any) -> Any:
+    try:
+        return _operator(backend, name)(*arguments)
+    except RuntimeError as error:
+        # The stable ABI tells that torch has refused something, which is memory, but not how much: asked for the same
+        # memory from here, torch says so.
+        if "API call failed" in str(error):
+            held = [argument.contiguous() for argument in arguments if isinstance(argument, Tensor)]
+            held += [getattr(fakes, name)(*arguments)]
+        raise
 
 
 def codes(network: Network) -> tuple[int, ...]:
@@ -166,7 +179,7 @@ def step(backend: str, inputs: Inputs, state: State, connection: Connection, net
     if _differentiated(operands):
         output, cell, trace, eligibility = _Step.apply(Options(backend, network, numbers, clip), masks, *operands)
     else:
-        output, cell, trace, eligibility, _, _ = _operator(backend, "step")(*operands, *masks, numbers, clip, False)
+        output, cell, trace, eligibility, _, _ = _call(backend, "step", *operands, *masks, numbers, clip, False)
     return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
@@ -184,9 +197,7 @@ def sequence(
     operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
     numbers, clip = codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _operator(backend, "sequence")(
-            *operands, *masks, lengths, numbers, clip, batch_first, 0, False
-        )[:5]
+        output, *last = _call(backend, "sequence", *operands, *masks, lengths, numbers, clip, batch_first, 0, False)[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
@@ -214,7 +225,7 @@ def _gradients(
     wanted = Operands(*needs)  # type: ignore[arg-type]
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
-        _operator(options.backend, "sequence_backward")(
+        _call(options.backend, "sequence_backward",
             *grads, *kept, *operands[1:], *masks, lengths,
             options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
         )
@@ -291,8 +302,8 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, masks: Masks, *operands: Tensor | None) -> Any:
-        output, cell, trace, eligibility, history, modulators = _operator(options.backend, "step")(
-            *operands, *masks, options.codes, options.clip, True
+        output, cell, trace, eligibility, history, modulators = _call(
+            options.backend, "step", *operands, *masks, options.codes, options.clip, True
         )
         ctx.set_materialize_grads(False)
         ctx.options = options
@@ -317,7 +328,7 @@ class _Step(torch.autograd.Function):
 class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, *operands: Tensor | None) -> Any:
-        *results, history, modulators, checkpoints, lost = _operator(options.backend, "sequence")(
+        *results, history, modulators, checkpoints, lost = _call(options.backend, "sequence",
             *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every,
             options.reversible,
         )  # fmt: skip
