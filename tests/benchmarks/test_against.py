@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -259,12 +258,8 @@ def test_rivals_have_no_revisions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--against compares variants of the library only: plastikern-BACKEND" in capsys.readouterr().err
 
 
-def test_the_command_line_refuses_a_revision_in_one_line() -> None:
-    arguments = ["--against", "no-such-revision", "--workloads", "tiny"]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=against.ROOT, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == 1 and done.stdout == ""
-    assert (
-        done.stderr.startswith("--against no-such-revision: there is no such revision") and done.stderr.count("\n") == 1
-    )
+def test_the_command_line_refuses_a_revision_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--against", "no-such-revision", "--workloads", "tiny"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert said.err.startswith("--against no-such-revision: there is no such revision")
