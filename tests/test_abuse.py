@@ -304,6 +304,7 @@ def test_shapes_of_results_beyond_31_bits(network: str) -> None:
     assert math.prod(size.traces) == HUGE * 64
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="uses g++")
 def test_no_index_of_a_kernel_is_narrowed_to_31_bits(tmp_path: Path) -> None:
     """The compiler names every place where 64 bits of an integer go into fewer without a cast."""

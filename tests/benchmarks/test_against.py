@@ -109,6 +109,7 @@ def test_a_worker_that_measures_another_package_is_refused(tmp_path: Path) -> No
     assert "elsewhere" in found.failures[0]["reason"] and "expected one in" in found.failures[0]["reason"]
 
 
+@pytest.mark.slow
 def test_a_worker_runs_the_package_of_its_folder(tmp_path: Path) -> None:
     side = against.pack(against.ROOT, "copy", Path(__file__), tmp_path / "copy")
     (side.folder / "plastikern" / Path(__file__).name).unlink()
@@ -180,26 +181,27 @@ def test_a_library_is_built_once_for_the_same_sources(repository: Path, tmp_path
         against.library(repository, tmp_path / "cache", "cpu", said.append)
 
 
-@pytest.mark.parametrize(("test", "selftest"), [(True, 0), (False, 0), (True, 1)])
-def test_parity_is_that_of_the_package_in_the_folder(tmp_path: Path, test: bool, selftest: int) -> None:
-    for folder in ("tests", "plastikern"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "plastikern" / "__init__.py").touch()
-    (tmp_path / "plastikern" / "__main__.py").write_text(
-        "import sys\nassert sys.argv[1:] == ['selftest', '--backend', 'cpu']\n"
-        f"print('FAIL: rnn')\nsys.exit({selftest})\n"
+@pytest.mark.parametrize(("tests", "selftest"), [(0, 0), (1, 0), (0, 1)])
+def test_parity_is_that_of_the_package_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tests: int, selftest: int
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$PWD" "$PYTHONPATH" "$*" >> {tmp_path}/ran\n'
+        f'case "$*" in *pytest*) echo "1 failed"; exit {tests};; esac\necho "FAIL: rnn" >&2; exit {selftest}\n'
     )
-    (tmp_path / "tests" / "test_parity.py").write_text(
-        f"import plastikern\n\ndef test_it():\n    assert __file__.startswith({str(tmp_path)!r}) and {test}\n"
-    )
+    python.chmod(0o755)
+    monkeypatch.setattr(against.sys, "executable", str(python))
     side, said = Side("this tree", tmp_path), list[str]()
-    if test and selftest == 0:
-        against.check_parity(side, ["cpu", "cpu"], said.append)
-        assert len(said) == 2
+    if tests or selftest:
+        reason = "test_parity.py: 1 failed" if tests else "selftest --backend cpu: FAIL: rnn"
+        with pytest.raises(Refused, match=f"^parity fails, so no speed-up is reported: .*{reason}$"):
+            against.check_parity(side, ["cpu"], said.append)
         return
-    reason = "selftest --backend cpu: FAIL: rnn" if test else "1 failed"
-    with pytest.raises(Refused, match=f"^parity fails, so no speed-up is reported: .*{reason}"):
-        against.check_parity(side, ["cpu"], said.append)
+    against.check_parity(side, ["cpu", "cpu"], said.append)
+    commands = ("-m pytest -q -x -m not slow tests/test_parity.py", "-m plastikern selftest --backend cpu")
+    expected = [f"{tmp_path} {tmp_path} {one}" for one in commands]
+    assert (tmp_path / "ran").read_text().splitlines() == expected and len(said) == 2
 
 
 @pytest.fixture

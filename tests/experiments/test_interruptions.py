@@ -22,7 +22,7 @@ from experiments.common.metrics import read
 
 resource = pytest.importorskip("resource", reason="limits of a process exist on POSIX only")
 
-EPISODES = 90
+EPISODES = 60
 TINY = [
     "patterns", "--backend", "reference", "--threads", "1", "--episodes", str(EPISODES), "--set", "bits=16",
     "patterns=2", "cycles=1", "show_steps=2", "gap_steps=1", "test_steps=2", "log_every=3", "window=5",
@@ -31,10 +31,12 @@ TINY = [
 VARYING = ("seconds", "seconds_per_episode", "update_share", "command")
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
+@pytest.fixture(autouse=True, scope="module")
+def _without_figures() -> Iterator[None]:
+    threads, patch = torch.get_num_threads(), pytest.MonkeyPatch()
+    patch.setattr("experiments.common.report.show", lambda *_: None)
     yield
+    patch.undo()
     torch.set_num_threads(threads)
 
 
@@ -77,7 +79,7 @@ def test_a_run_that_is_stopped_at_random_moments_ends_with_the_numbers_of_an_unb
     tmp_path: Path, unbroken: Path, number: signal.Signals
 ) -> None:
     moments, saved, updates = random.Random(0), tmp_path / "seed-0" / "checkpoint.pt", 0
-    for _ in range(10):
+    for _ in range(8):
         child = started(tmp_path)
         time.sleep(moments.uniform(0.0, 0.15))
         os.kill(child, number)
