@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.variants = options.variants or [variants.parse(name) for name in names]
     if options.against and any(variant.backend is None for variant in options.variants):
         parser.error(f"--against compares variants of the library only: {variants.LIBRARY}BACKEND")
+    if options.against and options.repeats < against.LEAST_PAIRS:
+        parser.error(f"--against needs --repeats {against.LEAST_PAIRS} or more: fewer pairs tell nothing")
     left_out = {variant.name: reason for variant in options.variants if (reason := variant.missing())}
     plan = Plan(
         variants=[variant for variant in options.variants if variant.name not in left_out],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -26,6 +27,9 @@ from .workloads import Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_THRESHOLD = 0.05
+MAX_CHANCE = 0.01
+"""Of a difference that is not there being reported. Fewer than LEAST_PAIRS pairs never agree so well."""
+LEAST_PAIRS = 7
 HERE = "this tree"
 PARITY = "tests/test_parity.py"
 BUILT = "library: "
@@ -204,23 +208,29 @@ def compare(
 
 def _in_turns(both: Sequence[Samples], which: str, plan: Plan) -> dict[str, Any]:
     here, there = both
-    while here.wants_more(plan) or there.wants_more(plan):
+    while len(here.times) < LEAST_PAIRS or here.wants_more(plan) or there.wants_more(plan):
         # Every other round goes backwards, so that neither always follows the other.
         for samples in both if len(here.times) % 2 == 0 else reversed(both):
             samples.take(which)
     ratios = np.array(here.times) / np.array(there.times)
     p20, median, p80 = (float(value) for value in np.percentile(ratios, (20, 50, 80)))
+    agree = int((ratios > 1).sum() if median > 1 else (ratios < 1).sum())
     return {
         "here_ms": 1e3 * float(np.median(here.times)), "there_ms": 1e3 * float(np.median(there.times)),
-        "ratio": median, "p20": p20, "p80": p80, "samples": len(ratios),
+        "ratio": median, "p20": p20, "p80": p80, "pairs": len(ratios), "chance": chance(agree, len(ratios)),
     }  # fmt: skip
 
 
+def chance(agree: int, pairs: int) -> float:
+    """How often so many of the pairs, or more, would agree if neither side were faster (the sign test)."""
+    return sum(math.comb(pairs, count) for count in range(agree, pairs + 1)) / 2**pairs
+
+
 def verdict(row: dict[str, Any], threshold: float) -> str:
-    """``slower`` or ``faster`` where the median is beyond the threshold and four of five pairs agree, else ``same``."""
-    if row["ratio"] > 1 + threshold and row["p20"] > 1:
+    """``slower`` or ``faster`` where the median is beyond the threshold and the pairs agree, else ``same``."""
+    if row["chance"] <= MAX_CHANCE and row["ratio"] > 1 + threshold:
         return "slower"
-    if row["ratio"] < 1 / (1 + threshold) and row["p80"] < 1:
+    if row["chance"] <= MAX_CHANCE and row["ratio"] < 1 / (1 + threshold):
         return "faster"
     return "same"
 
@@ -236,7 +246,7 @@ def render(report: dict[str, Any]) -> str:
     for row in report["comparisons"]:
         lines.append(
             f"  {row['verdict']:6}  {row['workload']}, {row['pass']}, {row['variant']}: {row['ratio']:.3f} times its "
-            f"time ({row['p20']:.3f} to {row['p80']:.3f}, {row['samples']} pairs), {row['here_ms']:.2f} ms and "
+            f"time ({row['p20']:.3f} to {row['p80']:.3f}, {row['pairs']} pairs), {row['here_ms']:.2f} ms and "
             f"{row['there_ms']:.2f} ms"
         )
     for failure in report["failures"]:

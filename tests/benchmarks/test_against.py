@@ -20,21 +20,28 @@ from benchmarks.pool import WorkerFailed, worker
 from benchmarks.workloads import workload_named
 
 CPU = variants.parse("plastikern-cpu")
-PLAN = Plan(variants=[CPU], passes=("forward", "forward_backward"), repeats=5, budget=1e9, threads=1, memory=False)
+PLAN = Plan(variants=[CPU], passes=("forward", "forward_backward"), repeats=10, budget=1e9, threads=1, memory=False)
 TINY = workload_named("tiny")
 
 
 @pytest.mark.parametrize(
-    ("ratio", "p20", "p80", "expected"),
+    ("ratio", "chance", "expected"),
     [
-        (1.2, 1.1, 1.3, "slower"), (1.2, 0.9, 1.6, "same"), (1.04, 1.02, 1.06, "same"), (0.8, 0.7, 0.9, "faster"),
-        (0.8, 0.6, 1.1, "same"), (0.97, 0.95, 0.99, "same"), (1.0, 1.0, 1.0, "same"),
+        (1.2, 0.001, "slower"), (1.2, 0.02, "same"), (1.04, 0.001, "same"), (0.8, 0.001, "faster"),
+        (0.8, 0.02, "same"), (0.97, 0.001, "same"), (1.0, 1.0, "same"),
     ],
 )  # fmt: skip
-def test_a_verdict_needs_the_median_beyond_the_threshold_and_most_pairs_to_agree(
-    ratio: float, p20: float, p80: float, expected: str
+def test_a_verdict_needs_the_median_beyond_the_threshold_and_pairs_that_agree(
+    ratio: float, chance: float, expected: str
 ) -> None:
-    assert against.verdict({"ratio": ratio, "p20": p20, "p80": p80}, 0.05) == expected
+    assert against.verdict({"ratio": ratio, "chance": chance}, 0.05) == expected
+
+
+def test_chance_is_that_of_a_coin() -> None:
+    assert against.chance(3, 3) == 1 / 8 and against.chance(2, 3) == 4 / 8 and against.chance(0, 3) == 1
+    assert against.chance(10, 11) == 12 / 2**11
+    least = against.LEAST_PAIRS
+    assert against.chance(least, least) <= against.MAX_CHANCE < against.chance(least - 1, least - 1)
 
 
 def test_the_status_is_that_of_the_worst() -> None:
@@ -80,20 +87,21 @@ def compared(tmp_path: Path, here: Any, there: Any, wrong: bool = False) -> Simp
 
 
 def test_samples_are_taken_in_turns_and_neighbours_are_compared(tmp_path: Path) -> None:
-    here, there = [11.0, 22.0, 10.0, 33.0, 11.0] * 2, [10.0, 20.0, 20.0, 30.0, 10.0] * 2
+    here, there = [11.0, 22.0, 10.0, 33.0, 11.0] * 4, [10.0, 20.0, 20.0, 30.0, 10.0] * 4
     found = compared(tmp_path, iter(here), iter(there))
-    one_pass = ["here", "there", "there", "here", "here", "there", "there", "here", "here", "there"]
+    one_pass = ["here", "there", "there", "here"] * 5
     assert found.log == ["reference", *one_pass, *one_pass]
     assert not found.failures
     assert [row["pass"] for row in found.comparisons] == ["forward", "forward_backward"]
     for row in found.comparisons:
         assert row["ratio"] == pytest.approx(1.1), "a slow minute of the machine hits both of a pair"
-        assert (row["p20"], row["samples"]) == (pytest.approx(0.98), 5)
+        assert (row["p20"], row["p80"], row["pairs"]) == (pytest.approx(0.98), pytest.approx(1.1), 10)
+        assert row["chance"] == against.chance(8, 10)
         assert (row["here_ms"], row["there_ms"]) == (11e3, 20e3)
 
 
 def test_a_side_that_is_wrong_or_cannot_run_is_a_failure_and_not_timed(tmp_path: Path) -> None:
-    found = compared(tmp_path, iter([1.0] * 10), "sequence: error 1.0e-03 is beyond 1e-04")
+    found = compared(tmp_path, iter([1.0] * 40), "sequence: error 1.0e-03 is beyond 1e-04")
     assert not found.comparisons and found.log == ["reference"]
     assert [(failure["side"], failure["pass"]) for failure in found.failures] == [
         ("REV", "forward"), ("REV", "forward_backward"),
@@ -104,7 +112,7 @@ def test_a_side_that_is_wrong_or_cannot_run_is_a_failure_and_not_timed(tmp_path:
 
 
 def test_a_worker_that_measures_another_package_is_refused(tmp_path: Path) -> None:
-    found = compared(tmp_path, iter([1.0] * 10), iter([1.0] * 10), wrong=True)
+    found = compared(tmp_path, iter([1.0] * 40), iter([1.0] * 40), wrong=True)
     assert not found.comparisons
     assert "elsewhere" in found.failures[0]["reason"] and "expected one in" in found.failures[0]["reason"]
 
@@ -217,7 +225,10 @@ def untimed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
         )
         ratio = made_up.ratio
         row = {"workload": workload.name, "variant": variant.name, "pass": "forward", "here_ms": ratio, "there_ms": 1.0}
-        return {"comparisons": [{**row, "ratio": ratio, "p20": ratio, "p80": ratio, "samples": 5}], "failures": []}
+        return {
+            "comparisons": [{**row, "ratio": ratio, "p20": ratio, "p80": ratio, "pairs": 9, "chance": 0.002}],
+            "failures": [],
+        }
 
     def check_parity(side: Side, backends: Any, say: Any) -> None:
         made_up.parity.append(side.name)
@@ -258,6 +269,12 @@ def test_rivals_have_no_revisions(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--against", "HEAD", "--variants", "plastikern-cpu,eager"])
     assert "--against compares variants of the library only: plastikern-BACKEND" in capsys.readouterr().err
+
+
+def test_too_few_pairs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--against", "HEAD", "--repeats", "6"])
+    assert "--against needs --repeats 7 or more" in capsys.readouterr().err
 
 
 def test_the_command_line_refuses_a_revision_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
