@@ -2,10 +2,12 @@
 #   make demo     train the paper's first network in a few minutes and show what the kernels gain
 #   make test     the tests, without those marked slow (make test-all: with them)
 #   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
+#   make check-wheel  builds sdist and wheel, installs them in clean environments with two releases of torch (5 GB)
 #   make lint     what must be clean before a commit (make format: lets the formatters do their part)
 #   make docs     the documentation site, into build/site, warnings as errors
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+OTHER_TORCH ?= torch==2.14.1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
 export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),8.0)
 
-.PHONY: demo test test-all sanitize lint format docs wheel clean
+.PHONY: demo test test-all sanitize lint format docs wheel check-wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -50,6 +52,9 @@ docs: $(VENV)/.dev
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --no-isolation
+
+check-wheel: $(VENV)/.dev
+	PLASTIKERN_TORCHES="$(TORCH) $(OTHER_TORCH)" $(BIN)/python -m pytest tests/test_install.py
 
 clean:
 	rm -rf build dist *.egg-info plastikern/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import variants
+from . import against, variants
 from .machine import available_cores, machine
 from .measure import Plan, measure
 from .summary import ratios
@@ -19,11 +19,19 @@ from .table import render
 from .workloads import PASSES, WORKLOADS, Workload, workload_named
 
 DEFAULT_WORKLOADS = ("patterns", "images", "images-b8")
+DEFAULT_AGAINST = (f"{variants.LIBRARY}cpu",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 where a variant of the library was wrong or could not run."""
-    options = _parser().parse_args(arguments)
+    """Returns the exit status: 1 where a variant of the library was wrong or could not run, or is slower than REV."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    names = DEFAULT_AGAINST if options.against else variants.DEFAULT
+    options.variants = options.variants or [variants.parse(name) for name in names]
+    if options.against and any(variant.backend is None for variant in options.variants):
+        parser.error(f"--against compares variants of the library only: {variants.LIBRARY}BACKEND")
+    if options.against and options.repeats < against.LEAST_PAIRS:
+        parser.error(f"--against needs --repeats {against.LEAST_PAIRS} or more: fewer pairs tell nothing")
     left_out = {variant.name: reason for variant in options.variants if (reason := variant.missing())}
     plan = Plan(
         variants=[variant for variant in options.variants if variant.name not in left_out],
@@ -33,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads=options.threads,
         memory=not options.no_memory,
     )
+    if options.against:
+        return _against(options, plan)
     report: dict[str, Any] = {
         "machine": machine(plan.threads), "bandwidth": {}, "rows": [], "ratios": [], "floors": [], "failures": [],
         "left_out": left_out,
@@ -45,6 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _write(options.json, report)
     print(render(report))
     return int(any(failure["variant"].startswith(variants.LIBRARY) for failure in report["failures"]))
+
+
+def _against(options: argparse.Namespace, plan: Plan) -> int:
+    with tempfile.TemporaryDirectory(prefix="plastikern-benchmarks-") as scratch:
+        try:
+            report = against.run(
+                plan, options.workloads, options.against, options.threshold, Path(scratch).resolve(), _say
+            )  # fmt: skip
+        except against.Refused as refusal:
+            print(refusal, file=sys.stderr)
+            return 1
+    if options.json:
+        _write(options.json, {"machine": machine(plan.threads), **report})
+    print(against.render(report))
+    return against.status_of(report)
 
 
 def _add(report: dict[str, Any], workload: Workload, measured: dict[str, Any]) -> None:
@@ -72,8 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"comma-separated, of {', '.join(WORKLOADS)} (default {','.join(DEFAULT_WORKLOADS)})",
     )  # fmt: skip
     parser.add_argument(
-        "--variants", type=_list_of(variants.parse), default=[variants.parse(name) for name in variants.DEFAULT],
-        help=f"comma-separated (default {','.join(variants.DEFAULT)})",
+        "--variants", type=_list_of(variants.parse), help=f"comma-separated (default {','.join(variants.DEFAULT)})",
     )  # fmt: skip
     parser.add_argument(
         "--passes", type=_list_of(_pass), default=list(PASSES), help="of forward, forward_backward (default both)"
@@ -87,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", type=_positive(int), default=available_cores(), help="default: the cores of this process"
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
+    parser.add_argument(
+        "--against", metavar="REV",
+        help=f"compare with the library of this git revision (variants: {','.join(DEFAULT_AGAINST)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", type=_positive(float), default=against.DEFAULT_THRESHOLD,
+        help="with --against: the slowdown from which the exit status is 1 (default 0.05, 5 %%)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return parser
 

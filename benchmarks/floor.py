@@ -118,19 +118,13 @@ def _addcmul(arrays: list[Tensor], repeats: int) -> None:
         c.addcmul_(a, b)
 
 
-def _native(name: str, reads: int, writes: int, arrays: int) -> Probe | None:
-    """An operator of the native library that passes ``repeats`` times over its arrays; None where it is not built."""
-    operator = getattr(torch.ops.plastikern, name, None)
-    if operator is None:
-        return None
-    return Probe(f"plastikern::{name}", reads, writes, arrays, lambda tensors, repeats: operator(*tensors, repeats))
-
-
 def probes() -> list[Probe]:
-    """The probes that can run here: those of the native library, else one by PyTorch's own operators."""
-    # c = 0.999 c + a b; and the same for two arrays c and d in one loop.
-    native = (_native("bandwidth", 3, 1, 3), _native("bandwidth_pair", 4, 2, 4))
-    return [probe for probe in native if probe is not None] or [Probe("torch addcmul_", 3, 1, 3, _addcmul)]
+    """The probes that can run here: that of the native library, else one by PyTorch's own operators."""
+    operator = getattr(torch.ops.plastikern, "bandwidth", None)
+    if operator is None:
+        return [Probe("torch addcmul_", 3, 1, 3, _addcmul)]
+    # c = 0.999 c + a b.
+    return [Probe("plastikern::bandwidth", 3, 1, 3, lambda tensors, repeats: operator(*tensors, repeats))]
 
 
 def probe_for(traffic: Traffic) -> Probe:

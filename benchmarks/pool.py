@@ -26,22 +26,25 @@ class WorkerFailed(Exception):
 
 
 class WorkerProcess:
-    """One process of :mod:`benchmarks.worker`."""
+    """One process of :mod:`benchmarks.worker`; ``package``: a folder whose plastikern it runs, in place of this one."""
 
-    def __init__(self, workload: str, variant: Variant, threads: int, scratch: Path) -> None:
+    def __init__(
+        self, workload: str, variant: Variant, threads: int, scratch: Path, package: Path | None = None
+    ) -> None:
         self.variant = variant
         # Closed, and thereby gone, with the process.
         self._log = tempfile.TemporaryFile("w+", dir=scratch)  # noqa: SIM115
         environment = variant.environment()
         # The worker imports what the parent imports, and compiles into a folder of its own, so that no variant finds
         # another's work done; the processes of one variant share it.
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package or ""), *sys.path]))
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / f"{variant.name}-inductor")
         environment["OMP_NUM_THREADS"] = str(threads)
         arguments = [sys.executable, "-m", "benchmarks.worker", workload, variant.name, str(threads)]
         self._process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment
-        )
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
+            cwd=package,  # which comes first of all the paths
+        )  # fmt: skip
 
     @property
     def pid(self) -> int:
@@ -87,9 +90,11 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def worker(workload: str, variant: Variant, threads: int, scratch: Path) -> Iterator[WorkerProcess]:
+def worker(
+    workload: str, variant: Variant, threads: int, scratch: Path, package: Path | None = None
+) -> Iterator[WorkerProcess]:
     """A worker for the length of a ``with`` block."""
-    process = WorkerProcess(workload, variant, threads, scratch)
+    process = WorkerProcess(workload, variant, threads, scratch, package)
     try:
         yield process
     finally:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+import plastikern
+
 from . import accuracy, floor, memory
 from .programs import Program, programs
 from .variants import Variant, parse
@@ -34,6 +36,10 @@ class Worker:
     def ready(self) -> dict[str, Any]:
         """An answer means that everything is imported."""
         return {"threads": torch.get_num_threads()}
+
+    def package(self) -> dict[str, Any]:
+        """Where the library that is measured was imported from."""
+        return {"path": plastikern.__file__}
 
     def reference(self, path: str) -> dict[str, Any]:
         """Write the fp64 truth of the workload."""

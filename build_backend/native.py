@@ -113,8 +113,7 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
         + (f", {nvcc.version} for {' '.join(nvcc.architectures)}" if nvcc else "")
         + f": {len(stale)} of {len(units)} objects to compile"
     )
-    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    with ThreadPoolExecutor(max_workers=toolchain.requested_jobs()) as pool:
         list(pool.map(lambda unit: compile_unit(root, unit, origin, newest), stale))
 
     flags = ["-fopenmp"] if compiler.openmp else []
@@ -125,7 +124,7 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
     if nvcc is None:
         command = [*compiler.command, "-shared", *flags, *(f"-Wl,{flag}" for flag in linker)]
     else:
-        command = cuda.link_command(nvcc.path, compiler.command[-1], flags, linker)
+        command = cuda.link_command(nvcc.path, compiler.program, [*compiler.arguments, *flags], linker)
     library = objects(root) / LIBRARY_NAME
     run_into(root, library, [*command, *(str(unit.object) for unit in units), *torch_flags])
     return library
@@ -163,7 +162,8 @@ def _plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
     if nvcc is not None:
         for scalar in SCALARS:
             chosen = nvcc.architectures if scalar == "float" else cuda.for_double_precision(nvcc.architectures)
-            command = cuda.compile_command(nvcc.path, compiler.command[-1], chosen, host_flags)
+            host = [*compiler.arguments, *host_flags]
+            command = cuda.compile_command(nvcc.path, compiler.program, chosen, host)
             for source in _cuda_sources(root):
                 if source.match("*_kernels.cu"):
                     flags = [*command, *paths, f"-DPLASTIKERN_SCALAR={scalar}"]

@@ -61,6 +61,20 @@ class Compiler:
     openmp: bool
     capabilities: tuple[str, ...]
 
+    @property
+    def program(self) -> str:
+        """The compiler itself, without a launcher such as ccache before it and the arguments behind it."""
+        return self.command[self._first_argument - 1]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What $CXX says behind the compiler's name, such as -m64."""
+        return self.command[self._first_argument :]
+
+    @property
+    def _first_argument(self) -> int:
+        return next((i for i, word in enumerate(self.command) if i > 0 and word.startswith("-")), len(self.command))
+
 
 def requested_build() -> str:
     """The value of PLASTIKERN_BUILD; a value that means nothing ends the build."""
@@ -68,6 +82,14 @@ def requested_build() -> str:
     if value not in BUILD_CHOICES:
         raise SystemExit(f"PLASTIKERN_BUILD: got {value!r}, expected one of {', '.join(BUILD_CHOICES)}")
     return value
+
+
+def requested_jobs() -> int:
+    """Compilations at a time: MAX_JOBS, or one for each core; a value that means nothing ends the build."""
+    value = os.environ.get("MAX_JOBS", "") or str(os.cpu_count() or 1)
+    if not value.isdecimal() or int(value) < 1:
+        raise SystemExit(f"MAX_JOBS: got {value!r}, expected a number from 1 on")
+    return int(value)
 
 
 def find_torch() -> Torch | None:
@@ -125,7 +147,10 @@ def _is_recent(version: str) -> bool:
 
 
 def _compiler_command() -> list[str]:
-    chosen = shlex.split(os.environ.get("CXX", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BuildError(f"no C++ compiler: CXX cannot be read: {error}") from error
     if chosen:
         if shutil.which(chosen[0]) is None:
             raise BuildError(f"no C++ compiler: CXX names {chosen[0]!r}, which is not there")

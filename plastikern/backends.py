@@ -42,7 +42,10 @@ def _no_native_library() -> str | None:
 
 def _no_cuda_kernels() -> str | None:
     if library.MISSING is None and library.info().get("cuda") is None:
-        return "the native library was built without CUDA kernels (needs nvcc at installation: see the README)"
+        return (
+            "the native library was built without CUDA kernels: install nvcc, of the CUDA toolkit, then "
+            + library.again("cuda")
+        )
     if torch.version.hip is not None:
         return "it is for NVIDIA devices, and this torch is for AMD's"
     return _no_native_library()
@@ -53,7 +56,7 @@ _HAS_TRITON = find_spec("triton") is not None
 
 def _no_triton() -> str | None:
     if not _HAS_TRITON:
-        return "the package triton is not installed"
+        return "the package triton is not installed: pip install triton"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         return "there is no GPU"
     return None
@@ -68,8 +71,8 @@ def _triton_operators() -> str:
 
 
 FUSED: dict[str, Fused] = {
-    "cpu": Fused("cpu", "fused C++", _no_native_library, lambda: "plastikern", reverses=True, advances=True),
-    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, lambda: "plastikern"),
+    "cpu": Fused("cpu", "fused C++", _no_native_library, library.operators, reverses=True, advances=True),
+    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators),
     "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
 }
 """In the order of preference where several serve a device."""
@@ -80,7 +83,7 @@ _chosen: ContextVar[str | None] = ContextVar("plastikern_backend", default=None)
 
 
 def _known(name: str, source: str) -> str:
-    if name != "reference" and name not in FUSED:
+    if not isinstance(name, str) or (name != "reference" and name not in FUSED):
         raise ValueError(f"{source} must be one of {', '.join(('reference', *FUSED))}; got {name!r}")
     return name
 

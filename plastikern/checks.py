@@ -20,15 +20,30 @@ def under_autocast(tensor: Tensor) -> bool:
 
 
 def check_positive(owner: str, argument: str, value: object) -> None:
-    """An integer from 1 on."""
+    """An integer from 1 on that fits into 63 bits."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{owner}: {argument} must be a positive integer; got {value!r}")
+    if value >= 2**63:
+        raise ValueError(f"{owner}: {argument} must be less than 2**63; got {value!r}")
+
+
+def check_flag(owner: str, argument: str, value: object) -> None:
+    """True or False, and nothing that merely counts as such."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{owner}: {argument} must be True or False; got {described(value)}")
 
 
 def check_choice(owner: str, argument: str, value: object, allowed: Sequence[str]) -> None:
     """One of the names allowed."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{owner}: {argument} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def check_dense(owner: str, argument: str, tensor: Tensor) -> None:
+    """A tensor that has its values in memory by strides: not sparse, nested or packed for another library."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = tensor.dtype if tensor.is_quantized else "nested" if tensor.is_nested else tensor.layout
+        raise TypeError(f"{owner}: {argument} must be a dense tensor; got one that is {kind}")
 
 
 def check_tensor(
@@ -38,6 +53,7 @@ def check_tensor(
     dtype = dtype or like.dtype
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{owner}: {argument} must be a tensor; got {described(tensor)}")
+    check_dense(owner, argument, tensor)
     if tensor.shape != shape:
         raise ValueError(f"{owner}: {argument} must have shape {shape}; got {tuple(tensor.shape)}")
     if tensor.dtype != dtype:
@@ -54,6 +70,7 @@ def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: i
         found = torch.as_tensor(lengths)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{owner}: lengths must be integers; got {lengths!r}") from error
+    check_dense(owner, "lengths", found)
     if found.is_meta:
         raise ValueError(f"{owner}: lengths must hold values; got a tensor on the device meta")
     if found.numel() and (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool):

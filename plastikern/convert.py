@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice
+from .checks import check_choice, described
 from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
 from .nn.base import PlasticModule
 from .plasticity import GRANULARITIES, Plasticity
@@ -71,12 +71,16 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
         modulator governs every neuron, since their modulated networks have it even when it is not used.
 
     Raises:
-        TypeError: the module is none of the library's, or a parameter is no tensor.
+        TypeError: the module is none of the library's, the parameters are no mapping, or one is no tensor.
         ValueError: a parameter that the module needs is not there; one is there, but the module was made without it;
             one has another shape; the orientation or the layer does not exist.
     """
     check_choice("from_authors", "orientation", orientation, ORIENTATIONS)
     names, suffix = _layout(module, layer)
+    if not isinstance(parameters, Mapping) or not all(isinstance(name, str) for name in parameters):
+        raise TypeError(
+            f"from_authors: parameters must be a mapping from names to tensors; got {described(parameters)}"
+        )
     given: dict[str, str] = {}
     for original in parameters:
         twin = given.setdefault(_ALIASES.get(original, original), original)
@@ -177,7 +181,7 @@ def _layout(module: nn.Module, layer: int) -> tuple[dict[str, tuple[str | None, 
     for kinds, names in _NAMES:
         if isinstance(module, kinds):
             count = module.num_layers if isinstance(module, (PlasticRNN, PlasticLSTM)) else 1
-            if not 0 <= layer < count:
+            if not isinstance(layer, int) or not 0 <= layer < count:
                 raise ValueError(f"from_authors: layer must lie from 0 to {count - 1}; got {layer!r}")
             return names, f"_l{layer}" if isinstance(module, (PlasticRNN, PlasticLSTM)) else ""
     raise TypeError(f"from_authors: module must be a plastic RNN, LSTM or linear layer; got {type(module).__name__}")

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from . import backends, reference
-from .checks import check_choice, check_positive, check_tensor, checked_lengths, described
+from .checks import (
+    check_choice,
+    check_dense,
+    check_flag,
+    check_positive,
+    check_tensor,
+    checked_lengths,
+    described,
+    under_autocast,
+)
 from .network import Connection, Inputs, Modulator, Network, State
 from .ops import fused
 from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape
@@ -127,7 +136,7 @@ def plastic_rnn_sequence(
     name, inputs, state = "plastic_rnn_sequence", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("rnn", plasticity, nonlinearity)
-    _check(name, network, inputs, state, connection, ("B", "T", "N") if batch_first else ("T", "B", "N"))
+    _check(name, network, inputs, state, connection, _layout(name, batch_first, "N"))
     output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
     return _present(output, *last)
 
@@ -213,7 +222,7 @@ def plastic_lstm_sequence(
     name, inputs, state = "plastic_lstm_sequence", Inputs(drive), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("lstm", plasticity, post=post)
-    _check(name, network, inputs, state, connection, ("B", "T", "4 N") if batch_first else ("T", "B", "4 N"))
+    _check(name, network, inputs, state, connection, _layout(name, batch_first, "4 N"))
     output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
     return _present(output, *last)
 
@@ -299,7 +308,7 @@ def plastic_linear_sequence(
     name, state = "plastic_linear_sequence", State(None, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("linear", plasticity, nonlinearity)
-    layout = ("B", "T", "O") if batch_first else ("T", "B", "O")
+    layout = _layout(name, batch_first, "O")
     inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
     _check(name, network, inputs, state, connection, layout)
     output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
@@ -316,7 +325,23 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
 
     Returns:
         M (...,).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, dtype, device or shape.
     """
+    name = "modulator_signal"
+    if not isinstance(plasticity, Plasticity):
+        raise TypeError(f"{name}: plasticity must be a Plasticity; got {described(plasticity)}")
+    if not isinstance(modulator, Modulator):
+        raise TypeError(f"{name}: modulator must be a Modulator; got {described(modulator)}")
+    if not isinstance(source, Tensor) or not source.is_floating_point():
+        raise TypeError(f"{name}: source must be a floating-point tensor; got {described(source)}")
+    check_dense(name, "source", source)
+    if source.dim() == 0:
+        raise ValueError(f"{name}: source must have shape (..., N); got ()")
+    dtype = modulator.weight.dtype if under_autocast(source) and isinstance(modulator.weight, Tensor) else None
+    check_tensor(name, "modulator.weight", modulator.weight, (source.shape[-1],), source, dtype)
+    check_tensor(name, "modulator.bias", modulator.bias, (), source, dtype)
     return reference.modulator_signal(source, modulator, plasticity.modulator_nonlinearity)
 
 
@@ -461,9 +486,16 @@ def _linear_inputs(name: str, input: Tensor, drive: Tensor | None, weight: Tenso
     return Inputs(drive, input)
 
 
+def _layout(name: str, batch_first: object, last: str) -> tuple[str, ...]:
+    """Dimensions of a sequence, the last of them of that name."""
+    check_flag(name, "batch_first", batch_first)
+    return ("B", "T", last) if batch_first else ("T", "B", last)
+
+
 def _check_floating(name: str, argument: str, tensor: object, layout: tuple[str, ...]) -> None:
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         raise TypeError(f"{name}: {argument} must be a floating-point tensor; got {described(tensor)}")
+    check_dense(name, argument, tensor)
     if tensor.dim() != len(layout):
         raise ValueError(f"{name}: {argument} must have shape ({', '.join(layout)}); got {tuple(tensor.shape)}")
     if tensor.shape[-1] == 0:

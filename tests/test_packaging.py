@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +102,17 @@ def test_torch_is_found_where_build_isolation_hides_it(tree: Path) -> None:
     )
     found = run(tree, "-c", script)
     assert found.stdout.strip() == torch.__version__, found.stderr
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.0", "unknown", "2.10.0", "2.13.0+cpu", "3.0.0"])
+def test_a_torch_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    header = tmp_path / "include" / "torch" / "csrc" / "stable" / "library.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    (tmp_path / "version.py").write_text(f"__version__ = '{version}'\n")
+    monkeypatch.setattr(toolchain, "_torch_folders", lambda: iter([tmp_path]))
+    recent = version in ("2.10.0", "2.13.0+cpu", "3.0.0")
+    assert toolchain.find_torch() == (toolchain.Torch(tmp_path, version) if recent else None)
 
 
 @needs_compiler
@@ -231,6 +243,61 @@ def test_unknown_cuda_architecture_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         cuda.architectures(Path("nvcc"))
 
 
+@pytest.mark.parametrize("jobs", ["x", "0", "-2", "1.5"])
+def test_a_number_of_jobs_that_is_none_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, jobs: str) -> None:
+    monkeypatch.setenv("MAX_JOBS", jobs)
+    with pytest.raises(SystemExit, match=rf"^MAX_JOBS: got '{re.escape(jobs)}', expected a number from 1 on$"):
+        toolchain.requested_jobs()
+    for value in ("", "3"):
+        monkeypatch.setenv("MAX_JOBS", value)
+        assert toolchain.requested_jobs() == (3 if value else os.cpu_count())
+
+
+@pytest.mark.parametrize(
+    ("command", "program", "arguments"),
+    [
+        ("g++", "g++", ()),
+        ("g++ -m64", "g++", ("-m64",)),
+        ("ccache g++", "g++", ()),
+        ("ccache clang++ -isystem include -m64", "clang++", ("-isystem", "include", "-m64")),
+    ],
+)
+def test_arguments_of_the_compiler_reach_it_through_nvcc(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, command: str, program: str, arguments: tuple[str, ...]
+) -> None:
+    compiler = toolchain.Compiler(tuple(command.split()), command, True, ("default",))
+    assert (compiler.program, compiler.arguments) == (program, arguments)
+    (tree / "csrc" / "cuda").mkdir()
+    (tree / "csrc" / "cuda" / "add_kernels.cu").touch()
+    ran: list[list[str]] = []
+    monkeypatch.setattr(native, "run_into", lambda root, target, words: (ran.append([*words]), target.touch()))
+    native._make(tree, compiler, toolchain.Torch(ROOT, "2.13.0"), native.Nvcc(Path("nvcc"), "nvcc 13.0", ["8.0"]))
+    by_nvcc = [words for words in ran if words[0] == "nvcc"]
+    assert len(by_nvcc) == len(native.SCALARS) + 1, "compilations and the link"
+    for words in by_nvcc:
+        assert words[words.index("-ccbin") + 1] == program
+        passed = [word for before, word in pairwise(words) if before == "-Xcompiler"]
+        assert passed[: len(arguments)] == [*arguments]
+    others = [words for words in ran if words[0] != "nvcc"]
+    assert others and all(words[: len(compiler.command)] == [*compiler.command] for words in others)
+
+
+def test_a_compiler_whose_name_cannot_be_read_is_one_clear_line(tree: Path) -> None:
+    _, lines = build_wheel(tree, CXX='g++ "')
+    assert lines == [
+        "plastikern: no native kernels are built: no C++ compiler: CXX cannot be read: No closing quotation; "
+        "pure Python install"
+    ]
+
+
+def test_a_setuptools_that_is_too_old_is_one_clear_line(tree: Path) -> None:
+    script = "import sys, runpy; sys.modules['setuptools.command.bdist_wheel'] = None; runpy.run_path('setup.py')"
+    done = run(tree, "-c", script)
+    assert done.returncode == 1
+    wanted = "plastikern: the build needs setuptools 77 or newer: pip install --upgrade setuptools"
+    assert done.stderr.splitlines()[-1] == wanted and "Traceback" not in done.stderr
+
+
 def test_sdist_has_all_that_a_build_needs(tree: Path) -> None:
     done = run(tree, "-c", "import build_backend; build_backend.build_sdist('dist')")
     assert done.returncode == 0, done.stderr
@@ -323,13 +390,3 @@ def test_no_kernel_shares_code_between_instruction_sets() -> None:
 
 def _is_shared(symbol: Symbol) -> bool:
     return symbol.defined and symbol.weak and symbol.name != ""
-
-
-@pytest.mark.skipif(not LIBRARY.exists(), reason="the native library is not built")
-@pytest.mark.skipif("PLASTIKERN_OTHER_PYTHON" not in os.environ, reason="PLASTIKERN_OTHER_PYTHON names no Python")
-def test_library_loads_in_another_torch() -> None:
-    script = f"import torch; torch.ops.load_library({str(LIBRARY)!r}); print(torch.__version__)"
-    other = [os.environ["PLASTIKERN_OTHER_PYTHON"], "-c", script]
-    done = subprocess.run(other, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() != torch.__version__, "PLASTIKERN_OTHER_PYTHON has the same torch as this Python"

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from experiments.common.config import ExperimentError, require
-from experiments.common.pictures import UNREADABLE, cache_folder
+from experiments.common.pictures import UNREADABLE, cache_folder, members
 
 ARCHIVES = ("images_background", "images_evaluation")
 DRAWINGS = 20
@@ -65,10 +65,10 @@ def _members(folder: Path, archive: str) -> Iterator[tuple[str, bytes]]:
     path = folder / f"{archive}.zip"
     if path.exists():
         try:
-            with zipfile.ZipFile(path) as opened:
-                for name in opened.namelist():
+            with zipfile.ZipFile(path) as packed:
+                for name in members(path, packed):
                     if name.startswith(archive) and name.endswith(".png"):
-                        yield name, opened.read(name)
+                        yield name, packed.read(name)
         except UNREADABLE as error:
             raise ExperimentError(f"{path} is damaged or not a zip file: {error}") from error
         return

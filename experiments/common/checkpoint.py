@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -16,8 +17,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` beside ``path``, force it to the disk, put it in place; on failure the former file stays."""
     temporary = path.with_name(path.name + ".tmp")
     try:
+        # In memory first: where the disk is full, torch says "unexpected pos" and the system says why.
+        content = io.BytesIO()
+        torch.save(state, content)
         with open(temporary, "wb") as file:
-            torch.save(state, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

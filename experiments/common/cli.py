@@ -49,7 +49,7 @@ def main(
     try:
         kind = experiments[options.name]
         _run(importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind, options, command)
-    except ExperimentError as error:
+    except (ExperimentError, OSError) as error:  # such as a folder that cannot be written, or a disk that is full
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except Stopped as stopped:
@@ -71,7 +71,7 @@ def _collect(arguments: Sequence[str], program: str) -> int:
     options = parser.parse_args(arguments)
     try:
         collection.write(options.out, options.results)
-    except ExperimentError as error:
+    except (ExperimentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     return 0

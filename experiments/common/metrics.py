@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -35,8 +36,11 @@ class MetricsFile:
 
     def write(self, line: Line) -> None:
         """Add one line; it can be read at once by whoever watches the file."""
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise ExperimentError(f"{self._file.name} could not be written: {error}") from error
         if self._board is not None and "episode" in line:
             step = _step(line["episode"])
             for name, value in line.items():
@@ -49,7 +53,9 @@ class MetricsFile:
         return self._file.tell()
 
     def close(self) -> None:
-        self._file.close()
+        # What is still to be written then has been refused before.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -49,9 +49,12 @@ def load(data: Path | None, side: int, held_out: float) -> Pictures:
         names, read = _folder(data)
         return _split(data, names, read, side, held_out)
     require(zipfile.is_zipfile(data), f"--data {data}: not a folder and not a zip file")
-    with zipfile.ZipFile(data) as archive:
-        names, read = _archive(data, archive)
-        return _split(data, names, read, side, held_out)
+    try:
+        packed = zipfile.ZipFile(data)
+    except UNREADABLE as error:
+        raise ExperimentError(f"--data {data}: is damaged: {error}") from error
+    with packed as archive:
+        return _split(data, members(data, archive), archive.read, side, held_out)
 
 
 def cache_folder() -> Path:
@@ -93,14 +96,17 @@ def _folder(folder: Path) -> tuple[list[str], Reader]:
     return names, read
 
 
-def _archive(path: Path, archive: zipfile.ZipFile) -> tuple[list[str], Reader]:
-    """Members are read in memory, yet an archive that tries to leave its folder is not to be trusted at all."""
+def members(path: Path, archive: zipfile.ZipFile) -> list[str]:
+    """Names of an archive's files, checked before any is unpacked.
+
+    They are read in memory, yet an archive that tries to leave its folder is not to be trusted at all.
+    """
     for info in archive.infolist():
         name = info.filename
         escapes = name.startswith(("/", "\\")) or ":" in name or ".." in name.replace("\\", "/").split("/")
         require(not escapes, f"{path}: refused, its member {name!r} escapes the archive's folder")
         require(info.file_size <= MAX_FILE_BYTES, f"{path}: {name!r} is larger than {MAX_FILE_BYTES} bytes")
-    return [info.filename for info in archive.infolist() if not info.is_dir()], archive.read
+    return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
 def _split(data: Path, names: list[str], read: Reader, side: int, held_out: float) -> Pictures:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..checks import check_choice, check_tensor, described, under_autocast
+from ..checks import check_choice, check_dense, check_tensor, described, under_autocast
 from ..network import Modulator
 from ..plasticity import Plasticity, granular_shape
 
@@ -147,6 +147,7 @@ class PlasticModule(nn.Module):
         owner, first = type(self).__name__, next(self.parameters())
         if not isinstance(input, Tensor):
             raise TypeError(f"{owner}: input must be a tensor; got {described(input)}")
+        check_dense(owner, "input", input)
         if input.dim() not in dims:
             shape = tuple(input.shape)
             raise ValueError(
@@ -156,6 +157,8 @@ class PlasticModule(nn.Module):
             raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
         if input.dtype != first.dtype and not under_autocast(input):
             raise TypeError(f"{owner}: input must have dtype {first.dtype}; got {input.dtype}")
+        if input.device != first.device:
+            raise ValueError(f"{owner}: input must be on the module's device {first.device}; got {input.device}")
 
     def _check_lengths(self, lengths: object, batched: bool) -> None:
         if lengths is not None and not batched:

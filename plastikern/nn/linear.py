@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import functional
-from ..checks import check_choice, check_positive, check_tensor, under_autocast
+from ..checks import check_choice, check_flag, check_positive, check_tensor, under_autocast
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..state import LinearState
 from .base import PlasticModule
@@ -37,6 +37,7 @@ class _Linear(PlasticModule):
         owner = type(self).__name__
         check_positive(owner, "in_features", in_features)
         check_positive(owner, "out_features", out_features)
+        check_flag(owner, "bias", bias)
         check_choice(owner, "nonlinearity", nonlinearity, LINEAR_NONLINEARITIES)
         shapes = {"weight": (out_features, in_features), "bias": (out_features,) if bias else None}
         super().__init__(out_features, in_features, {"": shapes}, plasticity, modulated, backend, device, dtype)
@@ -175,6 +176,7 @@ class PlasticLinear(_Linear):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        check_flag("PlasticLinear", "batch_first", batch_first)
         if checkpoint_every is not None:
             check_positive("PlasticLinear", "checkpoint_every", checkpoint_every)
         super().__init__(

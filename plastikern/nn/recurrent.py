@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_positive, check_tensor
+from ..checks import check_flag, check_positive, check_tensor
 from ..plasticity import Plasticity
 from .base import PlasticModule
 from .rollout import Rollout
@@ -41,6 +41,7 @@ class RecurrentModule(PlasticModule):
         if input_size is not None:
             check_positive(owner, "input_size", input_size)
         check_positive(owner, "hidden_size", hidden_size)
+        check_flag(owner, "bias", bias)
         rows = self.gates * hidden_size
         weights: dict[str, dict[str, tuple[int, ...] | None]] = {}
         for layer, suffix in enumerate(suffixes):
@@ -126,7 +127,8 @@ class RecurrentNetwork(RecurrentModule):
     ) -> None:
         owner = type(self).__name__
         check_positive(owner, "num_layers", num_layers)
-        if not 0 <= dropout <= 1:
+        check_flag(owner, "batch_first", batch_first)
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
             raise ValueError(f"{owner}: dropout must lie from 0 to 1; got {dropout!r}")
         if checkpoint_every is not None:
             check_positive(owner, "checkpoint_every", checkpoint_every)

@@ -75,6 +75,18 @@ def _operator(backend: str, name: str) -> Any:
     return getattr(getattr(torch.ops, FUSED[backend].operators()), name).default
 
 
+def _call(backend: str, name: str, *arguments: Any) -> Any:
+    try:
+        return _operator(backend, name)(*arguments)
+    except RuntimeError as error:
+        # The stable ABI tells that torch has refused something, which is memory, but not how much: asked for the same
+        # memory from here, torch says so.
+        if "API call failed" in str(error):
+            held = [argument.contiguous() for argument in arguments if isinstance(argument, Tensor)]
+            held += [getattr(fakes, name)(*arguments)]
+        raise
+
+
 def codes(network: Network) -> tuple[int, ...]:
     """What the operators are told of a network: the numbers of the enums in csrc, and whether it is retroactive."""
     rule, constraint, retroactive, modulator_input, modulator_nonlinearity = network.plasticity.codes
@@ -167,7 +179,7 @@ def step(backend: str, inputs: Inputs, state: State, connection: Connection, net
     if _differentiated(operands):
         output, cell, trace, eligibility = _Step.apply(Options(backend, network, numbers, clip), masks, *operands)
     else:
-        output, cell, trace, eligibility, _, _ = _operator(backend, "step")(*operands, *masks, numbers, clip, False)
+        output, cell, trace, eligibility, _, _ = _call(backend, "step", *operands, *masks, numbers, clip, False)
     return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
@@ -185,9 +197,7 @@ def sequence(
     operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
     numbers, clip = codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _operator(backend, "sequence")(
-            *operands, *masks, lengths, numbers, clip, batch_first, 0, False
-        )[:5]
+        output, *last = _call(backend, "sequence", *operands, *masks, lengths, numbers, clip, batch_first, 0, False)[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
@@ -305,7 +315,7 @@ def _gradients(
     wanted = Operands(*needs)  # type: ignore[arg-type]
     mask = sum(1 << position for position, needed in enumerate(needs) if needed)
     drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
-        _operator(options.backend, "sequence_backward")(
+        _call(options.backend, "sequence_backward",
             *grads, *kept, *operands[1:], *masks, lengths,
             options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
         )
@@ -382,8 +392,8 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, masks: Masks, *operands: Tensor | None) -> Any:
-        output, cell, trace, eligibility, history, modulators = _operator(options.backend, "step")(
-            *operands, *masks, options.codes, options.clip, True
+        output, cell, trace, eligibility, history, modulators = _call(
+            options.backend, "step", *operands, *masks, options.codes, options.clip, True
         )
         ctx.set_materialize_grads(False)
         ctx.options = options
@@ -414,9 +424,9 @@ class _Sequence(torch.autograd.Function):
         *operands: Tensor | None,
     ) -> Any:  # fmt: skip
         if found is None:
-            found = _operator(options.backend, "sequence")(
-                *operands, *masks, lengths, options.codes, options.clip, options.batch_first, options.checkpoint_every,
-                options.reversible,
+            found = _call(
+                options.backend, "sequence", *operands, *masks, lengths, options.codes, options.clip,
+                options.batch_first, options.checkpoint_every, options.reversible,
             )  # fmt: skip
         *results, history, modulators, checkpoints, lost = found
         output: Any = results[0]
