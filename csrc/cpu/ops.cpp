@@ -1,6 +1,8 @@
 // The operators on the CPU.
 #include <torch/csrc/stable/c/shim.h>
 
+#include <new>
+
 #include "../operators.h"
 #include "network.h"
 #include "team.h"
@@ -16,29 +18,46 @@ extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(void*, int64_t, 
 namespace plastikern {
 namespace {
 
+#if defined(__linux__)
+// Bytes of a tensor; 0: none, or more than can be counted.
+int64_t bytes_of(const std::vector<int64_t>& shape, int64_t bytes) {
+    for (const int64_t size : shape) {
+        if (size <= 0 || __builtin_mul_overflow(bytes, size, &bytes)) return 0;
+    }
+    return bytes;
+}
+
+Tensor pooled(const Tensor& like, const std::vector<int64_t>& shape, int64_t bytes) {
+    std::vector<int64_t> strides(shape.size(), 1);
+    for (size_t i = shape.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * shape[i];
+    int32_t dtype, layout, device;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device));
+    auto* block = new Block(Pool::only().take(bytes));
+    const auto release = [](void*, void* context) {
+        Pool::only().give(*static_cast<Block*>(context));
+        delete static_cast<Block*>(context);
+    };
+    AtenTensorHandle handle;
+    TORCH_ERROR_CODE_CHECK(torch_from_blob(block->memory, static_cast<int64_t>(shape.size()), shape.data(),
+                                           strides.data(), 0, dtype, aoti_torch_device_type_cpu(), device, &handle,
+                                           layout, nullptr, 0, release, block));
+    return Tensor(handle);
+}
+#endif
+
 // A new tensor, a large one of memory that goes back to the pool.
 Tensor pooled_empty(const Tensor& like, const std::vector<int64_t>& shape) {
 #if defined(__linux__)
-    constexpr int64_t large = int64_t{1} << 20;
-    int64_t bytes = like.element_size();
-    for (const int64_t size : shape) bytes *= size;
-    if (torch_from_blob != nullptr && bytes >= large) {
-        std::vector<int64_t> strides(shape.size(), 1);
-        for (size_t i = shape.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * shape[i];
-        int32_t dtype, layout, device;
-        TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-        TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
-        TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device));
-        auto* block = new Block(Pool::only().take(bytes));
-        AtenTensorHandle handle;
-        const auto release = [](void*, void* context) {
-            Pool::only().give(*static_cast<Block*>(context));
-            delete static_cast<Block*>(context);
-        };
-        TORCH_ERROR_CODE_CHECK(torch_from_blob(block->memory, static_cast<int64_t>(shape.size()), shape.data(),
-                                               strides.data(), 0, dtype, aoti_torch_device_type_cpu(), device, &handle,
-                                               layout, nullptr, 0, release, block));
-        return Tensor(handle);
+    constexpr int64_t large = int64_t{1} << 20, beyond_memory = int64_t{1} << 60;
+    const int64_t bytes = bytes_of(shape, like.element_size());
+    if (torch_from_blob != nullptr && bytes >= large && bytes < beyond_memory) {
+        try {
+            return pooled(like, shape, bytes);
+        } catch (const std::bad_alloc&) {
+            // torch says how much there should have been
+        }
     }
 #endif
     return torch::stable::new_empty(like, shape);
