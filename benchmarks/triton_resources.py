@@ -43,10 +43,10 @@ WORKLOADS = {
         Network("rnn", Plasticity("oja", "soft_clip", eta="neuron", modulation="simple", fan_out="connection")),
         (128, 256),
     ),
-    "rnn, retroactive": Workload(Network("rnn", Plasticity(**RETROACTIVE)), (64, 200)),
+    "rnn, retroactive": Workload(Network("rnn", Plasticity(**RETROACTIVE)), (128, 200)),
     "lstm, simple": Workload(Network("lstm", Plasticity(**SIMPLE, modulator_input="cell")), (128, 200)),
     "lstm, retroactive": Workload(
-        Network("lstm", Plasticity(**RETROACTIVE, eta="connection"), post="hidden"), (64, 200)
+        Network("lstm", Plasticity(**RETROACTIVE, eta="connection"), post="hidden"), (128, 200)
     ),
     "linear": Workload(Network("linear", Plasticity(), "softmax"), (128, 1000)),
 }  # fmt: skip
