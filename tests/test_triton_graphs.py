@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+from conftest import VARIANTS, assert_close, assert_same_bits, run
+from tolerances import fp32
 from torch import Tensor
 
 from benchmarks.triton_resources import WORKLOADS, launches
+from plastikern import backends
 from plastikern.triton import graphs
 from plastikern.triton.graphs import Graphs, Replay
 
@@ -168,3 +172,21 @@ def test_a_step_reads_its_traces_once_where_no_row_waits_for_another() -> None:
         names = [one.kernel.__name__ for one in found]
         counts[name] = sum(name.startswith("plastic_step") and name.endswith("forward") for name in names)
     assert counts == {"rnn": 5, "lstm, simple": 6 + 5, "linear": 6 + 5}
+
+
+@pytest.mark.skipif(backends.FUSED["triton"].missing() is not None, reason="no GPU, or no Triton")
+@pytest.mark.skipif(torch.version.hip is not None, reason="not an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["rnn-simple", "rnn-retroactive-half"])
+def test_on_a_gpu_a_replay_gives_the_bits_of_its_launches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(VARIANTS[name], steps=6, batch=2, neurons=160, lengths=None, device="cuda")
+    inputs = case.inputs(torch.float32)
+    monkeypatch.setenv(graphs.GRAPHS, "0")
+    expected = case.results(case.sequence(inputs, "triton"), inputs)
+    on_cpu = {key: tensor.cpu() for key, tensor in expected.items()}
+    assert_close(on_cpu, run(replace(case, device="cpu"), "reference"), fp32(6, 160, "rnn", True))
+    monkeypatch.delenv(graphs.GRAPHS)
+    known = Graphs(graphs._captured)
+    monkeypatch.setattr(graphs, "_GRAPHS", known)
+    for _ in range(10):
+        assert_same_bits(case.results(case.sequence(inputs, "triton"), inputs), expected)
+    assert known._graphs and not known.failed
