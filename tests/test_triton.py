@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -112,11 +113,19 @@ def test_the_page_has_every_configuration_that_the_library_may_choose() -> None:
     assert [line for workload in triton_resources.WORKLOADS for line, _ in configurations(workload)] == list(table)
 
 
-def test_no_default_configuration_spills_on_any_target() -> None:
+def test_default_configurations_spill_nothing_but_a_few_values_on_one_target() -> None:
     _, table = triton_resources.written()
+    assert all(tuple(cells) == triton_resources.TARGETS for cells in table.values())
     defaults = {line: cells for line, cells in table.items() if not line.warps.startswith("(")}
-    assert len(defaults) > 50 and all(tuple(cells) == triton_resources.TARGETS for cells in table.values())
-    assert not [(*line, target) for line, cells in defaults.items() for target in cells if "spilled" in cells[target]]
+    assert len(defaults) > 50
+    spilled = [
+        (line, target, cell) for line, cells in defaults.items() for target, cell in cells.items() if "(" in cell
+    ]
+    # What docs/kernels-triton.md says of 128 neurons with eligibility traces.
+    assert {(line.network, line.kernel, target) for line, target, _ in spilled} == {
+        (network, "`plastic_sequence_forward`", "sm_120") for network in ("rnn, retroactive", "lstm, retroactive")
+    }
+    assert all(int(re.findall(r"\((\d+) spilled", cell)[0]) <= 24 for _, _, cell in spilled)
 
 
 def test_a_kernel_that_changed_is_found() -> None:

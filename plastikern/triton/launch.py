@@ -81,7 +81,7 @@ def chunks(options: Options) -> dict[str, int]:
 
 def backward_warps(options: Options) -> int:
     """At most, of a program that goes backwards over all steps: with others, ptxas spills (docs/kernels.md)."""
-    return 16 if options.kind == "lstm" and not options.retroactive else 8
+    return 8 if options.retroactive or options.rates_per_connection else 16
 
 
 def warps_of(options: Options, blocks: dict[str, int], most: int) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..network import State
 from ..ops.fakes import Sizes
-from .launch import block, launch, rows_of_step
+from .launch import MAX_WARPS, block, launch, rows_of_step
 from .recompute import plastic_recompute
 from .step.backward import plastic_step_neurons_backward, plastic_step_synapses_backward
 from .step.forward import plastic_step_neurons_forward, plastic_step_synapses_forward
@@ -15,7 +15,7 @@ from .step.rowwise import plastic_step_forward
 from .vocabulary import Activities, Gradients, Inputs, Options, Parameters, Waiting, kinds
 
 FEW_WARPS = 4
-"""Of the kernels that go forwards: with more, ptxas spills a little to let more programs in (docs/kernels.md)."""
+"""Of some kernels: with more, ptxas spills a little to let more programs in (docs/kernels.md)."""
 
 
 def forward_steps(
@@ -44,7 +44,7 @@ def forward_steps(
                 inputs, first, before, parameters, activities, last, checkpoints, sums, k, size.steps, size.batch,
                 every,
             ),
-            options, warps=FEW_WARPS, ROWS=rows, COLUMNS=columns,
+            options, warps=FEW_WARPS if options.retroactive else MAX_WARPS, ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
         if k < size.steps:
             launch(
