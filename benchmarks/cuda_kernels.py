@@ -158,9 +158,8 @@ def workload_table(names: tuple[str, ...], table: Table) -> str:
     return "\n".join(lines)
 
 
-def replaced(page: str, name: str, text: str) -> str:
-    """The page with what lies between the two marks of that name replaced."""
-    mark = MARK.format(name=name)
+def replaced(page: str, mark: str, text: str) -> str:
+    """The page with what lies between the two places of a mark replaced."""
     before, _, after = page.split(mark)
     return f"{before}{mark}\n{text}\n{mark}{after}"
 
@@ -191,8 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(wrong) or f"{sum(map(len, found.values()))} kernels are as the table says")
         return 1 if wrong else 0
     RESOURCES.write_text(json.dumps(found, indent=1) + "\n")
-    page = replaced(PAGE.read_text(), "resources", resource_table(found))
-    PAGE.write_text(replaced(page, "workloads", workload_table(("A100", "H100", "B200"), found)))
+    page = replaced(PAGE.read_text(), MARK.format(name="resources"), resource_table(found))
+    plans = workload_table(("A100", "H100", "B200"), found)
+    PAGE.write_text(replaced(page, MARK.format(name="workloads"), plans))
     print(f"{PAGE.name} and {RESOURCES.name}: {sum(map(len, found.values()))} kernels on {', '.join(found)}")
     return 0
 

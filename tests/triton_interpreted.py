@@ -49,7 +49,7 @@ from plastikern.triton import launch
 @pytest.fixture(params=["one launch", "steps"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either form of the kernels, with blocks so small that several serve even a small network."""
-    monkeypatch.setattr(launch, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(launch, "TILE_BYTES", 256)
     if request.param == "steps":
         monkeypatch.setattr(launch, "RESIDENT_BYTES", 0)
         monkeypatch.setattr(launch, "TILE_BYTES", 128)
@@ -108,7 +108,6 @@ def test_odd_sizes_equal_the_reference(
     form: str, steps: int, batch: int, neurons: int, lengths: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if neurons > 16:
-        monkeypatch.setattr(launch, "CHUNK_BYTES", 8 << 10)
         monkeypatch.setattr(launch, "TILE_BYTES", 8 << 10)
     case = VARIANTS["lstm-simple" if form == "steps" else "rnn-retroactive"]
     check(replace(case, steps=steps, batch=batch, neurons=neurons, lengths=lengths, batch_first=True))

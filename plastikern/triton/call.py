@@ -154,7 +154,3 @@ class Call:
     def traces(self, *before: int) -> Tensor:
         """Room for traces (..., kinds, B, O, I)."""
         return self.new(*before, self.options.traces, *self.sizes.traces)
-
-    def kinds(self, traces: Tensor) -> State:
-        """Traces (kinds, B, O, I) by name."""
-        return State(None, None, traces[0], traces[1] if self.options.retroactive else None)

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from ..network import State
+from . import graphs
 from .alpha import plastic_alpha_gradient
 from .call import Call
-from .launch import block, chunks, launch, resident, rows_of_step
-from .recompute import plastic_recompute
+from .launch import backward_warps, block, chunks, launch, resident, rows_of_step
 from .sequence.backward import plastic_sequence_backward
 from .sequence.forward import plastic_sequence_forward
-from .step.backward import plastic_step_neurons_backward, plastic_step_synapses_backward
-from .step.forward import plastic_step_neurons_forward, plastic_step_synapses_forward
-from .vocabulary import Activities, Gradients, Sequence, Waiting
+from .steps import backward_steps, forward_steps
+from .vocabulary import Activities, Gradients, Sequence, Waiting, kinds
 
 ALPHA_TILE = (16, 64)
 ALPHA_PROGRAMS = 1024
@@ -56,7 +55,7 @@ def forward(call: Call, results: tuple[Tensor | None, ...], every: int) -> None:
 def forward_by_steps(
     call: Call, activities: Activities, last: State, checkpoints: Tensor | None, every: int
 ) -> None:  # fmt: skip
-    """Two launches a step: the synapses of all elements, then their neurons."""
+    """Launches for every step, a graph where they come again."""
     size, options = call.sizes, call.options
     lstm = options.kind == "lstm"
     # The steps need them of each other: where they are not kept, the row of one step does.
@@ -66,24 +65,10 @@ def forward_by_steps(
     if options.modulated and activities.modulators is None:
         activities = activities._replace(modulators=Sequence(call.new(size.batch), 0, 1))
     sums = call.new(4 if lstm else 1, size.batch, size.posts)
-    rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
-    programs = -(-size.posts // rows)
-    for k in range(size.steps + 1):
-        before = call.first if k <= 1 else last
-        launch(
-            plastic_step_synapses_forward, (programs, size.batch),
-            (
-                call.inputs, call.first, before, call.parameters, activities, last, checkpoints, sums, k, size.steps,
-                size.batch, every,
-            ),
-            options, ROWS=rows, COLUMNS=columns,
-        )  # fmt: skip
-        if k < size.steps:
-            launch(
-                plastic_step_neurons_forward, (size.batch,),
-                (call.inputs, call.first, call.parameters, activities, last, sums, k, size.steps, size.batch),
-                options, POSTS=neurons,
-            )  # fmt: skip
+    graphs.run(
+        forward_steps, call.inputs, call.first, call.parameters, activities, last, checkpoints, sums, size, options,
+        every, device=call.like.device, steps=size.steps,
+    )  # fmt: skip
 
 
 def backward(
@@ -117,7 +102,7 @@ def backward(
     )  # fmt: skip
     grad_first = State(hidden, cell, trace, eligibility)
     # Changed in place from step to step: what is asked for, there.
-    room = call.kinds(call.traces()) if trace is None or eligibility is None else grad_first
+    room = kinds(call.traces()) if trace is None or eligibility is None else grad_first
     grad_traces = State(None, None, *(
         spare if wanted is None else wanted for spare, wanted in zip(room[2:], grad_first[2:], strict=True)
     ))  # fmt: skip
@@ -161,17 +146,19 @@ def backward_in_one(
     )  # fmt: skip
     # What is added to gradients per connection would be added again by every run of an autotuner.
     tunable = not options.rates_per_connection and options.fading < 2
-    launch(plastic_sequence_backward, (size.batch,), arguments, options, tunable=tunable, **chunks(options))
+    launch(
+        plastic_sequence_backward, (size.batch,), arguments, options, tunable=tunable, warps=backward_warps(options),
+        **chunks(options),
+    )  # fmt: skip
 
 
 def backward_by_steps(
     call: Call, activities: Activities, checkpoints: Tensor | None, grad_last: State, grads: Gradients,
     grad_first: State, grad_traces: State, every: int,
 ) -> None:  # fmt: skip
-    """As the forward pass; the traces of a segment are computed again when its last step comes."""
+    """Launches for every step, a graph where they come again."""
     size, options = call.sizes, call.options
-    rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
-    programs = -(-size.posts // rows)
+    programs = -(-size.posts // rows_of_step(options))
     segment = call.traces(max(min(every, size.steps) - 1, 0))
     vectors, parts = (size.batch, size.posts), (programs, size.batch, size.pres)
     waiting = Waiting(
@@ -179,42 +166,10 @@ def backward_by_steps(
         pres=call.new(*parts), total=call.new(*parts[1:]), changes=call.new(*parts), post=call.new(*vectors),
         modulator=call.new(*parts[:2]),
     )  # fmt: skip
-    for k in range(size.steps, -1, -1):
-        start, inside = (k - 1) // every * every, (k - 1) % every
-        if k > 0 and inside > 0 and (k == size.steps or inside == every - 1):
-            arguments = (
-                call.inputs, call.first, call.parameters, activities, checkpoints, segment, start, size.steps,
-                size.batch, every,
-            )  # fmt: skip
-            launch(
-                plastic_recompute, (programs, size.batch), arguments, options,
-                ROWS=rows, COLUMNS=columns,
-            )  # fmt: skip
-        if k <= 1:
-            before = call.first
-        elif inside > 0:
-            before = call.kinds(segment[inside - 1])
-        else:
-            assert checkpoints is not None
-            before = call.kinds(checkpoints[start // every - 1])
-        launch(
-            plastic_step_synapses_backward, (programs, size.batch),
-            (
-                call.inputs, call.first, before, call.parameters, activities, grad_last, grads, grad_traces, waiting,
-                k, size.steps, size.batch,
-            ),
-            options, ROWS=rows, COLUMNS=columns,
-        )  # fmt: skip
-        if k < size.steps:
-            torch.sum(waiting.pres, 0, out=waiting.total)
-        launch(
-            plastic_step_neurons_backward, (size.batch,),
-            (
-                call.inputs, call.first, call.parameters, activities, grad_last, grads, grad_first, waiting, k,
-                size.steps, size.batch, programs,
-            ),
-            options, POSTS=neurons, PRES=columns, PROGRAMS=block(programs),
-        )  # fmt: skip
+    graphs.run(
+        backward_steps, call.inputs, call.first, call.parameters, activities, checkpoints, segment, grad_last, grads,
+        grad_first, grad_traces, waiting, size, options, every, device=call.like.device, steps=size.steps,
+    )  # fmt: skip
 
 
 def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tensor:

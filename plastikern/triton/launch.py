@@ -14,12 +14,11 @@ import triton
 from .vocabulary import Options
 
 RESIDENT_BYTES = 64 << 10
-"""The largest traces of one element that one program serves by itself: (128, 128) in single precision, or two kinds of
-(64, 64). Its forward pass keeps them in registers."""
+"""The largest traces of one kind that one program serves by itself: (128, 128) in single precision. Its forward pass
+keeps them, and as many eligibility traces, in registers."""
 TILE_BYTES = 16 << 10
-"""Of the rows of traces that one program of a step takes."""
-CHUNK_BYTES = 8 << 10
-"""Of the columns that a program which serves all steps takes at once: more would not fit beside what it keeps."""
+"""Of the traces of one kind that a program takes at once: rows of them in a step, columns where it serves all steps.
+An LSTM, with four weights a synapse, takes half of it: else registers would be spilled."""
 BYTES_PER_THREAD = 64
 MAX_WARPS = 16
 AUTOTUNE = "PLASTIKERN_AUTOTUNE"
@@ -60,35 +59,43 @@ def item_size(options: Options) -> int:
 
 def resident(options: Options) -> bool:
     """Whether one program serves all steps of an element."""
-    matrix = block(options.posts) * block(options.pres) * item_size(options)
-    return matrix * options.traces <= RESIDENT_BYTES
+    return block(options.posts) * block(options.pres) * item_size(options) <= RESIDENT_BYTES
+
+
+def tile_elements(options: Options) -> int:
+    """Synapses that a program takes at once."""
+    return TILE_BYTES // item_size(options) // (2 if options.kind == "lstm" else 1)
 
 
 def rows_of_step(options: Options) -> int:
     """Rows of traces that one program of a step takes."""
-    rows = TILE_BYTES // item_size(options) // block(options.pres)
-    return max(1, min(rows, block(options.posts)))
+    return max(1, min(tile_elements(options) // block(options.pres), block(options.posts)))
 
 
 def chunks(options: Options) -> dict[str, int]:
     """Blocks of a program that serves all steps of an element."""
     posts, pres = block(options.posts), block(options.pres)
-    columns = max(1, min(pres, CHUNK_BYTES // item_size(options) // posts))
+    columns = max(1, min(pres, tile_elements(options) // posts))
     return {"POSTS": posts, "COLUMNS": columns, "CHUNKS": pres // columns}
 
 
-def warps_of(options: Options, blocks: dict[str, int]) -> int:
+def backward_warps(options: Options) -> int:
+    """At most, of a program that goes backwards over all steps: with others, ptxas spills (docs/kernels.md)."""
+    return 8 if options.retroactive or options.rates_per_connection else 16
+
+
+def warps_of(options: Options, blocks: dict[str, int], most: int) -> int:
     """Warps of a program with these blocks."""
     elements = blocks.get("ROWS", blocks.get("POSTS", 1)) * blocks.get("COLUMNS", 1) * blocks.get("CHUNKS", 1)
-    return max(1, min(MAX_WARPS, elements * item_size(options) // BYTES_PER_THREAD // 32))
+    return max(1, min(most, elements * item_size(options) // BYTES_PER_THREAD // 32))
 
 
 def launch(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Options, tunable: bool = False,
-    **blocks: int,
+    warps: int = MAX_WARPS, **blocks: int,
 ) -> None:  # fmt: skip
-    """Run a kernel; ``tunable``: it may be run more than once to time it."""
-    warps = warps_of(options, blocks)
+    """Run a kernel with at most so many ``warps``; ``tunable``: it may be run more than once to time it."""
+    warps = warps_of(options, blocks, warps)
     constants = {"network": options, **blocks}
     candidates = warp_candidates(warps) if tunable else (warps,)
     if (record := _record.get()) is not None:

@@ -67,13 +67,10 @@ def store_vector(sequence, t, b, rows, value, network: tl.constexpr, PART: tl.co
 
 
 @triton.jit
-def neurons_forward(
-    t, b, rows, total, gates, hidden, cell, inputs, parameters, activities, network: tl.constexpr
-):  # fmt: skip
-    """Activities, cell, post and M of step t, all but the post written too.
+def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network: tl.constexpr):
+    """Activities, cell and post of step t, all but the post written too.
 
-    ``total``: the connection's sums; ``gates``: those of an LSTM's gates i, f and o; ``hidden`` and ``cell``: before
-    the step.
+    ``total``: the connection's sums; ``gates``: those of an LSTM's gates i, f and o; ``cell``: before the step.
     """
     here = rows < network.posts
     drive = at(inputs.drive, t, b)
@@ -108,19 +105,29 @@ def neurons_forward(
         active = tl.where(here, active, 0.0)
         post = active
     store_vector(activities.output, t, b, rows, active, network)
+    return active, cell, post
+
+
+@triton.jit
+def modulator_forward(t, b, rows, before, active, cell, parameters, activities, network: tl.constexpr, first=True):
+    """M (1,) of step t, 0 without a modulator; written by the ``first`` program of an element.
+
+    ``rows`` are all neurons, ``before`` and ``active`` their activities before and after the step.
+    """
     modulator = tl.zeros([1], network.dtype)
     if network.modulated:
         source = active
         if network.modulator_input == "cell":
             source = cell
         elif network.modulator_input == "previous_hidden":
-            source = hidden
+            source = before
         weight = load_vector(parameters.modulator_weight, rows, network.posts, network)
         bias = tl.load(parameters.modulator_bias).to(network.dtype)
         modulator += activity(tl.sum(weight * source, 0) + bias, None, network.modulator_nonlinearity)
         if activities.modulators is not None:
-            tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), modulator)
-    return active, cell, post, modulator
+            place = tl.arange(0, 1)
+            tl.store(at(activities.modulators, t, b) + place, modulator, first & (place == 0))
+    return modulator
 
 
 @triton.jit

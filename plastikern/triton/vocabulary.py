@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..network import State
+
 # Tensors on the host, pointers in a kernel; None is known at compilation, so that a kernel asks for no flags.
 Data = Any
 
@@ -126,10 +128,21 @@ class Options:
         """Whether the activities before a step are its pre."""
         return self.kind != "linear"
 
+    @property
+    def rowwise(self) -> bool:
+        """Whether each neuron's traces change by what is known without the step's other activities."""
+        waits = self.modulated and self.modulator_input != "previous_hidden"
+        return not waits and self.nonlinearity != "softmax"
+
 
 def dims(tensor: Tensor | None) -> int:
     """Number of dimensions; 0 of a parameter that is missing."""
     return 0 if tensor is None else tensor.dim()
+
+
+def kinds(traces: Tensor) -> State:
+    """Traces (kinds, B, O, I) by name."""
+    return State(None, None, traces[0], traces[1] if len(traces) > 1 else None)
 
 
 class Waiting(NamedTuple):

@@ -17,7 +17,7 @@ from ..memory import (
     store_traces,
     tile_at,
 )
-from ..neurons import neurons_forward, store_vector
+from ..neurons import modulator_forward, neurons_forward, store_vector
 from ..rules import next_traces
 from ..synapses import add_gate_sums, excitation
 
@@ -44,37 +44,37 @@ def plastic_sequence_forward(
             tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
             total += excitation(traces[chunk][0], tile, pre, parameters, network)
-            gates = add_gate_sums(gates, tile, pre, parameters, network)
-        hidden, cell, post, modulator = neurons_forward(
-            t, b, rows, total, gates, hidden, cell, inputs, parameters, activities, network
-        )
+        if network.kind == "lstm":
+            for chunk in range(CHUNKS):
+                tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
+                pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
+                gates = add_gate_sums(gates, tile, pre, parameters, network)
+        active, cell, post = neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network)
+        modulator = modulator_forward(t, b, rows, hidden, active, cell, parameters, activities, network)
+        hidden = active
         after = ()
+        done = t + 1
         for chunk in tl.static_range(CHUNKS):
             tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
             rate = rate_in_force(modulator[:, None], tile, parameters, network)
             fading, eligible = fading_of(tile, parameters, network)
             trace, eligibility = traces[chunk]
-            after += (next_traces(trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network),)
-        traces = after
-        done = t + 1
-        if checkpoints is not None:
-            if (done % every == 0) & (done < length):
-                for chunk in tl.static_range(CHUNKS):
-                    tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
-                    trace, eligibility = traces[chunk]
+            trace, eligibility = next_traces(
+                trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network
+            )
+            if checkpoints is not None:
+                if (done % every == 0) & (done < length):
                     store_kept(checkpoints, done // every - 1, b, batch, tile, trace, eligibility, network)
+            after += ((trace, eligibility),)
+        traces = after
         # The next step reads the activities that other threads wrote.
         tl.debug_barrier()
     for chunk in tl.static_range(CHUNKS):
         tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
         trace, eligibility = traces[chunk]
         store_traces(last.trace, last.eligibility, b, tile, trace, eligibility, network)
-    here = rows < network.posts
-    if last.hidden is not None:
-        tl.store(last.hidden + b * network.posts + rows, hidden, here)
-    if last.cell is not None:
-        tl.store(last.cell + b * network.posts + rows, cell, here)
+    store_last(last, b, rows, hidden, cell, network)
     for t in range(length, steps):
         end_step(t, b, rows, activities, network)
 
@@ -90,3 +90,12 @@ def end_step(t, b, rows, activities, network: tl.constexpr):
     if network.modulated:
         if activities.modulators is not None:
             tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), tl.zeros([1], network.dtype))
+
+
+@triton.jit
+def store_last(last, b, rows, hidden, cell, network: tl.constexpr):
+    here = rows < network.posts
+    if last.hidden is not None:
+        tl.store(last.hidden + b * network.posts + rows, hidden, here)
+    if last.cell is not None:
+        tl.store(last.cell + b * network.posts + rows, cell, here)

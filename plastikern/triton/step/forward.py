@@ -17,8 +17,8 @@ from ..memory import (
     store_traces,
     tile_at,
 )
-from ..neurons import cell_before, neurons_forward
-from ..sequence.forward import end_step
+from ..neurons import cell_before, modulator_forward, neurons_forward
+from ..sequence.forward import end_step, store_last
 from ..synapses import add_gate_sums, excitation
 
 
@@ -88,14 +88,10 @@ def plastic_step_neurons_forward(
         if network.kind == "lstm":
             cell = cell_before(t, b, rows, first, activities, network)
         total, gates = load_sums(sums, b, batch, rows, network)
-        hidden, cell, _, _ = neurons_forward(
-            t, b, rows, total, gates, hidden, cell, inputs, parameters, activities, network
-        )
+        before = hidden
+        hidden, cell, _ = neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network)
+        modulator_forward(t, b, rows, before, hidden, cell, parameters, activities, network)
     else:
         end_step(t, b, rows, activities, network)
     if (t + 1 == length) | (length == 0):
-        here = rows < network.posts
-        if last.hidden is not None:
-            tl.store(last.hidden + b * network.posts + rows, hidden, here)
-        if last.cell is not None:
-            tl.store(last.cell + b * network.posts + rows, cell, here)
+        store_last(last, b, rows, hidden, cell, network)

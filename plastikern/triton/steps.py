@@ -1,0 +1,97 @@
+"""The launches of a pass by steps, on what they are given: they allocate nothing, so that a graph can hold them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..network import State
+from ..ops.fakes import Sizes
+from .launch import MAX_WARPS, block, launch, rows_of_step
+from .recompute import plastic_recompute
+from .step.backward import plastic_step_neurons_backward, plastic_step_synapses_backward
+from .step.forward import plastic_step_neurons_forward, plastic_step_synapses_forward
+from .step.rowwise import plastic_step_forward
+from .vocabulary import Activities, Gradients, Inputs, Options, Parameters, Waiting, kinds
+
+FEW_WARPS = 4
+"""Of some kernels: with more, ptxas spills a little to let more programs in (docs/kernels.md)."""
+
+
+def forward_steps(
+    inputs: Inputs, first: State, parameters: Parameters, activities: Activities, last: State,
+    checkpoints: Tensor | None, sums: Tensor, size: Sizes, options: Options, every: int,
+) -> None:  # fmt: skip
+    """One launch a step where rows do not wait for each other; else two, the synapses of all elements, then neurons."""
+    rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
+    programs = -(-size.posts // rows)
+    if options.rowwise:
+        for t in range(size.steps):
+            launch(
+                plastic_step_forward, (programs, size.batch),
+                (
+                    inputs, first, first if t == 0 else last, parameters, activities, last, checkpoints, t, size.steps,
+                    size.batch, every,
+                ),
+                options, warps=FEW_WARPS, ROWS=rows, COLUMNS=columns, POSTS=neurons,
+            )  # fmt: skip
+        return
+    for k in range(size.steps + 1):
+        before = first if k <= 1 else last
+        launch(
+            plastic_step_synapses_forward, (programs, size.batch),
+            (
+                inputs, first, before, parameters, activities, last, checkpoints, sums, k, size.steps, size.batch,
+                every,
+            ),
+            options, warps=FEW_WARPS if options.retroactive else MAX_WARPS, ROWS=rows, COLUMNS=columns,
+        )  # fmt: skip
+        if k < size.steps:
+            launch(
+                plastic_step_neurons_forward, (size.batch,),
+                (inputs, first, parameters, activities, last, sums, k, size.steps, size.batch),
+                options, POSTS=neurons,
+            )  # fmt: skip
+
+
+def backward_steps(
+    inputs: Inputs, first: State, parameters: Parameters, activities: Activities, checkpoints: Tensor | None,
+    segment: Tensor, grad_last: State, grads: Gradients, grad_first: State, grad_traces: State, waiting: Waiting,
+    size: Sizes, options: Options, every: int,
+) -> None:  # fmt: skip
+    """As the forward pass; the traces of a segment are computed again when its last step comes."""
+    rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
+    programs = -(-size.posts // rows)
+    for k in range(size.steps, -1, -1):
+        start, inside = (k - 1) // every * every, (k - 1) % every
+        if k > 0 and inside > 0 and (k == size.steps or inside == every - 1):
+            launch(
+                plastic_recompute, (programs, size.batch),
+                (inputs, first, parameters, activities, checkpoints, segment, start, size.steps, size.batch, every),
+                options, warps=FEW_WARPS, ROWS=rows, COLUMNS=columns,
+            )  # fmt: skip
+        if k <= 1:
+            before = first
+        elif inside > 0:
+            before = kinds(segment[inside - 1])
+        else:
+            assert checkpoints is not None
+            before = kinds(checkpoints[start // every - 1])
+        launch(
+            plastic_step_synapses_backward, (programs, size.batch),
+            (
+                inputs, first, before, parameters, activities, grad_last, grads, grad_traces, waiting, k, size.steps,
+                size.batch,
+            ),
+            options, ROWS=rows, COLUMNS=columns,
+        )  # fmt: skip
+        if k < size.steps:
+            torch.sum(waiting.pres, 0, out=waiting.total)
+        launch(
+            plastic_step_neurons_backward, (size.batch,),
+            (
+                inputs, first, parameters, activities, grad_last, grads, grad_first, waiting, k, size.steps,
+                size.batch, programs,
+            ),
+            options, POSTS=neurons, PRES=columns, PROGRAMS=block(programs),
+        )  # fmt: skip
