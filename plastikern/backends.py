@@ -100,6 +100,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+TRANSFORMED = (
+    "the fused kernels have no rules for the transforms of torch.func (vmap, grad, jvp, ...); backend='reference' has"
+)
+
+
+def under_transform() -> bool:
+    """Whether the call is made inside ``torch.func.vmap``, ``grad`` or another transform."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
     """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":
@@ -111,6 +121,8 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
     interpreted = backend == "triton" and requested and os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != fused.device and not (interpreted and tensor.device.type == "cpu"):
         return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
+    if under_transform():
+        return TRANSFORMED
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
     return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..checks import check_choice, check_tensor, described, under_autocast
+from ..checks import HALF, check_choice, check_dtype, check_tensor, described, under_autocast
 from ..network import Modulator
 from ..plasticity import Plasticity, granular_shape
 
@@ -63,7 +63,7 @@ class PlasticModule(nn.Module):
             if plasticity.modulation == "none":
                 raise ValueError(f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'")
             anywhere = modulated if isinstance(modulated, Tensor) else torch.empty(0)
-            check_tensor(owner, "modulated", modulated, (posts,), anywhere, dtype=torch.bool)
+            check_tensor(owner, "modulated", modulated, (posts,), anywhere, torch.bool)
         self.plasticity, self.backend = plasticity, backend
         self._posts, self._pres, self._suffixes = posts, pres, list(weights)
         connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
@@ -144,7 +144,7 @@ class PlasticModule(nn.Module):
 
     def _check_input(self, input: object, dims: tuple[int, int], features: int) -> None:
         """Input of the first layer, before anything is computed from it; ``dims`` without and with B."""
-        owner, first = type(self).__name__, next(self.parameters())
+        owner = type(self).__name__
         if not isinstance(input, Tensor):
             raise TypeError(f"{owner}: input must be a tensor; got {described(input)}")
         if input.dim() not in dims:
@@ -154,8 +154,12 @@ class PlasticModule(nn.Module):
             )
         if input.shape[-1] != features:
             raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
-        if input.dtype != first.dtype and not under_autocast(input):
-            raise TypeError(f"{owner}: input must have dtype {first.dtype}; got {input.dtype}")
+        check_dtype(owner, "input", input, self._dtypes(input))
+
+    def _dtypes(self, input: Tensor) -> tuple[torch.dtype, ...]:
+        """What inputs may have: that of the parameters, or, under autocast, another that it casts."""
+        own = next(self.parameters()).dtype
+        return (own,) if own == torch.float64 or not under_autocast(input) else (torch.float32, *HALF)
 
     def _check_lengths(self, lengths: object, batched: bool) -> None:
         if lengths is not None and not batched:

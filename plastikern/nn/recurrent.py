@@ -63,7 +63,7 @@ class RecurrentModule(PlasticModule):
         self._check_input(input, dims, self.hidden_size if self.input_size is None else self.input_size)
         if clamp is not None:
             shape = (*input.shape[:-1], self.hidden_size)
-            check_tensor(type(self).__name__, "clamp", clamp, shape, input, dtype=torch.bool)
+            check_tensor(type(self).__name__, "clamp", clamp, shape, input, torch.bool)
 
     def _layer(self, layer: int, input: Tensor, clamp: Tensor | None) -> dict[str, Any]:
         """Arguments for the function of a layer: what drives its neurons, and its parameters and options.
@@ -78,9 +78,7 @@ class RecurrentModule(PlasticModule):
         if bias is not None:
             input = input + bias if clamp is None else torch.where(clamp, input, input + bias)
         recurrent = getattr(self, "weight_hh" + suffix)
-        # Under autocast the input layer may compute in lower precision; the plastic connection keeps its own.
-        drive = input.to(recurrent.dtype)
-        return {"drive": drive, "weight": recurrent, **self._connection(layer), **self._options(clamp)}
+        return {"drive": input, "weight": recurrent, **self._connection(layer), **self._options(clamp)}
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .. import backends
 from ..backends import FUSED
+from ..checks import without_autocast
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 
@@ -210,7 +212,10 @@ def _backward(
     """Gradients of the operands, None where nobody asks for one. ``grads``: of output, hidden, cell, trace, E."""
     if all(grad is None for grad in grads):
         return [None] * len(operands)
-    with torch.no_grad():
+    if backends.under_transform():
+        raise RuntimeError(backends.TRANSFORMED)
+    # Autocast would compute the products below in half precision where somebody calls backward inside its block.
+    with torch.no_grad(), without_autocast(kept.output):
         return _gradients(grads, options, kept, operands, masks, lengths, needs)
 
 
