@@ -105,9 +105,12 @@ TRANSFORMED = (
 )
 
 
-def under_transform() -> bool:
-    """Whether the call is made inside ``torch.func.vmap``, ``grad`` or another transform."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+def under_transform(*grads: Tensor | None) -> bool:
+    """Whether the call is made inside ``torch.func.vmap``, ``grad`` or another transform, or with batched gradients."""
+    if torch.compiler.is_compiling():
+        return False
+    batched = torch._C._functorch.is_legacy_batchedtensor  # of torch.autograd.grad(..., is_grads_batched=True)
+    return torch._C._are_functorch_transforms_active() or any(grad is not None and batched(grad) for grad in grads)
 
 
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:

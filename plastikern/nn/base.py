@@ -38,6 +38,10 @@ class PlasticModule(nn.Module):
     connections, False where ``eta`` does.
     """
 
+    _version = 1
+    """Of the state dict, the same on every backend: a change that older ones do not fit raises it, and
+    ``_load_from_state_dict`` then brings the older ones up to it. One without version, such as a plain dict of tensors,
+    is of version 1."""
     State: ClassVar[type[Any]]
     modulator_inputs: ClassVar[tuple[str, ...]] = ("hidden",)
     modulated: Tensor | None
@@ -97,6 +101,20 @@ class PlasticModule(nn.Module):
                 _draw(tensor, 1)
             elif name != "modulated":
                 _draw(tensor, self._pres)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str],
+        unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        if (version := local_metadata.get("version") or 1) > self._version:
+            error_msgs.append(
+                f"{type(self).__name__}: the state dict must have version 1 to {self._version}; got {version}, from a "
+                "later plastikern"
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def modulator(self, layer: int = -1) -> Modulator | None:
         """Parameters of a layer's modulator, by default the last layer's; None without modulation."""

@@ -212,7 +212,7 @@ def _backward(
     """Gradients of the operands, None where nobody asks for one. ``grads``: of output, hidden, cell, trace, E."""
     if all(grad is None for grad in grads):
         return [None] * len(operands)
-    if backends.under_transform():
+    if backends.under_transform(*grads):
         raise RuntimeError(backends.TRANSFORMED)
     # Autocast would compute the products below in half precision where somebody calls backward inside its block.
     with torch.no_grad(), without_autocast(kept.output):
