@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree
 
@@ -61,6 +62,8 @@ class LinearState(NamedTuple):
         return LinearState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
 
 
+# Tuples of tensors run no code: torch.load(..., weights_only=True) may make them.
+torch.serialization.add_safe_globals([RNNState, LSTMState, LinearState])
 # Without a name for files, torch.export.save takes no program with such a state; torch has no public way to give one.
 if hasattr(_pytree, "_register_namedtuple"):
     for _state in (RNNState, LSTMState, LinearState):
