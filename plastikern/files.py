@@ -109,7 +109,7 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: An
         raise ValueError(f"load: {path} is damaged or not a safetensors file: {error}") from error
     if metadata.get("format") != "plastikern":
         raise ValueError(f"load: {path} must be a file that plastikern.save wrote; got one without its metadata")
-    if metadata.get("version") not in map(str, range(1, VERSION + 1)):
+    if metadata.get("version") not in [str(version) for version in range(1, VERSION + 1)]:
         raise ValueError(
             f"load: {path} must have version 1 to {VERSION}; got {metadata.get('version')}, written by plastikern "
             f"{metadata.get('plastikern')}"

@@ -125,8 +125,8 @@ def trained(call: Callable[..., Any], module: nn.Module, *arguments: Any, **opti
 
 
 SIZES = (((20, 5), 1), ((31, 2), 1), ((40, 6), 2), ((101, 7), 2))
-"""Steps and batch, and how many graphs training may have by then: checkpoints are none up to 16 steps, one up to 32, then
-many, and torch compiles each of these kinds once. Inference has none."""
+"""Steps and batch, and how many graphs training may have by then: of checkpoints there are none up to 16 steps, one up
+to 32, then many, and torch compiles each of these kinds once. Inference has none."""
 
 
 def check_sequences(

@@ -15,6 +15,8 @@ from conftest import BACKENDS, needs_native
 from torch import Tensor, nn
 
 import plastikern
+from experiments.common import checkpoint
+from experiments.common.config import ExperimentError
 from plastikern import (
     Plasticity,
     PlasticLinear,
@@ -167,19 +169,33 @@ def test_a_file_that_is_no_module_is_refused(changes: dict[str, str | None], mes
         plastikern.load(path)
 
 
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_of_an_experiment_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"update": 1, "state": Bomb(tmp_path / "ran")}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ExperimentError, match=r"checkpoint\.pt is damaged or not a checkpoint"):
+        checkpoint.load(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert (tmp_path / "ran").exists()
+
+
 def test_a_damaged_file_or_a_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     path, ran = tmp_path / "module.safetensors", tmp_path / "ran"
-
-    class Bomb:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(ran),)
-
     plastikern.save(PlasticRNN(3, 4), path)
     whole = path.read_bytes()
-    torch.save(Bomb(), tmp_path / "bomb.pt")
+    torch.save(Bomb(ran), tmp_path / "bomb.pt")
     bad = [b"", whole[:7], whole[: len(whole) // 2], whole[:-1], whole + b"0", b"\xff" * 8 + whole[8:]]
-    bad += [pickle.dumps(Bomb()), (tmp_path / "bomb.pt").read_bytes()]
+    bad += [pickle.dumps(Bomb(ran)), (tmp_path / "bomb.pt").read_bytes()]
     for content in bad:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is damaged or not a safetensors file"):
