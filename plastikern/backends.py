@@ -157,7 +157,7 @@ def build_info() -> dict[str, Any]:
         the instruction set chosen on this machine) and ``backends`` (for each name a sentence: what it serves, or
         why it cannot).
     """
-    backends = {"reference": "any device and dtype, any order of derivative (plain PyTorch)"}
+    backends = {"reference": "any device, any order of derivative, the transforms of torch.func (plain PyTorch)"}
     for name, fused in FUSED.items():
         missing = fused.missing()
         served = f"float32 and float64 tensors on {fused.device} ({fused.serves})"
