@@ -3,6 +3,7 @@
 from . import convert, functional
 from .backends import build_info, use_backend
 from .explanation import explain
+from .files import load, save
 from .network import Modulator
 from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell, Rollout
 from .plasticity import Plasticity
@@ -27,5 +28,7 @@ __all__ = [
     "convert",
     "explain",
     "functional",
+    "load",
+    "save",
     "use_backend",
 ]

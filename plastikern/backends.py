@@ -105,6 +105,19 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
+TRANSFORMED = (
+    "the fused kernels have no rules for the transforms of torch.func (vmap, grad, jvp, ...); backend='reference' has"
+)
+
+
+def under_transform(*grads: Tensor | None) -> bool:
+    """Whether the call is made inside ``torch.func.vmap``, ``grad`` or another transform, or with batched gradients."""
+    if torch.compiler.is_compiling():
+        return False
+    batched = torch._C._functorch.is_legacy_batchedtensor  # of torch.autograd.grad(..., is_grads_batched=True)
+    return torch._C._are_functorch_transforms_active() or any(grad is not None and batched(grad) for grad in grads)
+
+
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
     """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":
@@ -116,6 +129,8 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
     interpreted = backend == "triton" and requested and os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != fused.device and not (interpreted and tensor.device.type == "cpu"):
         return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
+    if under_transform():
+        return TRANSFORMED
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
     return None
@@ -147,7 +162,7 @@ def build_info() -> dict[str, Any]:
         the instruction set chosen on this machine) and ``backends`` (for each name a sentence: what it serves, or
         why it cannot).
     """
-    backends = {"reference": "any device and dtype, any order of derivative (plain PyTorch)"}
+    backends = {"reference": "any device, any order of derivative, the transforms of torch.func (plain PyTorch)"}
     for name, fused in FUSED.items():
         missing = fused.missing()
         served = f"float32 and float64 tensors on {fused.device} ({fused.serves})"

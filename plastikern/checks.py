@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+HALF = (torch.bfloat16, torch.float16)
+DTYPES = (torch.float64, torch.float32, *HALF)
+"""What is computed with; docs/dtypes.md says how."""
 
 
 def described(value: object) -> str:
@@ -17,6 +22,11 @@ def under_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device; no error where there is no autocast, such as on ``meta``."""
     kind = tensor.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    """What is computed inside keeps the precision of its tensors; ``tensor`` names the device."""
+    return torch.autocast(tensor.device.type, enabled=False) if under_autocast(tensor) else nullcontext()
 
 
 def check_positive(owner: str, argument: str, value: object) -> None:
@@ -47,19 +57,24 @@ def check_dense(owner: str, argument: str, tensor: Tensor) -> None:
 
 
 def check_tensor(
-    owner: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+    owner: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, *dtypes: torch.dtype
 ) -> None:
-    """A tensor of that shape, of the dtype (if none is given) and on the device of ``like``."""
-    dtype = dtype or like.dtype
+    """A tensor of that shape, of one of the dtypes (by default that of ``like``) and on the device of ``like``."""
+    dtypes = dtypes or (like.dtype,)
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{owner}: {argument} must be a tensor; got {described(tensor)}")
     check_dense(owner, argument, tensor)
     if tensor.shape != shape:
         raise ValueError(f"{owner}: {argument} must have shape {shape}; got {tuple(tensor.shape)}")
-    if tensor.dtype != dtype:
-        raise TypeError(f"{owner}: {argument} must have dtype {dtype}; got {tensor.dtype}")
+    check_dtype(owner, argument, tensor, dtypes)
     if tensor.device != like.device:
         raise ValueError(f"{owner}: {argument} must be on the drive's device {like.device}; got {tensor.device}")
+
+
+def check_dtype(owner: str, argument: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
+    """One of the dtypes."""
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{owner}: {argument} must have dtype {' or '.join(map(str, dtypes))}; got {tensor.dtype}")
 
 
 def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: int, batch: int) -> Tensor | None:
@@ -78,6 +93,7 @@ def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: i
     if found.shape != (batch,):
         raise ValueError(f"{owner}: lengths must have shape ({batch},); got {tuple(found.shape)}")
     found = found.to("cpu", torch.int64, copy=True)  # the backward pass needs them as they are now
-    if batch and not (int(found.min()) >= 0 and int(found.max()) <= steps):
+    # Compiled code knows no values; there the fused operators check them.
+    if batch and not torch.compiler.is_compiling() and not (int(found.min()) >= 0 and int(found.max()) <= steps):
         raise ValueError(f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}")
     return found

@@ -14,6 +14,7 @@ from .nn.base import PlasticModule
 from .plasticity import GRANULARITIES, Plasticity
 
 ORIENTATIONS = ("columns", "rows")
+MODULATORS = ("h2mod", "h2DA")
 
 # Ours, with the authors' parts from which it is put together along the first dimension; None: they have zero there.
 _CONNECTION: dict[str, tuple[str | None, ...]] = {
@@ -76,7 +77,7 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
             one has another shape; the orientation or the layer does not exist.
     """
     check_choice("from_authors", "orientation", orientation, ORIENTATIONS)
-    names, suffix = _layout(module, layer)
+    names, suffix = _layout(module, layer, "from_authors")
     if not isinstance(parameters, Mapping) or not all(isinstance(name, str) for name in parameters):
         raise TypeError(
             f"from_authors: parameters must be a mapping from names to tensors; got {described(parameters)}"
@@ -110,14 +111,72 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
     return sorted(original for name, original in given.items() if name not in taken)
 
 
+@torch.no_grad()
+def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator: str = "h2mod") -> dict[str, Tensor]:
+    """Parameters of one layer of a plastic module under the names and in the shapes of the authors' released code.
+
+    The other way round from :func:`from_authors`. Where they have one bias and ``torch.nn`` two, theirs is the sum.
+
+    Args:
+        module: a plastic RNN, LSTM or linear layer or its cell.
+        orientation: of their matrices, ``"columns"`` or ``"rows"``, as in :func:`from_authors`.
+        layer: which layer of ``module``.
+        modulator: what their network calls the modulator's layer, ``"h2mod"`` or ``"h2DA"``.
+
+    Returns:
+        Copies, for ``load_state_dict(..., strict=False)`` of their network: its readouts are not part of a module.
+
+    Raises:
+        TypeError: the module is none of the library's.
+        ValueError: the layer, the orientation or the name does not exist; or the module has what their code lacks: a
+            fan-out to connections, or a bias other than zero without a bias of theirs to add it to.
+    """
+    check_choice("to_authors", "orientation", orientation, ORIENTATIONS)
+    check_choice("to_authors", "modulator", modulator, MODULATORS)
+    names, suffix = _layout(module, layer, "to_authors")
+    assert isinstance(module, PlasticModule)
+    if module.plasticity.fan_out == "connection":
+        raise ValueError("to_authors: module must have a fan-out to neurons or none; got fan_out 'connection'")
+    found: dict[str, Tensor] = {}
+    for ours, sources in names.items():
+        value = getattr(module, ours + suffix, None)
+        if value is None:
+            continue
+        for place, part in enumerate(value.chunk(len(sources)) if value.dim() else [value]):
+            name = sources[place]
+            if name is not None:
+                found[name] = _original(name, part, orientation)
+            elif (other := names.get("bias_ih", (None,) * 4)[place]) in found:
+                found[other] += part
+            elif part.any():
+                raise ValueError(f"to_authors: {ours + suffix} must be zero: their network has no bias to add it to")
+    return {name.replace("h2mod", modulator): value for name, value in found.items()}
+
+
+def _original(name: str, part: Tensor, orientation: str) -> Tensor:
+    """Ours in the shape of the authors' tensor."""
+    columns = name in _ORIENTED and orientation == "columns"
+    if part.dim() == 0:
+        part = part.reshape(1)
+    elif part.dim() == 1 and (name in _ORIENTED or name == "modfanout.weight"):
+        part = part.view(1, 1, -1) if columns else part.unsqueeze(-1)
+    elif name == "h2mod.weight":
+        part = part.unsqueeze(0)
+    elif columns:
+        part = part.mT
+    return part.clone(memory_format=torch.contiguous_format)
+
+
 @overload
 def from_torch(module: nn.RNN, plasticity: Plasticity = ..., **options: Any) -> PlasticRNN: ...
 @overload
 def from_torch(module: nn.LSTM, plasticity: Plasticity = ..., **options: Any) -> PlasticLSTM: ...
-def from_torch(
-    module: nn.RNN | nn.LSTM, plasticity: Plasticity = Plasticity(), **options: Any
-) -> PlasticRNN | PlasticLSTM:
-    """A plastic network with the weights of a ``torch.nn.RNN`` or ``torch.nn.LSTM``.
+@overload
+def from_torch(module: nn.RNNCell, plasticity: Plasticity = ..., **options: Any) -> PlasticRNNCell: ...
+@overload
+def from_torch(module: nn.LSTMCell, plasticity: Plasticity = ..., **options: Any) -> PlasticLSTMCell: ...
+def from_torch(module: nn.Module, plasticity: Plasticity = Plasticity(), **options: Any) -> nn.Module:
+    """A plastic network with the weights of a ``torch.nn.RNN`` or ``LSTM``, or a cell with those of one of their cells.
 
     Args:
         module: one direction, without a projection.
@@ -126,20 +185,21 @@ def from_torch(
         options: further options of the plastic module, such as ``post`` or ``backend``.
 
     Returns:
-        A :class:`~plastikern.PlasticRNN` or :class:`~plastikern.PlasticLSTM`; its tensors are copies.
+        A :class:`~plastikern.PlasticRNN` or :class:`~plastikern.PlasticLSTM`, or the cell; its tensors are copies.
 
     Raises:
         TypeError: any other module.
         ValueError: a bidirectional one, or one with ``proj_size``.
     """
-    if not isinstance(module, (nn.RNN, nn.LSTM)):
-        raise TypeError(f"from_torch: module must be a torch.nn.RNN or torch.nn.LSTM; got {type(module).__name__}")
+    kind = next((ours for theirs, ours in _TWINS.items() if isinstance(module, theirs)), None)
+    if kind is None:
+        expected = ", ".join(theirs.__name__ for theirs in _TWINS)
+        raise TypeError(f"from_torch: module must be one of torch.nn's {expected}; got {type(module).__name__}")
     for name in ("bidirectional", "proj_size"):
-        if getattr(module, name):
+        if getattr(module, name, None):
             raise ValueError(f"from_torch: module must have no {name}; got {getattr(module, name)}")
-    if isinstance(module, nn.RNN):
+    if isinstance(module, (nn.RNN, nn.RNNCell)):
         options["nonlinearity"] = module.nonlinearity
-    kind = PlasticRNN if isinstance(module, nn.RNN) else PlasticLSTM
     return _transferred(module, kind, plasticity=plasticity, **options)
 
 
@@ -147,44 +207,59 @@ def from_torch(
 def to_torch(module: PlasticRNN) -> nn.RNN: ...
 @overload
 def to_torch(module: PlasticLSTM) -> nn.LSTM: ...
-def to_torch(module: PlasticRNN | PlasticLSTM) -> nn.RNN | nn.LSTM:
-    """The baseline weights of a plastic network as a ``torch.nn.RNN`` or ``torch.nn.LSTM``, without what is plastic.
+@overload
+def to_torch(module: PlasticRNNCell) -> nn.RNNCell: ...
+@overload
+def to_torch(module: PlasticLSTMCell) -> nn.LSTMCell: ...
+def to_torch(module: nn.Module) -> nn.Module:
+    """The baseline weights of a plastic network as a ``torch.nn.RNN`` or ``LSTM``, or of a cell as theirs.
+
+    What is plastic is left out.
 
     Raises:
         TypeError: any other module.
         ValueError: a network without input layer, or with a nonlinearity that ``torch.nn.RNN`` does not have.
     """
-    if not isinstance(module, (PlasticRNN, PlasticLSTM)):
-        raise TypeError(f"to_torch: module must be a PlasticRNN or PlasticLSTM; got {type(module).__name__}")
+    kind = next((theirs for theirs, ours in _TWINS.items() if isinstance(module, ours)), None)
+    if kind is None:
+        expected = ", ".join(ours.__name__ for ours in _TWINS.values())
+        raise TypeError(f"to_torch: module must be one of {expected}; got {type(module).__name__}")
     if module.input_size is None:
         raise ValueError("to_torch: module must have an input layer; got input_size None")
-    if isinstance(module, PlasticLSTM):
-        return _transferred(module, nn.LSTM)
-    if module.nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"to_torch: nonlinearity must be one of tanh, relu; got {module.nonlinearity!r}")
-    return _transferred(module, nn.RNN, nonlinearity=module.nonlinearity)
+    if isinstance(module, (PlasticLSTM, PlasticLSTMCell)):
+        return _transferred(module, kind)
+    check_choice("to_torch", "nonlinearity", module.nonlinearity, ("tanh", "relu"))
+    return _transferred(module, kind, nonlinearity=module.nonlinearity)
+
+
+_TWINS: dict[type[nn.Module], type[PlasticModule]] = {
+    nn.RNN: PlasticRNN,
+    nn.LSTM: PlasticLSTM,
+    nn.RNNCell: PlasticRNNCell,
+    nn.LSTMCell: PlasticLSTMCell,
+}
 
 
 def _transferred(module: Any, kind: type[nn.Module], **options: Any) -> Any:
     """A module of that kind with the sizes, the mode and the weights of another."""
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout")
     first = next(module.parameters())
-    sizes = {name: getattr(module, name) for name in names}
+    sizes = {name: getattr(module, name) for name in names if hasattr(module, name)}
     twin = kind(**sizes, **options, device=first.device, dtype=first.dtype).train(module.training)
     weights = {name: value for name, value in module.state_dict().items() if name.startswith(("weight", "bias"))}
     twin.load_state_dict({**twin.state_dict(), **weights})
     return twin
 
 
-def _layout(module: nn.Module, layer: int) -> tuple[dict[str, tuple[str | None, ...]], str]:
+def _layout(module: Any, layer: int, owner: str) -> tuple[dict[str, tuple[str | None, ...]], str]:
     """Names of a module's parameters in the authors' code, and the suffix of the layer."""
     for kinds, names in _NAMES:
         if isinstance(module, kinds):
             count = module.num_layers if isinstance(module, (PlasticRNN, PlasticLSTM)) else 1
             if not isinstance(layer, int) or not 0 <= layer < count:
-                raise ValueError(f"from_authors: layer must lie from 0 to {count - 1}; got {layer!r}")
+                raise ValueError(f"{owner}: layer must lie from 0 to {count - 1}; got {layer!r}")
             return names, f"_l{layer}" if isinstance(module, (PlasticRNN, PlasticLSTM)) else ""
-    raise TypeError(f"from_authors: module must be a plastic RNN, LSTM or linear layer; got {type(module).__name__}")
+    raise TypeError(f"{owner}: module must be a plastic RNN, LSTM or linear layer; got {type(module).__name__}")
 
 
 def _fitted(name: str, value: object, part: Tensor, orientation: str) -> Tensor:

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from . import backends, reference
 from .checks import (
+    DTYPES,
+    HALF,
     check_choice,
     check_dense,
+    check_dtype,
     check_flag,
     check_positive,
     check_tensor,
     checked_lengths,
     described,
     under_autocast,
+    without_autocast,
 )
 from .network import Connection, Inputs, Modulator, Network, State
 from .ops import fused
@@ -61,8 +65,9 @@ def plastic_rnn_step(
     sources.
 
     Args:
-        drive: :math:`u` (B, N), of any floating dtype. float16 and bfloat16 are computed in float32: activities come
-            back in the dtype of the drive, traces go in and come back in float32.
+        drive: :math:`u` (B, N), float64, float32, bfloat16 or float16. The latter two are computed in float32:
+            activities come back in the dtype of the drive, traces go in and come back in float32, and parameters and
+            activities may each be in either (docs/dtypes.md has it all, autocast too).
         hidden: activity before the step, :math:`x` (B, N); None is zero.
         trace: :math:`H` (B, N, N), ``trace[b, post, pre]``; None is zero.
         weight: :math:`w` (N, N), ``weight[post, pre]``.
@@ -136,8 +141,9 @@ def plastic_rnn_sequence(
     name, inputs, state = "plastic_rnn_sequence", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("rnn", plasticity, nonlinearity)
-    _check(name, network, inputs, state, connection, _layout(name, batch_first, "N"))
-    output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
+    layout = _layout(name, batch_first, "N")
+    further = lengths, batch_first, checkpoint_every, backend
+    output, last = _sequence(name, layout, network, inputs, state, connection, *further)
     return _present(output, *last)
 
 
@@ -222,8 +228,9 @@ def plastic_lstm_sequence(
     name, inputs, state = "plastic_lstm_sequence", Inputs(drive), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("lstm", plasticity, post=post)
-    _check(name, network, inputs, state, connection, _layout(name, batch_first, "4 N"))
-    output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
+    layout = _layout(name, batch_first, "4 N")
+    further = lengths, batch_first, checkpoint_every, backend
+    output, last = _sequence(name, layout, network, inputs, state, connection, *further)
     return _present(output, *last)
 
 
@@ -310,8 +317,8 @@ def plastic_linear_sequence(
     network = Network("linear", plasticity, nonlinearity)
     layout = _layout(name, batch_first, "O")
     inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
-    _check(name, network, inputs, state, connection, layout)
-    output, last = _sequence(name, network, inputs, state, connection, lengths, batch_first, checkpoint_every, backend)
+    further = lengths, batch_first, checkpoint_every, backend
+    output, last = _sequence(name, layout, network, inputs, state, connection, *further)
     return _present(output, *last)
 
 
@@ -324,7 +331,7 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
         plasticity: names its nonlinearity.
 
     Returns:
-        M (...,).
+        M (...,), in the dtype of ``source``; under autocast in float32 where that is in half precision.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, device or shape.
@@ -337,27 +344,27 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
     if not isinstance(source, Tensor) or not source.is_floating_point():
         raise TypeError(f"{name}: source must be a floating-point tensor; got {described(source)}")
     check_dense(name, "source", source)
+    check_dtype(name, "source", source, DTYPES)
     if source.dim() == 0:
         raise ValueError(f"{name}: source must have shape (..., N); got ()")
-    dtype = modulator.weight.dtype if under_autocast(source) and isinstance(modulator.weight, Tensor) else None
-    check_tensor(name, "modulator.weight", modulator.weight, (source.shape[-1],), source, dtype)
-    check_tensor(name, "modulator.bias", modulator.bias, (), source, dtype)
-    return reference.modulator_signal(source, modulator, plasticity.modulator_nonlinearity)
+    dtypes = (torch.float32, *HALF) if source.dtype in HALF or under_autocast(source) else (source.dtype,)
+    check_tensor(name, "modulator.weight", modulator.weight, (source.shape[-1],), source, *dtypes)
+    check_tensor(name, "modulator.bias", modulator.bias, (), source, *dtypes)
+    with without_autocast(source):
+        signal = reference.modulator_signal(_wide(source), _wide(modulator), plasticity.modulator_nonlinearity)
+    return signal if under_autocast(source) else signal.to(source.dtype)
 
 
-HALF = (torch.float16, torch.bfloat16)
+def _wide(value: Any) -> Any:
+    """In single precision what is in half: a tensor, or all tensors of a record."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF else value
+    return type(value)(*map(_wide, value)) if isinstance(value, (Inputs, State, Connection, Modulator)) else value
 
 
-def _widened(inputs: Inputs, state: State, connection: Connection) -> tuple[Inputs, State, Connection]:
-    """In single precision, which everything is computed in where activities and parameters are given in half."""
-
-    def widen(tensors: Any) -> Any:
-        return type(tensors)(*(
-            tensor.float() if isinstance(tensor, Tensor) and tensor.dtype in HALF else tensor for tensor in tensors
-        ))  # fmt: skip
-
-    modulator = None if connection.modulator is None else widen(connection.modulator)
-    return widen(inputs), widen(state), widen(connection)._replace(modulator=modulator)
+def _activities(inputs: Inputs) -> Tensor:
+    """Whose dtype is that of the results."""
+    return inputs.drive if inputs.features is None else inputs.features
 
 
 def _narrowed(output: Tensor, state: State, dtype: torch.dtype) -> tuple[Tensor, State]:
@@ -376,11 +383,14 @@ def _step(
             if chosen != "reference":
                 return fused.step(chosen, inputs, state, connection, network)
         except Exception:
-            _check(name, network, inputs, state, connection, layout)
-            raise
+            pass  # explained below, or served there under autocast
+    if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
+        with without_autocast(inputs.drive):
+            return _step(name, layout, network, _wide(inputs), _wide(state), _wide(connection), backend)
     _check(name, network, inputs, state, connection, layout)
-    if (dtype := inputs.drive.dtype) in HALF:
-        return _narrowed(*_step(name, layout, network, *_widened(inputs, state, connection), backend), dtype)
+    if (dtype := _activities(inputs).dtype) in HALF:
+        wide = _wide(inputs), _wide(state), _wide(connection)
+        return _narrowed(*_step(name, layout, network, *wide, backend), dtype)
     chosen = backends.select(backend, inputs.drive)
     if chosen != "reference":
         return fused.step(chosen, inputs, state, connection, network)
@@ -421,6 +431,7 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
 
 def _sequence(
     name: str,
+    layout: tuple[str, ...],
     network: Network,
     inputs: Inputs,
     state: State,
@@ -430,9 +441,14 @@ def _sequence(
     checkpoint_every: int | None,
     backend: str | None,
 ) -> tuple[Tensor, State]:
-    if (dtype := inputs.drive.dtype) in HALF:
-        wide = _widened(inputs, state, connection)
-        return _narrowed(*_sequence(name, network, *wide, lengths, batch_first, checkpoint_every, backend), dtype)
+    further: tuple[Any, ...] = lengths, batch_first, checkpoint_every, backend
+    if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
+        with without_autocast(inputs.drive):
+            return _sequence(name, layout, network, _wide(inputs), _wide(state), _wide(connection), *further)
+    _check(name, network, inputs, state, connection, layout)
+    if (dtype := _activities(inputs).dtype) in HALF:
+        wide = _wide(inputs), _wide(state), _wide(connection)
+        return _narrowed(*_sequence(name, layout, network, *wide, *further), dtype)
     if checkpoint_every is not None:
         check_positive(name, "checkpoint_every", checkpoint_every)
     steps, batch = inputs.drive.shape[1 if batch_first else 0], inputs.drive.shape[0 if batch_first else 1]
@@ -496,6 +512,7 @@ def _check_floating(name: str, argument: str, tensor: object, layout: tuple[str,
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         raise TypeError(f"{name}: {argument} must be a floating-point tensor; got {described(tensor)}")
     check_dense(name, argument, tensor)
+    check_dtype(name, argument, tensor, DTYPES)
     if tensor.dim() != len(layout):
         raise ValueError(f"{name}: {argument} must have shape ({', '.join(layout)}); got {tuple(tensor.shape)}")
     if tensor.shape[-1] == 0:
@@ -524,29 +541,35 @@ def _check(
         pres = posts
     else:
         rows, posts, pres = connection.weight.shape[0], connection.weight.shape[0], features.shape[-1]
-        check_tensor(name, "drive", drive, (*features.shape[:-1], posts), features)
-    _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive)
-    traces = torch.float32 if drive.dtype in HALF else drive.dtype
-    for argument, tensor, shape, dtype in (
-        ("hidden", state.hidden, (batch, posts), drive.dtype),
-        ("cell", state.cell, (batch, posts), drive.dtype),
-        ("trace", state.trace, (batch, posts, pres), traces),
-        ("eligibility", state.eligibility, (batch, posts, pres), traces),
+        check_tensor(name, "drive", drive, (*features.shape[:-1], posts), features, *_dtypes(features))
+    dtypes = _dtypes(_activities(inputs))
+    _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive, dtypes)
+    for argument, tensor, shape, allowed in (
+        ("hidden", state.hidden, (batch, posts), dtypes),
+        ("cell", state.cell, (batch, posts), dtypes),
+        ("trace", state.trace, (batch, posts, pres), dtypes[-1:]),
+        ("eligibility", state.eligibility, (batch, posts, pres), dtypes[-1:]),
     ):
         if tensor is not None:
-            check_tensor(name, argument, tensor, shape, drive, dtype)
+            check_tensor(name, argument, tensor, shape, drive, *allowed)
     if state.eligibility is not None and plasticity.modulation != "retroactive":
         raise ValueError(f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}")
     if clamp is not None:
-        check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, dtype=torch.bool)
+        check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, torch.bool)
+
+
+def _dtypes(activities: Tensor) -> tuple[torch.dtype, ...]:
+    """What the tensors of a call with such activities may have; the last one is that of its traces."""
+    return (activities.dtype, torch.float32) if activities.dtype in HALF else (activities.dtype,)
 
 
 def _check_connection(
-    name: str, connection: Connection, plasticity: Plasticity, kind: str, rows: int, posts: int, pres: int, like: Tensor
-) -> None:
+    name: str, connection: Connection, plasticity: Plasticity, kind: str, rows: int, posts: int, pres: int,
+    like: Tensor, dtypes: tuple[torch.dtype, ...],
+) -> None:  # fmt: skip
     weight, alpha, eta, eligibility_eta, modulator = connection
-    check_tensor(name, "weight", weight, (rows, pres), like)
-    check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, posts, pres), like)
+    check_tensor(name, "weight", weight, (rows, pres), like, *dtypes)
+    check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, posts, pres), like, *dtypes)
     _check_wanted(name, "modulator", modulator, plasticity.modulation != "none", plasticity)
     if modulator is not None and not isinstance(modulator, Modulator):
         raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
@@ -555,22 +578,23 @@ def _check_connection(
     _check_wanted(name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity)
     rate_shape = granular_shape(plasticity.eta, posts, pres)
     if eta is not None:
-        check_tensor(name, "eta", eta, rate_shape, like)
+        check_tensor(name, "eta", eta, rate_shape, like, *dtypes)
     if eligibility_eta is not None:
-        check_tensor(name, "eligibility_eta", eligibility_eta, rate_shape, like)
+        check_tensor(name, "eligibility_eta", eligibility_eta, rate_shape, like, *dtypes)
     if modulator is None:
         return
     possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
     check_choice(name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",)))
-    check_tensor(name, "modulator.weight", modulator.weight, (posts,), like)
-    check_tensor(name, "modulator.bias", modulator.bias, (), like)
+    check_tensor(name, "modulator.weight", modulator.weight, (posts,), like, *dtypes)
+    check_tensor(name, "modulator.bias", modulator.bias, (), like, *dtypes)
     for argument in ("fan_out_weight", "fan_out_bias"):
         tensor = getattr(modulator, argument)
         _check_wanted(name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity)
         if tensor is not None:
-            check_tensor(name, f"modulator.{argument}", tensor, granular_shape(plasticity.fan_out, posts, pres), like)
+            shape = granular_shape(plasticity.fan_out, posts, pres)
+            check_tensor(name, f"modulator.{argument}", tensor, shape, like, *dtypes)
     if modulated is not None:
-        check_tensor(name, "modulator.modulated", modulated, (posts,), like, dtype=torch.bool)
+        check_tensor(name, "modulator.modulated", modulated, (posts,), like, torch.bool)
 
 
 def _check_wanted(name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from numbers import Real
 
 RULES = ("hebb", "oja")
@@ -87,6 +86,9 @@ class Plasticity:
     modulator_input: str = "hidden"
     modulator_nonlinearity: str = "tanh"
     fan_out: str = "none"
+    codes: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Rule, constraint, retroactive modulation, modulator's input and nonlinearity as the native operators take them:
+    the numbers of the enums in csrc. Not a cached property, whose lock torch.compile cannot enter on Python 3.11."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -120,18 +122,14 @@ class Plasticity:
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
                 if value != default:
                     raise ValueError(f"Plasticity: {name} {value!r} needs modulation 'simple' or 'retroactive'")
-
-    @cached_property
-    def codes(self) -> tuple[int, ...]:
-        """Rule, constraint, retroactive modulation, modulator's input and nonlinearity as the native operators take
-        them: the numbers of the enums in csrc."""
-        return (
+        codes = (
             RULES.index(self.rule),
             CONSTRAINTS.index(self.constraint),
             int(self.modulation == "retroactive"),
             MODULATOR_INPUTS.index(self.modulator_input),
             MODULATOR_NONLINEARITIES.index(self.modulator_nonlinearity),
         )
+        object.__setattr__(self, "codes", codes)
 
 
 def granular_shape(granularity: str, rows: int, columns: int) -> tuple[int, ...]:

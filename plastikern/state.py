@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 
 class RNNState(NamedTuple):
@@ -58,3 +60,11 @@ class LinearState(NamedTuple):
     def detach(self) -> LinearState:
         """The same state without its history, for truncated back-propagation through time."""
         return LinearState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
+
+
+# Tuples of tensors run no code: torch.load(..., weights_only=True) may make them.
+torch.serialization.add_safe_globals([RNNState, LSTMState, LinearState])
+# Without a name for files, torch.export.save takes no program with such a state; torch has no public way to give one.
+if hasattr(_pytree, "_register_namedtuple"):
+    for _state in (RNNState, LSTMState, LinearState):
+        _pytree._register_namedtuple(_state, serialized_type_name=f"plastikern.{_state.__name__}")

@@ -238,7 +238,7 @@ def test_a_call_of_a_module_names_what_is_wrong_or_gives_what_the_reference_give
 
 SMALL = PlasticRNN(3, 4)
 FUNCTIONS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
-    (Plasticity, {name: field.default for name, field in Plasticity.__dataclass_fields__.items()}),
+    (Plasticity, {field.name: field.default for field in fields(Plasticity) if field.init}),
     (PF.modulator_signal, {
         "source": torch.zeros(2, 4), "modulator": Modulator(torch.zeros(4), torch.zeros(())),
         "plasticity": Plasticity(**SIMPLE),

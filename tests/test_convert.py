@@ -370,15 +370,118 @@ def test_from_torch_and_back(backend: str, kind: Any, options: dict[str, Any], b
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: convert.from_torch(nn.GRU(3, 4)), "must be a torch.nn.RNN or torch.nn.LSTM; got GRU"),
+        (lambda: convert.from_torch(nn.GRU(3, 4)), "must be one of torch.nn's RNN, LSTM, RNNCell, LSTMCell; got GRU"),
         (lambda: convert.from_torch(nn.RNN(3, 4, bidirectional=True)), "must have no bidirectional; got True"),
         (lambda: convert.from_torch(nn.LSTM(3, 4, proj_size=2)), "must have no proj_size; got 2"),
-        (lambda: convert.to_torch(nn.RNN(3, 4)), "must be a PlasticRNN or PlasticLSTM; got RNN"),
-        (lambda: convert.to_torch(PlasticLSTMCell(3, 4)), "must be a PlasticRNN or PlasticLSTM; got PlasticLSTMCell"),
+        (lambda: convert.to_torch(nn.RNN(3, 4)), "must be one of PlasticRNN, PlasticLSTM, .*; got RNN"),
+        (lambda: convert.to_torch(PlasticLinear(3, 4)), "must be one of .*PlasticLSTMCell; got PlasticLinear"),
         (lambda: convert.to_torch(PlasticRNN(None, 4)), "must have an input layer; got input_size None"),
         (lambda: convert.to_torch(PlasticRNN(3, 4, nonlinearity="sigmoid")), "one of tanh, relu; got 'sigmoid'"),
     ],
 )
 def test_what_torch_nn_cannot_be_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "kind, twin, options",
+    [
+        (nn.RNNCell, PlasticRNNCell, {"nonlinearity": "relu"}),
+        (nn.RNNCell, PlasticRNNCell, {}),
+        (nn.LSTMCell, PlasticLSTMCell, {}),
+    ],
+)
+def test_cells_from_torch_and_back(backend: str, bias: bool, kind: Any, twin: Any, options: dict[str, Any]) -> None:
+    theirs = kind(FEATURES, SIZE, bias=bias, dtype=torch.float64, **options)
+    ours = convert.from_torch(theirs, Plasticity(alpha_init=0), backend=backend)
+    assert type(ours) is twin
+    input = random(BATCH, FEATURES)
+    found, expected = ours(input), theirs(input)
+    close((found.hidden, found.cell) if kind is nn.LSTMCell else found.hidden, expected)
+    back = convert.to_torch(ours)
+    assert type(back) is kind and repr(back) == repr(theirs)
+    assert all(torch.equal(left, right) for left, right in zip(back.parameters(), theirs.parameters(), strict=True))
+
+
+ROUND_TRIPS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "rnn": (PlasticRNN, {"alpha": "neuron"}, {"num_layers": 2}),
+    "rnn-modulated": (PlasticRNN, {"modulation": "simple", "fan_out": "neuron", "constraint": "clip"}, {}),
+    "rnn-cell-retroactive": (PlasticRNNCell, {"modulation": "retroactive", "constraint": "clip"}, {"bias": False}),
+    "lstm": (PlasticLSTM, {"alpha": "layer", "eta": "neuron"}, {}),
+    "lstm-cell": (PlasticLSTMCell, {"modulation": "simple", "constraint": "clip"}, {}),
+    "linear": (PlasticLinear, {"rule": "oja", "constraint": "none"}, {}),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("kind, rule, options", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
+def test_to_the_authors_names_and_back(orientation: str, kind: Any, rule: dict[str, Any], options: Any) -> None:
+    ours = kind(FEATURES, SIZE, plasticity=Plasticity(**rule, alpha_init=0.4), dtype=torch.float64, **options)
+    layer = options.get("num_layers", 1) - 1
+    theirs = convert.to_authors(ours, orientation=orientation, layer=layer, modulator="h2DA")
+    assert not any(name.startswith("h2mod") for name in theirs)
+    back = kind(FEATURES, SIZE, plasticity=ours.plasticity, dtype=torch.float64, **options)
+    back.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        for name, value in back.named_parameters():
+            if layer == 0 or name.endswith("_l1"):
+                value.fill_(7)
+    assert convert.from_authors(theirs, back, orientation=orientation, layer=layer) == []
+    input = random(STEPS, BATCH, FEATURES) if kind in (PlasticRNN, PlasticLSTM, PlasticLinear) else random(1, FEATURES)
+    found, expected = (module(input) for module in (back, ours))
+    close(found[0], expected[0])
+    theirs["w"].zero_()
+    assert all(value.any() for name, value in ours.named_parameters() if name.startswith("weight"))
+
+
+@pytest.mark.parametrize("orientation, per_neuron", [("columns", (1, 1, SIZE)), ("rows", (SIZE, 1))])
+def test_parameters_leave_in_the_authors_shapes(orientation: str, per_neuron: tuple[int, ...]) -> None:
+    plasticity = Plasticity(alpha="neuron", modulation="simple", fan_out="neuron", constraint="clip")
+    rnn = PlasticRNN(FEATURES, SIZE, plasticity=plasticity)
+    found = convert.to_authors(rnn, orientation=orientation)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "i2h.weight": (SIZE, FEATURES),
+        "i2h.bias": (SIZE,),
+        "w": (SIZE, SIZE),
+        "alpha": per_neuron,
+        "h2mod.weight": (1, SIZE),
+        "h2mod.bias": (1,),
+        "modfanout.weight": (SIZE, 1),
+        "modfanout.bias": (SIZE,),
+    }
+    assert torch.equal(found["i2h.bias"], rnn.bias_ih_l0 + rnn.bias_hh_l0)
+    assert torch.equal(found["w"], rnn.weight_hh_l0 if orientation == "rows" else rnn.weight_hh_l0.mT)
+    assert not any(value.requires_grad for value in found.values())
+    lstm = PlasticLSTM(FEATURES, SIZE)
+    gates = lstm.bias_ih_l0.chunk(4), lstm.bias_hh_l0.chunk(4)
+    found = convert.to_authors(lstm, orientation=orientation)
+    assert torch.equal(found["x2c.bias"], gates[0][2] + gates[1][2]) and torch.equal(found["h2f.bias"], gates[1][1])
+    assert found["eta"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: convert.to_authors(nn.RNN(3, 4), orientation="rows"), "must be a plastic RNN, LSTM or linear layer"),
+        (lambda: convert.to_authors(PlasticRNN(3, 4), orientation="up"), "orientation must be one of columns, rows"),
+        (lambda: convert.to_authors(PlasticRNN(3, 4), orientation="rows", layer=1), "layer must lie from 0 to 0"),
+        (
+            lambda: convert.to_authors(PlasticRNN(3, 4), orientation="rows", modulator="h2"),
+            "modulator must be one of h2mod, h2DA; got 'h2'",
+        ),
+        (lambda: convert.to_authors(PlasticRNN(None, 4), orientation="rows"), "bias_hh_l0 must be zero"),
+        (lambda: convert.to_authors(PlasticLinear(3, 4, bias=True), orientation="rows"), "bias must be zero"),
+        (
+            lambda: convert.to_authors(
+                PlasticRNN(3, 4, plasticity=Plasticity(modulation="simple", fan_out="connection")), orientation="rows"
+            ),
+            "fan-out to neurons or none; got fan_out 'connection'",
+        ),
+    ],
+)
+def test_what_the_authors_do_not_have_is_refused(call: Callable[[], object], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^to_authors: .*{message}"):
         call()

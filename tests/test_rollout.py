@@ -137,6 +137,14 @@ def test_half_precision_learns_as_the_sequence_does(backend: str) -> None:
     check(network, inputs, None, 2**-7)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_under_autocast_a_rollout_is_the_sequence(backend: str) -> None:
+    network, inputs = made("rnn", "simple", dtype=torch.float32, backend=backend), torch.randn(5, 2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        check(network, inputs, None, 2**-7)
+        assert act(network, inputs, None).finish(inputs)[0].dtype == torch.float32
+
+
 @needs_native
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("rule", ["decay", "retroactive"])

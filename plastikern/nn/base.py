@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
-from ..checks import check_choice, check_dense, check_tensor, described, under_autocast
+from ..checks import HALF, check_choice, check_dense, check_dtype, check_tensor, described, under_autocast
 from ..network import Modulator
 from ..plasticity import Plasticity, granular_shape
 
@@ -38,6 +38,10 @@ class PlasticModule(nn.Module):
     connections, False where ``eta`` does.
     """
 
+    _version = 1
+    """Of the state dict, the same on every backend: a change that older ones do not fit raises it, and
+    ``_load_from_state_dict`` then brings the older ones up to it. One without version, such as a plain dict of tensors,
+    is of version 1."""
     State: ClassVar[type[Any]]
     modulator_inputs: ClassVar[tuple[str, ...]] = ("hidden",)
     modulated: Tensor | None
@@ -63,7 +67,7 @@ class PlasticModule(nn.Module):
             if plasticity.modulation == "none":
                 raise ValueError(f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'")
             anywhere = modulated if isinstance(modulated, Tensor) else torch.empty(0)
-            check_tensor(owner, "modulated", modulated, (posts,), anywhere, dtype=torch.bool)
+            check_tensor(owner, "modulated", modulated, (posts,), anywhere, torch.bool)
         self.plasticity, self.backend = plasticity, backend
         self._posts, self._pres, self._suffixes = posts, pres, list(weights)
         connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
@@ -97,6 +101,20 @@ class PlasticModule(nn.Module):
                 _draw(tensor, 1)
             elif name != "modulated":
                 _draw(tensor, self._pres)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str],
+        unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        if (version := local_metadata.get("version") or 1) > self._version:
+            error_msgs.append(
+                f"{type(self).__name__}: the state dict must have version 1 to {self._version}; got {version}, from a "
+                "later plastikern"
+            )
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def modulator(self, layer: int = -1) -> Modulator | None:
         """Parameters of a layer's modulator, by default the last layer's; None without modulation."""
@@ -144,7 +162,7 @@ class PlasticModule(nn.Module):
 
     def _check_input(self, input: object, dims: tuple[int, int], features: int) -> None:
         """Input of the first layer, before anything is computed from it; ``dims`` without and with B."""
-        owner, first = type(self).__name__, next(self.parameters())
+        owner = type(self).__name__
         if not isinstance(input, Tensor):
             raise TypeError(f"{owner}: input must be a tensor; got {described(input)}")
         check_dense(owner, "input", input)
@@ -155,10 +173,15 @@ class PlasticModule(nn.Module):
             )
         if input.shape[-1] != features:
             raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
-        if input.dtype != first.dtype and not under_autocast(input):
-            raise TypeError(f"{owner}: input must have dtype {first.dtype}; got {input.dtype}")
-        if input.device != first.device:
-            raise ValueError(f"{owner}: input must be on the module's device {first.device}; got {input.device}")
+        check_dtype(owner, "input", input, self._dtypes(input))
+        device = next(self.parameters()).device
+        if input.device != device:
+            raise ValueError(f"{owner}: input must be on the module's device {device}; got {input.device}")
+
+    def _dtypes(self, input: Tensor) -> tuple[torch.dtype, ...]:
+        """What inputs may have: that of the parameters, or, under autocast, another that it casts."""
+        own = next(self.parameters()).dtype
+        return (own,) if own == torch.float64 or not under_autocast(input) else (torch.float32, *HALF)
 
     def _check_lengths(self, lengths: object, batched: bool) -> None:
         if lengths is not None and not batched:

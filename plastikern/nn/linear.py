@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import functional
-from ..checks import check_choice, check_flag, check_positive, check_tensor, under_autocast
+from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..state import LinearState
 from .base import PlasticModule
@@ -47,12 +47,8 @@ class _Linear(PlasticModule):
         """What the functions are told, with a batch of one where there is none; ``dims`` without and with B."""
         self._check_input(input, dims, self.in_features)
         if drive is not None:
-            # Under autocast input and drive may come in different precision.
-            casts = isinstance(drive, Tensor) and drive.is_floating_point()
-            dtype = drive.dtype if casts and under_autocast(drive) else None
             shape = (*input.shape[:-1], self.out_features)
-            check_tensor(type(self).__name__, "drive", drive, shape, input, dtype=dtype)
-            drive = drive.to(self.weight.dtype)
+            check_tensor(type(self).__name__, "drive", drive, shape, input, *self._dtypes(input))
         if self.bias is not None:
             drive = self.bias.expand(*input.shape[:-1], -1) if drive is None else drive + self.bias
         batch = 0 if self.batch_first else 1
@@ -61,7 +57,7 @@ class _Linear(PlasticModule):
         if not batched:
             input, drive = input.unsqueeze(batch), None if drive is None else drive.unsqueeze(batch)
         return {
-            "input": input.to(self.weight.dtype),
+            "input": input,
             "drive": drive,
             "weight": self.weight,
             "nonlinearity": self.nonlinearity,

@@ -65,7 +65,7 @@ class RecurrentModule(PlasticModule):
         self._check_input(input, dims, self.hidden_size if self.input_size is None else self.input_size)
         if clamp is not None:
             shape = (*input.shape[:-1], self.hidden_size)
-            check_tensor(type(self).__name__, "clamp", clamp, shape, input, dtype=torch.bool)
+            check_tensor(type(self).__name__, "clamp", clamp, shape, input, torch.bool)
 
     def _drive(self, layer: int, input: Tensor, clamp: Tensor | None) -> Tensor:
         """What drives a layer's neurons; clamped ones take their input without the recurrent bias."""
@@ -76,8 +76,7 @@ class RecurrentModule(PlasticModule):
         bias = getattr(self, "bias_hh" + suffix, None)
         if bias is not None:
             input = input + bias if clamp is None else torch.where(clamp, input, input + bias)
-        # Under autocast the input layer may compute in lower precision; the plastic connection keeps its own.
-        return input.to(getattr(self, "weight_hh" + suffix).dtype)
+        return input
 
     def _arguments(self, layer: int, clamp: Tensor | None = None) -> dict[str, Any]:
         """Arguments for the functions of a layer besides drive and state: its parameters and options."""

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from ..checks import check_positive, check_tensor
-from ..functional import HALF
+from ..checks import HALF, check_positive, check_tensor
 from ..network import Connection, Network, State
 from ..ops import fused
 
@@ -189,6 +188,7 @@ class _Recorded:
         return [tensor for tensor in self._recording.state() if tensor is not None]
 
     def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+        drive = drive.to(self._recording.output.dtype)
         output, last = self._recording.finish(drive, self._first, _connection(arguments))
         return [output, *(tensor for tensor in last if tensor is not None)]
 
@@ -236,5 +236,6 @@ def _drive_of(network: RecurrentNetwork, suffix: str) -> Callable[[Tensor], Tens
         given = [bias.detach() for bias in biases if bias is not None]
         bias = sum(given[1:], given[0]) if given else None
     if weight is not None:
-        return lambda input: nn.functional.linear(input, weight, bias)
+        # Under autocast it comes in half precision; the plastic connection keeps its own.
+        return lambda input: nn.functional.linear(input, weight, bias).to(weight.dtype)
     return (lambda input: input) if bias is None else (lambda input: input + bias)

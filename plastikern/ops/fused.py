@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .. import backends
 from ..backends import FUSED
+from ..checks import without_autocast
 from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 from . import fakes
@@ -69,10 +71,16 @@ class Kept(NamedTuple):
     eligibility: Tensor | None = None
 
 
-@cache
-def _operator(backend: str, name: str) -> Any:
-    """An operator of a backend, without looking it up at every call."""
+def _look_up(backend: str, name: str) -> Any:
     return getattr(getattr(torch.ops, FUSED[backend].operators()), name).default
+
+
+_looked_up = cache(_look_up)
+
+
+def _operator(backend: str, name: str) -> Any:
+    """An operator of a backend, without looking it up at every call (torch.compile does not see through a cache)."""
+    return (_look_up if torch.compiler.is_compiling() else _looked_up)(backend, name)
 
 
 def _call(backend: str, name: str, *arguments: Any) -> Any:
@@ -109,6 +117,9 @@ def checkpoint_spacing(
     checkpoints may be, and must be the same at all steps.
     """
     plasticity, steps = network.plasticity, inputs.drive.shape[1 if batch_first else 0]
+    if torch.compiler.is_compiling():
+        # One number for many lengths, or each new length would be compiled anew; nor may values decide.
+        return (16 if steps <= 1024 else 128), False
     root, constraint = math.isqrt(max(steps - 1, 0)) + 1, plasticity.constraint
     bounded = {
         "rnn": network.nonlinearity in ("tanh", "sigmoid"),
@@ -118,8 +129,6 @@ def checkpoint_spacing(
     if connection.modulator is not None and (constraint != "clip" or plasticity.clip > MAX_AMPLIFICATION):
         bounded = False
     if not FUSED[backend].reverses or not bounded or plasticity.rule != "hebb" or constraint == "soft_clip":
-        return root, False
-    if torch.compiler.is_compiling():
         return root, False
     if inputs.clamp is not None and inputs.clamp.numel() and not float(inputs.drive.detach().abs().max()) <= 1:
         return root, False
@@ -304,7 +313,10 @@ def _backward(
     """Gradients of the operands, None where nobody asks for one. ``grads``: of output, hidden, cell, trace, E."""
     if all(grad is None for grad in grads):
         return [None] * len(operands)
-    with torch.no_grad():
+    if backends.under_transform(*grads):
+        raise RuntimeError(backends.TRANSFORMED)
+    # Autocast would compute the products below in half precision where somebody calls backward inside its block.
+    with torch.no_grad(), without_autocast(kept.output):
         return _gradients(grads, options, kept, operands, masks, lengths, needs)
 
 

@@ -1,0 +1,127 @@
+"""Modules in files: one safetensors file holds the tensors and what the module is made with, and nothing that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from .nn.base import PlasticModule
+from .plasticity import Plasticity
+from .version import __version__
+
+VERSION = 1
+"""Of the files. What a later version adds to the options has defaults here, so that older files stay readable."""
+KINDS: dict[str, type[PlasticModule]] = {
+    kind.__name__: kind
+    for kind in (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)
+}
+ELSEWHERE = ("plasticity", "modulated", "backend", "device", "dtype")
+"""Arguments of modules that are not among the saved options: they have their own place, or are the reader's choice."""
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        message = "saved modules need the package safetensors: pip install 'plastikern[safetensors]'"
+        raise ImportError(message) from error
+    return safetensors
+
+
+def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
+    """Write a plastic module to a safetensors file, from which :func:`load` makes it anew.
+
+    The tensors are those of ``state_dict()``; the metadata has the kind of module, its arguments and its plasticity
+    as JSON. The backend, the device and the mode (training or not) are not saved. The file is put in place as a
+    whole: where writing fails, what was there before stays.
+
+    Args:
+        module: a module or cell of this library itself, not of a class derived from it.
+        path: of the file, conventionally ``*.safetensors``.
+
+    Raises:
+        TypeError: any other module.
+        ImportError: the package safetensors is not installed.
+        OSError: the file cannot be written.
+    """
+    if KINDS.get(type(module).__name__) is not type(module):
+        raise TypeError(f"save: module must be one of {', '.join(KINDS)}; got {type(module).__name__}")
+    made_with = {name: getattr(module, name) for name in signature(type(module)).parameters if name not in ELSEWHERE}
+    # A layer's bias is a tensor or None, that of recurrent modules says whether they have some.
+    made_with["bias"] = made_with["bias"] is not None and made_with["bias"] is not False
+    plasticity = {field.name: getattr(module.plasticity, field.name) for field in fields(Plasticity) if field.init}
+    metadata = {
+        "format": "plastikern",
+        "version": str(VERSION),
+        "plastikern": __version__,
+        "module": type(module).__name__,
+        "options": json.dumps(made_with),
+        "plasticity": json.dumps(plasticity),
+    }
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+    _replace(Path(path), _safetensors().torch.save(tensors, metadata))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file in place as a whole, forced to the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str], *, backend: str | None = None, device: Any = None) -> PlasticModule:
+    """The module that :func:`save` wrote, made anew from the file alone, in training mode.
+
+    Only tensors and JSON are read: a file from elsewhere can name no code, and only modules of this library are made.
+
+    Args:
+        path: of the file.
+        backend: a backend by name; by default chosen from the tensors' device.
+        device: where the tensors are put; by default the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, it was not written by :func:`save`, or by a later version of the format.
+        ImportError: the package safetensors is not installed.
+    """
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"load: {path} is damaged or not a safetensors file: {error}") from error
+    if metadata.get("format") != "plastikern":
+        raise ValueError(f"load: {path} must be a file that plastikern.save wrote; got one without its metadata")
+    if metadata.get("version") not in [str(version) for version in range(1, VERSION + 1)]:
+        raise ValueError(
+            f"load: {path} must have version 1 to {VERSION}; got {metadata.get('version')}, written by plastikern "
+            f"{metadata.get('plastikern')}"
+        )
+    try:
+        kind, options = KINDS[metadata["module"]], json.loads(metadata["options"])
+        plasticity = Plasticity(**json.loads(metadata["plasticity"]))
+        # On the device meta nothing is drawn: what follows brings the values, and torch's generator stays as it is.
+        module: Any = kind(
+            **options, plasticity=plasticity, modulated=tensors.get("modulated"), backend=backend, device="meta"
+        )
+        module.load_state_dict(tensors, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"load: {path} does not describe a module of this library: {error}") from error
+    return module
