@@ -125,8 +125,8 @@ def modulator_forward(t, b, rows, before, active, cell, parameters, activities, 
         bias = tl.load(parameters.modulator_bias).to(network.dtype)
         modulator += activity(tl.sum(weight * source, 0) + bias, None, network.modulator_nonlinearity)
         if activities.modulators is not None:
-            place = tl.arange(0, 1)
-            tl.store(at(activities.modulators, t, b) + place, modulator, first & (place == 0))
+            if first:
+                tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), modulator)
     return modulator
 
 
