@@ -388,12 +388,12 @@ void advance(const MaybeTensor& drive_in, const MaybeTensor& features, const May
              const Tensor& alpha, const MaybeTensor& rate, const MaybeTensor& rate_scale,
              const MaybeTensor& eligibility_rate, const MaybeTensor& modulator_weight,
              const MaybeTensor& modulator_bias, const MaybeTensor& modulated, const MaybeTensor& clamp,
-             const MaybeTensor& lengths, const Tensor& output, const MaybeTensor& last_hidden,
+             const MaybeTensor& lengths_in, const Tensor& output, const MaybeTensor& last_hidden,
              const MaybeTensor& last_cell, const MaybeTensor& last_trace, const MaybeTensor& last_eligibility,
              const MaybeTensor& history, const MaybeTensor& modulators, const MaybeTensor& checkpoints,
              const MaybeTensor& lost, const Tensor& memory, std::vector<int64_t> codes, double clip,
              int64_t checkpoint_every, int64_t k) {
-    const MaybeTensor drive = compact(drive_in);
+    const MaybeTensor drive = compact(drive_in), lengths = compact(lengths_in);
     STD_TORCH_CHECK(output.dim() == 3, "output must have 3 dimensions; got ", output.dim());
     const Call<Device> call(output, false, features, hidden, cell, trace, eligibility, weight, alpha, rate, rate_scale,
                             eligibility_rate, modulator_weight, modulator_bias, modulated, clamp, lengths, codes, clip,
