@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from . import backends, reference
+from .arguments import activities_of, check_call, check_floating, layout_of
 from .checks import (
     DTYPES,
     HALF,
-    check_choice,
     check_dense,
     check_dtype,
-    check_flag,
     check_positive,
     check_tensor,
     checked_lengths,
@@ -29,7 +28,7 @@ from .checks import (
 )
 from .network import Connection, Inputs, Modulator, Network, State
 from .ops import fused
-from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape
+from .plasticity import Plasticity
 
 __all__ = [
     "modulator_signal",
@@ -141,7 +140,7 @@ def plastic_rnn_sequence(
     name, inputs, state = "plastic_rnn_sequence", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("rnn", plasticity, nonlinearity)
-    layout = _layout(name, batch_first, "N")
+    layout = layout_of(name, batch_first, "N")
     further = lengths, batch_first, checkpoint_every, backend
     output, last = _sequence(name, layout, network, inputs, state, connection, *further)
     return _present(output, *last)
@@ -228,7 +227,7 @@ def plastic_lstm_sequence(
     name, inputs, state = "plastic_lstm_sequence", Inputs(drive), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("lstm", plasticity, post=post)
-    layout = _layout(name, batch_first, "4 N")
+    layout = layout_of(name, batch_first, "4 N")
     further = lengths, batch_first, checkpoint_every, backend
     output, last = _sequence(name, layout, network, inputs, state, connection, *further)
     return _present(output, *last)
@@ -315,7 +314,7 @@ def plastic_linear_sequence(
     name, state = "plastic_linear_sequence", State(None, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("linear", plasticity, nonlinearity)
-    layout = _layout(name, batch_first, "O")
+    layout = layout_of(name, batch_first, "O")
     inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
     further = lengths, batch_first, checkpoint_every, backend
     output, last = _sequence(name, layout, network, inputs, state, connection, *further)
@@ -362,11 +361,6 @@ def _wide(value: Any) -> Any:
     return type(value)(*map(_wide, value)) if isinstance(value, (Inputs, State, Connection, Modulator)) else value
 
 
-def _activities(inputs: Inputs) -> Tensor:
-    """Whose dtype is that of the results."""
-    return inputs.drive if inputs.features is None else inputs.features
-
-
 def _narrowed(output: Tensor, state: State, dtype: torch.dtype) -> tuple[Tensor, State]:
     """Activities in the precision that they came in; traces, which gather small changes, stay in single precision."""
     hidden, cell = (None if tensor is None else tensor.to(dtype) for tensor in state[:2])
@@ -387,8 +381,8 @@ def _step(
     if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
         with without_autocast(inputs.drive):
             return _step(name, layout, network, _wide(inputs), _wide(state), _wide(connection), backend)
-    _check(name, network, inputs, state, connection, layout)
-    if (dtype := _activities(inputs).dtype) in HALF:
+    check_call(name, network, inputs, state, connection, layout)
+    if (dtype := activities_of(inputs).dtype) in HALF:
         wide = _wide(inputs), _wide(state), _wide(connection)
         return _narrowed(*_step(name, layout, network, *wide, backend), dtype)
     chosen = backends.select(backend, inputs.drive)
@@ -401,7 +395,7 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
     """Whether shapes, dtypes and devices are all that could be wrong.
 
     The native operator checks those as well. While a network acts, step by step, to check them here, too, would take
-    longer than the step; what the operator refuses is then explained by :func:`_check`.
+    longer than the step; what the operator refuses is then explained by :func:`check_call`.
     """
     plasticity, modulator, dims = network.plasticity, connection.modulator, {"layer": 0, "neuron": 1, "connection": 2}
     if not (isinstance(inputs.drive, Tensor) and isinstance(plasticity, Plasticity) and len(inputs.drive.shape) == 2):
@@ -445,8 +439,8 @@ def _sequence(
     if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
         with without_autocast(inputs.drive):
             return _sequence(name, layout, network, _wide(inputs), _wide(state), _wide(connection), *further)
-    _check(name, network, inputs, state, connection, layout)
-    if (dtype := _activities(inputs).dtype) in HALF:
+    check_call(name, network, inputs, state, connection, layout)
+    if (dtype := activities_of(inputs).dtype) in HALF:
         wide = _wide(inputs), _wide(state), _wide(connection)
         return _narrowed(*_sequence(name, layout, network, *wide, *further), dtype)
     if checkpoint_every is not None:
@@ -493,116 +487,10 @@ def _posts(network: Network, connection: Connection) -> int:
 
 def _linear_inputs(name: str, input: Tensor, drive: Tensor | None, weight: Tensor, layout: tuple[str, ...]) -> Inputs:
     """Features and drive of a layer; everything else is measured by the drive."""
-    _check_floating(name, "input", input, layout)
+    check_floating(name, "input", input, layout)
     if not isinstance(weight, Tensor) or weight.dim() != 2:
         got = tuple(weight.shape) if isinstance(weight, Tensor) else described(weight)
         raise ValueError(f"{name}: weight must have shape (O, {input.shape[-1]}); got {got}")
     if drive is None:
         drive = input.new_zeros(*input.shape[:-1], weight.shape[0])
     return Inputs(drive, input)
-
-
-def _layout(name: str, batch_first: object, last: str) -> tuple[str, ...]:
-    """Dimensions of a sequence, the last of them of that name."""
-    check_flag(name, "batch_first", batch_first)
-    return ("B", "T", last) if batch_first else ("T", "B", last)
-
-
-def _check_floating(name: str, argument: str, tensor: object, layout: tuple[str, ...]) -> None:
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise TypeError(f"{name}: {argument} must be a floating-point tensor; got {described(tensor)}")
-    check_dense(name, argument, tensor)
-    check_dtype(name, argument, tensor, DTYPES)
-    if tensor.dim() != len(layout):
-        raise ValueError(f"{name}: {argument} must have shape ({', '.join(layout)}); got {tuple(tensor.shape)}")
-    if tensor.shape[-1] == 0:
-        raise ValueError(f"{name}: {argument} must have at least one neuron; got shape {tuple(tensor.shape)}")
-
-
-def _check(
-    name: str, network: Network, inputs: Inputs, state: State, connection: Connection, layout: tuple[str, ...]
-) -> None:
-    """Every tensor against the drive, and what is there against what the plasticity asks for."""
-    drive, features, clamp = inputs
-    plasticity, kind = network.plasticity, network.kind
-    if not isinstance(plasticity, Plasticity):
-        raise TypeError(f"{name}: plasticity must be a Plasticity; got {type(plasticity).__name__}")
-    check_choice(
-        name, "nonlinearity", network.nonlinearity, LINEAR_NONLINEARITIES if kind == "linear" else NONLINEARITIES
-    )
-    if kind == "lstm":
-        check_choice(name, "post", network.post, POSTS)
-    _check_floating(name, "drive", drive, layout)
-    batch, posts = drive.shape[layout.index("B")], drive.shape[-1]
-    if features is None:
-        if posts % (4 if kind == "lstm" else 1):
-            raise ValueError(f"{name}: drive must have four values per neuron; got shape {tuple(drive.shape)}")
-        rows, posts = posts, posts // (4 if kind == "lstm" else 1)
-        pres = posts
-    else:
-        rows, posts, pres = connection.weight.shape[0], connection.weight.shape[0], features.shape[-1]
-        check_tensor(name, "drive", drive, (*features.shape[:-1], posts), features, *_dtypes(features))
-    dtypes = _dtypes(_activities(inputs))
-    _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive, dtypes)
-    for argument, tensor, shape, allowed in (
-        ("hidden", state.hidden, (batch, posts), dtypes),
-        ("cell", state.cell, (batch, posts), dtypes),
-        ("trace", state.trace, (batch, posts, pres), dtypes[-1:]),
-        ("eligibility", state.eligibility, (batch, posts, pres), dtypes[-1:]),
-    ):
-        if tensor is not None:
-            check_tensor(name, argument, tensor, shape, drive, *allowed)
-    if state.eligibility is not None and plasticity.modulation != "retroactive":
-        raise ValueError(f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}")
-    if clamp is not None:
-        check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, torch.bool)
-
-
-def _dtypes(activities: Tensor) -> tuple[torch.dtype, ...]:
-    """What the tensors of a call with such activities may have; the last one is that of its traces."""
-    return (activities.dtype, torch.float32) if activities.dtype in HALF else (activities.dtype,)
-
-
-def _check_connection(
-    name: str, connection: Connection, plasticity: Plasticity, kind: str, rows: int, posts: int, pres: int,
-    like: Tensor, dtypes: tuple[torch.dtype, ...],
-) -> None:  # fmt: skip
-    weight, alpha, eta, eligibility_eta, modulator = connection
-    check_tensor(name, "weight", weight, (rows, pres), like, *dtypes)
-    check_tensor(name, "alpha", alpha, granular_shape(plasticity.alpha, posts, pres), like, *dtypes)
-    _check_wanted(name, "modulator", modulator, plasticity.modulation != "none", plasticity)
-    if modulator is not None and not isinstance(modulator, Modulator):
-        raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
-    modulated = None if modulator is None else modulator.modulated
-    _check_wanted(name, "eta", eta, plasticity.modulation == "none" or modulated is not None, plasticity)
-    _check_wanted(name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity)
-    rate_shape = granular_shape(plasticity.eta, posts, pres)
-    if eta is not None:
-        check_tensor(name, "eta", eta, rate_shape, like, *dtypes)
-    if eligibility_eta is not None:
-        check_tensor(name, "eligibility_eta", eligibility_eta, rate_shape, like, *dtypes)
-    if modulator is None:
-        return
-    possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
-    check_choice(name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",)))
-    check_tensor(name, "modulator.weight", modulator.weight, (posts,), like, *dtypes)
-    check_tensor(name, "modulator.bias", modulator.bias, (), like, *dtypes)
-    for argument in ("fan_out_weight", "fan_out_bias"):
-        tensor = getattr(modulator, argument)
-        _check_wanted(name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity)
-        if tensor is not None:
-            shape = granular_shape(plasticity.fan_out, posts, pres)
-            check_tensor(name, f"modulator.{argument}", tensor, shape, like, *dtypes)
-    if modulated is not None:
-        check_tensor(name, "modulator.modulated", modulated, (posts,), like, torch.bool)
-
-
-def _check_wanted(name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity) -> None:
-    """What the plasticity needs is there, and nothing that it would ignore."""
-    if (value is not None) == wanted:
-        return
-    options = f"modulation {plasticity.modulation!r} and fan_out {plasticity.fan_out!r}"
-    if not wanted:
-        hint = " where a modulator governs every neuron" if argument == "eta" else ""
-        raise ValueError(f"{name}: {argument} must be None{hint} with {options}")
-    raise TypeError(f"{name}: {argument} must be {'a Modulator' if argument == 'modulator' else 'a tensor'}; got None")

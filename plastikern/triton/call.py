@@ -8,6 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..checks import HALF
 from ..network import State
 from ..ops.fakes import Sizes, sizes_of
 from ..plasticity import (
@@ -26,7 +27,6 @@ CODES = (
     MODULATOR_NONLINEARITIES,
 )  # fmt: skip
 """What the numbers of an operator's ``codes`` stand for, in their order."""
-HALF = (torch.bfloat16, torch.float16)
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
