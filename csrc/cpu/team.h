@@ -11,9 +11,9 @@
 
 namespace plastikern {
 
-// Meets every few microseconds, so it spins; but only as long as a wait on an idle machine takes. Where another process
-// holds a core, spinning on would keep the scheduler from letting the thread that is missing run on this one: OpenMP's
-// barrier does.
+// Meets every few microseconds, so it spins; but only as long as a wait on an idle machine, or waking a thread on a
+// virtual one, takes. Where another process holds a core, spinning on would keep the scheduler from letting the thread
+// that is missing run on this one: OpenMP's barrier does.
 class Barrier {
    public:
     // Returns when `members` threads have called it.
@@ -33,7 +33,7 @@ class Barrier {
     }
 
    private:
-    static constexpr int kSpins = 1000;  // some ten microseconds
+    static constexpr int kSpins = 4000;  // about a hundred microseconds
 
     static void pause() {
 #if defined(__x86_64__)
