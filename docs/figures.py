@@ -28,7 +28,8 @@ def published(result: dict[str, Any]) -> tuple[Curve | Level, ...]:
 
 
 def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
-    """One figure: the running mean of an experiment's metric over its episodes, a line for each of its results."""
+    """One figure: the running mean of an experiment's metric over its episodes, a line for each of its results, with
+    points where it was tested."""
     _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     theirs: dict[str, Curve | Level] = {}
     for index, (label, result) in enumerate(sorted(results.items())):
@@ -40,6 +41,9 @@ def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
         values = numpy.array([numpy.interp(episodes, curve["episode"], curve[key]) for curve in seeds])
         axes.plot(episodes, numpy.median(values, 0), f"C{index}", label=f"{label}, seeds: {len(seeds)}")
         axes.fill_between(episodes, values.min(0), values.max(0), color=f"C{index}", alpha=0.25, linewidth=0)
+        tests = [line for seed in result["seeds"].values() for line in seed["tests"] if f"test_{metric}" in line]
+        if tests:
+            axes.plot(*zip(*((line["episode"], line[f"test_{metric}"]) for line in tests), strict=True), f"C{index}.")
         axes.set(xlabel="episode", ylabel=f"{metric}, running mean", title=name)
         theirs |= {number.label: number for number in published(result) if number.metric == metric}
     ours = axes.get_xlim()

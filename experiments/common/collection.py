@@ -172,16 +172,20 @@ def _embedded(path: Path) -> str:
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """What of a result is worth keeping: settings, surroundings, and a thinned learning curve of each seed."""
+    """What of a result is worth keeping: settings, surroundings, and thinned learning and test curves of each seed."""
     header = {name: value for name, value in result.header.items() if name not in ("kind", "seed", "published")}
     seeds = {}
     for run in result.runs:
-        lines = [line for line in run if line["kind"] == "train"]
-        chosen: Any = numpy.unique(numpy.linspace(0, len(lines) - 1, CURVE_POINTS).round().astype(int)) if lines else []
+        lines = _thinned([line for line in run if line["kind"] == "train"])
         names = [name for name in (lines[0] if lines else {}) if "_last_" in name or name in ("episode", "seconds")]
         seeds[str(run[0]["seed"])] = {
-            "curve": {name: [lines[index][name] for index in chosen] for name in names},
-            "tests": [line for line in run if line["kind"] == "test"][-1:],
+            "curve": {name: [line[name] for line in lines] for name in names},
+            "tests": _thinned([line for line in run if line["kind"] == "test"]),
             "result": next((line for line in run if line["kind"] == "result"), None),
         }
     return {**header, "finished": result.finished, "episodes": result.episodes, "seeds": seeds}
+
+
+def _thinned(lines: list[Line]) -> list[Line]:
+    chosen: Any = numpy.linspace(0, len(lines) - 1, CURVE_POINTS).round().astype(int)
+    return [lines[index] for index in numpy.unique(chosen)] if lines else []
