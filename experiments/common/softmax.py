@@ -46,12 +46,13 @@ class _CrossEntropy(torch.autograd.Function):
         for first in range(0, rows, ROWS):
             some, right = hidden[first : first + ROWS], target[first : first + ROWS].unsqueeze(1)
             here = torch.addmm(bias, some, weight.t(), out=scores[: len(some)])
-            # In place: a row is read to its end before it is written.
-            torch.log_softmax(here, 1, out=here)
-            loss -= here.gather(1, right).sum()
+            best, score = here.amax(1, keepdim=True), here.gather(1, right)
+            torch.softmax(here, 1, out=here)
+            # The probability of the best word is 1 over the sum of exp(score - best). That of the right one may be 0.
+            loss += (best - score - here.amax(1, keepdim=True).log()).sum()
             if wanted:
                 # The derivative by the scores is the probabilities, less 1 for the right word.
-                here.exp_().scatter_add_(1, right, here.new_full(right.shape, -1.0))
+                here.scatter_add_(1, right, here.new_full(right.shape, -1.0))
                 torch.mm(here, weight, out=gradients[0][first : first + ROWS])
                 gradients[1].addmm_(here.t(), some, beta=0 if first == 0 else 1)
                 gradients[2] += here.sum(0)

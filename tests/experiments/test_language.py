@@ -79,12 +79,13 @@ def test_the_models_have_the_parameters_of_the_paper(wide_text, preset, net, par
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == parameters
 
 
+@pytest.mark.parametrize("scale", [1, 1e4], ids=["usual", "probabilities that are 0"])
 @pytest.mark.parametrize("rows", [3, 100])
-def test_the_fused_loss_is_the_plain_one(monkeypatch, rows):
+def test_the_fused_loss_is_the_plain_one(monkeypatch, rows, scale):
     monkeypatch.setattr(softmax, "ROWS", rows)
     torch.manual_seed(0)
     layer = SoftmaxLayer(5, 11).double()
-    hidden, target = torch.randn(7, 5, dtype=torch.float64, requires_grad=True), torch.randint(11, (7,))
+    hidden, target = (scale * torch.randn(7, 5, dtype=torch.float64)).requires_grad_(), torch.randint(11, (7,))
     leaves = (hidden, layer.weight, layer.bias)
     plain = nn.functional.cross_entropy(layer(hidden), target)
     expected = torch.autograd.grad(3 * plain, leaves)
