@@ -44,9 +44,11 @@ class OmniglotConfig(Config):
     """
 
     net: str = "free"
-    episodes: int = 1_000_000
+    episodes: int = 1_500_000
     batch: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 6e-4
+    learning_rate_factor: float = 0.7
+    learning_rate_episodes: int = 250_000
     log_every: int = 50
     window: int = 500
     checkpoint_every: int = 500
@@ -79,8 +81,9 @@ def _nets(config: OmniglotConfig, *names: str) -> dict[str, OmniglotConfig]:
 
 OURS = OmniglotConfig()
 PAPER = OmniglotConfig(
-    batch=1, ink="dark", alpha_scale=0.01, eta_init=0.01, log_every=500, window=5_000, checkpoint_every=10_000,
-    evaluate_every=50_000, evaluation_episodes=1_000,
+    episodes=1_000_000, learning_rate=3e-4, learning_rate_factor=1.0, learning_rate_episodes=0, batch=1, ink="dark",
+    alpha_scale=0.01, eta_init=0.01, log_every=500, window=5_000, checkpoint_every=10_000, evaluate_every=50_000,
+    evaluation_episodes=1_000,
 )  # fmt: skip
 CODE = replace(
     PAPER, episodes=5_000_000, learning_rate=3e-5, learning_rate_factor=0.666, learning_rate_episodes=1_000_000,
