@@ -149,8 +149,8 @@ class BackwardGroup {
         const int64_t end_step = longest(n_, group_);
         for (int64_t b = group_.first; b < group_.last; ++b) start(b);
         team_.barrier();
+        Prepared units[kMaxGroup];
         for (int64_t k = end_step; k >= 0 && end_step > 0; --k) {
-            Prepared units[kMaxGroup];
             int64_t count = 0;
             for (int64_t b = group_.first; b < group_.last; ++b) {
                 if (runs(k, b) && prepare(k, b, units[count])) ++count;

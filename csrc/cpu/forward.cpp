@@ -131,8 +131,8 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
         if (n.length(b) == 0) copy_traces(n, first, last, begin, end);
         copy_unmodulated(n, first, last, begin, end);
     }
+    ForwardUnit<S> units[kMaxGroup];
     for (int64_t k = range.first; k <= last_unit && end_step > 0; ++k) {
-        ForwardUnit<S> units[kMaxGroup];
         Running running;
         int64_t count = 0, before = 0;
         for (int64_t b = group.first; b < group.last; ++b) {

@@ -117,7 +117,7 @@ Sharing sharing_of(const Network<S>& n) {
         return std::max((each + groups - 1) / groups, int64_t{1});
     };
     if (!splits) {
-        const bool worth_threads = n.batch * synapses * n.steps >= 4 * kSplitSynapses;
+        const bool worth_threads = n.batch * synapses * n.steps >= 2 * kSplitSynapses;
         const int64_t threads = worth_threads ? std::min(n.batch, n.threads) : 1;
         return {threads, n.batch, grouped((n.batch + threads - 1) / threads)};
     }
