@@ -1,8 +1,9 @@
 """Where the time of a training step of the language models goes: ``python -m benchmarks.language_step --data ZIP``.
 
 Prints the parts of a step of the fused path and its memory. Then times it and the pure PyTorch path of the whole model,
-in turn, from the same weights, and compares their losses. With ``--plain-loss`` the fused path has its loss in plain
-PyTorch, to compare: in a process of its own, for what fresh memory costs depends on what else a process has allocated.
+in turn, from the same weights, and compares their losses; not with ``--alone``. With ``--plain-loss`` the fused path
+has its loss in plain PyTorch, to compare: in a process of its own, for what fresh memory costs depends on what else a
+process has allocated.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="cross_entropy of torch in place of the layer that has its loss inside",
     )
+    add("--alone", action="store_true", help="without the pure PyTorch path, which may need too much memory")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     config = Language.presets[options.model][options.cell]
@@ -112,6 +114,9 @@ def main(arguments: list[str]) -> int:
     for part, milliseconds in parts.items():
         print(f"{part}: {milliseconds:.1f} ms, {milliseconds / sum(parts.values()):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    print(f"losses: {', '.join(f'{loss:.4f}' for loss in fused.losses[:: max(options.updates // 10, 1)])}")
+    if options.alone:
+        return 0
     fused, plain = contender(None), contender("reference")
     for _ in range(options.updates + 1):
         fused.update()
