@@ -58,13 +58,18 @@ def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
     axes.legend(fontsize="small")
 
 
+def _title(name: str, result: dict[str, Any]) -> str:
+    """Name of a result without that of its network."""
+    return name.removesuffix(f"-{result['config']['net']}").replace("-", ", ")
+
+
 def main() -> None:
-    """A figure for each experiment that has results."""
+    """A figure for each preset of an experiment that has results."""
     groups: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         if any(seed["curve"] for seed in result["seeds"].values()):
-            groups[result["experiment"]][path.stem] = result
+            groups[_title(path.stem, result)][path.stem] = result
     for name, results in groups.items():
         draw(name, results)
 
