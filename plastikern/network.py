@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .plasticity import Plasticity
 
+KINDS = ("rnn", "lstm", "linear")
+"""Kinds of networks, in the order of the enum in csrc."""
+
 
 class Modulator(NamedTuple):
     r"""Parameters of a neuromodulator :math:`M = \psi(v \cdot s + b)` of N neurons, and of its way to the connections.
@@ -45,7 +48,7 @@ class Network(NamedTuple):
     """What every step of a call computes.
 
     Attributes:
-        kind: ``"rnn"``, ``"lstm"`` or ``"linear"``.
+        kind: one of :data:`KINDS`.
         nonlinearity: of the activities; an LSTM's are fixed.
         post: the signal that changes the traces of an LSTM, one of :data:`~plastikern.plasticity.POSTS`.
     """

@@ -13,11 +13,10 @@ from torch.autograd import forward_ad
 from .. import backends
 from ..backends import FUSED
 from ..checks import without_autocast
-from ..network import Connection, Inputs, Network, State, per_connection, rate_terms
+from ..network import KINDS, Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 from . import fakes
 
-KINDS = ("rnn", "lstm", "linear")
 MAX_AMPLIFICATION = 10.0
 """How far running traces backwards may magnify rounding errors between two checkpoints."""
 

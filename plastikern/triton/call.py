@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..checks import HALF
-from ..network import State
+from ..network import KINDS, State
 from ..ops.fakes import Sizes, sizes_of
 from ..plasticity import (
     CONSTRAINTS,
@@ -21,7 +21,6 @@ from ..plasticity import (
 )
 from .vocabulary import Activities, Inputs, Options, Parameters, Sequence, dims
 
-KINDS = ("rnn", "lstm", "linear")
 CODES = (
     KINDS, RULES, CONSTRAINTS, LINEAR_NONLINEARITIES, POSTS, ("simple", "retroactive"), MODULATOR_INPUTS,
     MODULATOR_NONLINEARITIES,
