@@ -32,6 +32,8 @@ class CueRewardConfig(AgentConfig):
     Args:
         bits, cues: elements (+1 or -1) of a cue, cues of an episode, one of which is the target.
         fixed_cues: the same cues in all episodes: cue i has its bit i at 1 and the others at 0.
+        fixed_target: with fixed_cues, cue 0 is the target of all episodes: nothing is to be found out, a check that
+            the loop learns.
         pauses: most blank steps of a trial, in random order with its two cues.
         go_input: an input of its own tells when to answer; otherwise all bits of the cue are 1 then.
         see_bias: an input that is always 1.
@@ -48,6 +50,7 @@ class CueRewardConfig(AgentConfig):
     bits: int = 20
     cues: int = 4
     fixed_cues: bool = False
+    fixed_target: bool = False
     pauses: int = 3
     go_input: bool = False
     see_bias: bool = False
@@ -61,6 +64,7 @@ class CueRewardConfig(AgentConfig):
             not self.fixed_cues or self.bits >= self.cues,
             f"bits must be at least cues, {self.cues}, with fixed_cues; got {self.bits}",
         )
+        require(self.fixed_cues or not self.fixed_target, "fixed_target needs fixed_cues")
         require(
             self.fixed_cues or self.cues <= 2**self.bits,
             f"bits must allow for {self.cues} different cues; got {self.bits}",
@@ -189,7 +193,7 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         if config.fixed_cues:
             # Which of them is the target differs from episode to episode.
             order = torch.rand(batch, config.cues, generator=generator).argsort(1)
-            return torch.eye(config.cues, config.bits)[order]
+            return torch.eye(config.cues, config.bits)[order.sort(1).values if config.fixed_target else order]
 
         def draw(count: int) -> Tensor:
             shape = (count, config.cues, config.bits)

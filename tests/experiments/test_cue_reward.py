@@ -129,6 +129,15 @@ def test_cues_of_an_episode_differ_even_where_there_are_few():
         small("control", bits=3)
 
 
+def test_fixed_cues_have_another_target_in_every_episode_unless_it_is_fixed_too():
+    targets = {int(cues[0].argmax()) for cues in small("control")._cues(60, stream(0, "test"))}
+    assert targets == {0, 1, 2, 3}
+    fixed = small("control", fixed_target=True)._cues(60, stream(0, "test"))
+    assert torch.equal(fixed, torch.eye(4).expand(60, 4, 4))
+    with pytest.raises(ExperimentError, match="fixed_target needs fixed_cues"):
+        small("code", fixed_target=True)
+
+
 @pytest.mark.parametrize("net", ["rnn", "retroactive"])
 def test_signals_around_rewards_are_drawn(tmp_path, net):
     task = small("code", net=net)
