@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy
 
-from experiments.__main__ import EXPERIMENTS
-from experiments.common.experiment import Experiment
-from experiments.common.published import Curve, Level
-
 RESULTS = Path("docs/results")
-
-
-def published(result: dict[str, Any]) -> tuple[Curve | Level, ...]:
-    """Published numbers of an experiment with these settings; asked without its data, which need not be here."""
-    kind: type[Experiment[Any]] = import_module(EXPERIMENTS[result["experiment"]]).EXPERIMENT
-    settings = type(next(iter(next(iter(kind.presets.values())).values())))
-    experiment = kind.__new__(kind)
-    experiment.config = settings(**result["config"])
-    return tuple(experiment.published())
 
 
 def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
     """One figure: the running mean of an experiment's metric over its episodes, a line for each of its results, with
-    points where it was tested."""
+    points where it was tested on held-out episodes or text."""
     _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    theirs: dict[str, Curve | Level] = {}
+    theirs: dict[str, dict[str, Any]] = {}
     for index, (label, result) in enumerate(sorted(results.items())):
         seeds = [seed["curve"] for seed in result["seeds"].values()]
         running = [key for key in seeds[0] if "_last_" in key]
@@ -41,18 +27,24 @@ def draw(name: str, results: dict[str, dict[str, Any]]) -> None:
         values = numpy.array([numpy.interp(episodes, curve["episode"], curve[key]) for curve in seeds])
         axes.plot(episodes, numpy.median(values, 0), f"C{index}", label=f"{label}, seeds: {len(seeds)}")
         axes.fill_between(episodes, values.min(0), values.max(0), color=f"C{index}", alpha=0.25, linewidth=0)
-        tests = [line for seed in result["seeds"].values() for line in seed["tests"] if f"test_{metric}" in line]
+        held_out = {f"{text}_{metric}" for text in ("validation", "test")}
+        tests = [
+            (line["episode"], line[key])
+            for seed in result["seeds"].values()
+            for line in seed["tests"]
+            for key in held_out & line.keys()
+        ]
         if tests:
-            axes.plot(*zip(*((line["episode"], line[f"test_{metric}"]) for line in tests), strict=True), f"C{index}.")
+            axes.plot(*zip(*tests, strict=True), f"C{index}.")
         axes.set(xlabel="episode", ylabel=f"{metric}, running mean", title=name)
-        theirs |= {number.label: number for number in published(result) if number.metric == metric}
+        theirs |= {number["label"]: number for number in result["published"] if number["metric"] == metric}
     ours = axes.get_xlim()
-    curves = [number for number in theirs.values() if isinstance(number, Curve)]
-    levels = [number for number in theirs.values() if isinstance(number, Level)]
+    curves = [number for number in theirs.values() if "values" in number]
+    levels = [number for number in theirs.values() if "value" in number]
     for marker, curve in zip("os^dv", curves, strict=False):
-        axes.plot(curve.episodes, curve.values, f"k{marker}:", markersize=4, linewidth=0.7, label=curve.label)
+        axes.plot(curve["episodes"], curve["values"], f"k{marker}:", markersize=4, linewidth=0.7, label=curve["label"])
     for style, level in zip(("--", "-.", ":"), levels, strict=False):
-        axes.axhline(level.value, color="k", linestyle=style, linewidth=0.7, label=level.label)
+        axes.axhline(level["value"], color="k", linestyle=style, linewidth=0.7, label=level["label"])
     axes.set_xlim(0, ours[1])
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -172,8 +172,8 @@ def _embedded(path: Path) -> str:
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """What of a result is worth keeping: settings, surroundings, and thinned learning and test curves of each seed."""
-    header = {name: value for name, value in result.header.items() if name not in ("kind", "seed", "published")}
+    """What of a result is worth keeping: settings, surroundings, published values, and thinned curves of each seed."""
+    header = {name: value for name, value in result.header.items() if name not in ("kind", "seed")}
     seeds = {}
     for run in result.runs:
         lines = _thinned([line for line in run if line["kind"] == "train"])
