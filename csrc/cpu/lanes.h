@@ -23,7 +23,7 @@ typedef S V __attribute__((vector_size(kLanes * sizeof(S))));
 
 #define LANES_INLINE inline __attribute__((always_inline))
 
-LANES_INLINE V splat(S value) { return V{} + value; }
+LANES_INLINE V splat(S value) { return value - V{}; }  // x - 0 is x for every x; 0 + x would have to be computed
 
 // A whole vector, or its first `count` lanes with zeros behind them. Whole is a constant where it matters.
 struct Whole {
