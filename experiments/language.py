@@ -254,6 +254,7 @@ class Language(Experiment[LanguageConfig]):
         if config.clip_gradient:
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
+        _bound_eligibility_rates(model)
         if config.average_from and self.epoch >= config.average_from:
             self.average = self.average or AveragedModel(model)
             self.average.update_parameters(model)
@@ -334,6 +335,15 @@ def _columns(label: str, text: Tensor, batch: int) -> Tensor:
     rows = text.numel() // batch
     require(rows >= 2, f"the {label} text has {text.numel()} words, too few for {batch} columns")
     return text[: rows * batch].view(batch, rows).t().contiguous()
+
+
+@torch.no_grad()
+def _bound_eligibility_rates(model: nn.Module) -> None:
+    """Put learned rates of eligibility traces back into [0, 1]: outside 0 to 2 a trace grows exponentially, and SGD at
+    these learning rates gets there."""
+    for name, parameter in model.named_parameters():
+        if "eligibility_eta" in name:
+            parameter.clamp_(0, 1)
 
 
 def _with_perplexity(part: str, loss: float) -> dict[str, float]:

@@ -160,6 +160,16 @@ def test_an_update_is_clipped_gradient_descent_on_the_sum_over_the_steps(small_t
     torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_rates_of_eligibility_traces_stay_where_the_traces_fade(small_text):
+    experiment = task(small_text, net="retroactive", learning_rate=1e-6, layers=3)
+    model, optimizer = built(experiment)
+    rates = [layer.get_parameter("eligibility_eta_l0") for layer in model.layers]
+    for rate, start in zip(rates, (-0.1, 0.5, 1.1), strict=True):
+        nn.init.constant_(rate, start)
+    experiment.update(model, optimizer, experiment.episode(stream(0, "test"), False))
+    assert [float(rate.detach()) for rate in rates] == [0, pytest.approx(0.5, abs=1e-3), 1]
+
+
 @pytest.mark.parametrize("net", ["plastic", "simple", "retroactive"])
 def test_a_plastic_layer_without_plasticity_is_an_lstm(net):
     torch.manual_seed(0)
