@@ -2,6 +2,8 @@
 // read once for all of them.
 #pragma once
 
+#include <type_traits>
+
 #include "lanes.h"
 
 namespace {

@@ -68,6 +68,7 @@ def test_results_are_small_files_without_checkpoints(runs, tmp_path):
     assert found["finished"] is True
     assert found["config"]["bits"] == 50
     assert found["command"].startswith("python -m experiments patterns")
+    assert {number["metric"] for number in found["published"]} == {"error"}, "what the figures draw beside"
     seed = found["seeds"]["1"]
     assert seed["curve"]["episode"] == [1, 2, 3, 4, 5, 6]
     assert len(seed["curve"]["loss_last_20"]) == 6
