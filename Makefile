@@ -16,9 +16,9 @@ NATIVE := $(sort $(shell find csrc build_backend -type f -not -name '*.pyc' 2>/d
 CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # pip builds CUDA kernels for all architectures, which takes minutes; here they are built for the cards of this machine,
-# or for one where there is none.
+# or for one where there is none: with PTX, from which a driver makes code for newer ones.
 CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
-export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),8.0)
+export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),9.0+PTX)
 
 .PHONY: demo test test-all sanitize lint format docs wheel check-wheel clean
 .DELETE_ON_ERROR:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from build_backend.toolchain import LANGUAGE, BuildError
 
-# The last one also as PTX, from which a driver makes code for a card that is newer than the build.
-DEFAULT_ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+DEFAULT_ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0"
 # Double precision serves proofs more than speed: of every generation only the code that the others of it run, too.
 OF_ITS_GENERATION = {"8.6": "8.0", "8.9": "8.0"}
 
@@ -35,18 +34,28 @@ def nvcc_version(nvcc: Path) -> str:
 
 
 def architectures(nvcc: Path) -> list[str]:
-    """What to compile for, as '9.0' or '12.0+PTX': TORCH_CUDA_ARCH_LIST, or those of the default that nvcc knows."""
+    """What to compile for, as '9.0' or '12.0+PTX': TORCH_CUDA_ARCH_LIST, or those of the default that nvcc knows.
+
+    PTX of the newest is always among them: a driver can make code from it for a card that comes later.
+    """
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     for name in chosen:
         if re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name) is None:
             raise BuildError(f"TORCH_CUDA_ARCH_LIST: got {name!r}, expected entries such as 9.0 or 12.0+PTX")
     if chosen:
-        return chosen
+        return _with_ptx(chosen)
     listed = subprocess.run([str(nvcc), "--list-gpu-code"], capture_output=True, text=True, check=False).stdout.split()
     known = [name for name in DEFAULT_ARCHITECTURES.split() if f"sm_{_digits(name)}" in listed]
     if not known:
         raise BuildError(f"nvcc compiles for none of {DEFAULT_ARCHITECTURES}")
-    return [*known[:-1], f"{known[-1].removesuffix('+PTX')}+PTX"]
+    return _with_ptx([name.removesuffix("+PTX") for name in known])
+
+
+def _with_ptx(chosen: list[str]) -> list[str]:
+    """With PTX of the newest; not of '9.0a' or '10.0f', which later generations do not run."""
+    plain = (re.sub(r"[af]?(\+PTX)?$", "", name) for name in chosen)
+    newest = max(plain, key=lambda name: [int(part) for part in name.split(".")])
+    return [*(name for name in chosen if name.removesuffix("+PTX") != newest), f"{newest}+PTX"]
 
 
 def for_double_precision(chosen: list[str]) -> list[str]:

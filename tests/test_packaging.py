@@ -220,7 +220,14 @@ def test_code_that_does_not_compile_ends_only_a_build_that_was_asked_for(
 
 @pytest.mark.parametrize(
     ("chosen", "expected"),
-    [("", ["8.0", "9.0+PTX"]), ("8.6", ["8.6"]), ("9.0a;12.0+PTX", ["9.0a", "12.0+PTX"])],
+    [
+        ("", ["8.0", "9.0+PTX"]),
+        ("8.6", ["8.6+PTX"]),
+        ("9.0a;12.0+PTX", ["9.0a", "12.0+PTX"]),
+        ("12.0 8.0 10.0", ["8.0", "10.0", "12.0+PTX"]),
+        ("8.0 9.0a", ["8.0", "9.0a", "9.0+PTX"]),
+        ("8.0+PTX 9.0", ["8.0+PTX", "9.0+PTX"]),
+    ],
 )
 def test_cuda_architectures_are_those_that_nvcc_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str, expected: list[str]

@@ -4,9 +4,9 @@
 #include "passes.h"
 
 #if !defined(PLASTIKERN_EMULATED)
-#include <dlfcn.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+
+#include "stream.h"
 #endif
 
 namespace plastikern {
@@ -25,15 +25,7 @@ struct OnDevice {
 class OnDevice {
    public:
     explicit OnDevice(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {}
-    void* stream() const {
-        // Not in the libraries of a torch without CUDA, which this library must load with.
-        using Find = AOTITorchError (*)(int32_t, void**);
-        static const Find find = reinterpret_cast<Find>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-        void* found = nullptr;
-        STD_TORCH_CHECK(find != nullptr && find(index_, &found) == AOTI_TORCH_SUCCESS,
-                        "torch's current CUDA stream is not to be had");
-        return found;
-    }
+    void* stream() const { return cuda::current_stream(index_); }
 
    private:
     int32_t index_;
