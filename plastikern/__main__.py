@@ -23,7 +23,7 @@ def show() -> None:
     devices = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     for device in devices:
         try:
-            print(f"device {device}: served by {backends.select(None, torch.empty(0, device=device))}")
+            print(f"device {device}: {backends.serving(device)}")
         except (RuntimeError, ValueError) as error:
             print(f"device {device}: {error}")
 

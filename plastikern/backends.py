@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ class Fused(NamedTuple):
         serves: what it is, for the user.
         missing: why it is not there; None where it is.
         operators: the namespace of its operators in ``torch.ops``, which it makes at the first call.
+        lacks: why it cannot serve the device of an index; None where it can.
         reverses: whether its backward pass can run traces backwards between checkpoints.
         advances: whether it has the operator ``advance``, with which a network acts and keeps what learning needs.
     """
@@ -32,6 +35,7 @@ class Fused(NamedTuple):
     serves: str
     missing: Callable[[], str | None]
     operators: Callable[[], str]
+    lacks: Callable[[int], str | None] = lambda index: None
     reverses: bool = False
     advances: bool = False
 
@@ -49,6 +53,49 @@ def _no_cuda_kernels() -> str | None:
     if torch.version.hip is not None:
         return "it is for NVIDIA devices, and this torch is for AMD's"
     return _no_native_library()
+
+
+def code_for(capability: tuple[int, int], architectures: list[str]) -> str | None:
+    """The entry of a build's architectures (as ``9.0``, ``9.0a``, ``10.0f`` or ``12.0+PTX``) whose code a device runs.
+
+    Code runs on devices of its generation that are not older (``a``: on that very one); a driver compiles PTX for every
+    newer device. None where the build has nothing for the device.
+    """
+    served = []
+    for name in architectures:
+        plain = name.removesuffix("+PTX")
+        major, minor = (int(part) for part in plain.rstrip("af").split("."))
+        same = (
+            (major, minor) == capability if plain.endswith("a") else major == capability[0] and minor <= capability[1]
+        )
+        if same:
+            served.append((2, major, minor, name))
+        elif name.endswith("+PTX") and (major, minor) <= capability:
+            served.append((1, major, minor, name))
+    return max(served, default=(0, 0, 0, None))[-1]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _no_cuda_code(index: int) -> str | None:
+    """Why the CUDA kernels that were built do not run on a device; torch.compile need not look inside."""
+    return _missing_code(index)
+
+
+@cache
+def _missing_code(index: int) -> str | None:
+    built = library.info()
+    capability, name = torch.cuda.get_device_capability(index), torch.cuda.get_device_name(index)
+    card, architectures = f"cuda:{index} ({name})", ", ".join(built["cuda_architectures"])
+    generation = ".".join(map(str, capability))
+    if code_for(capability, built["cuda_architectures"]) is None:
+        return (
+            f"the native library has code for compute capability {architectures}, and {card} has {generation}: "
+            f"build with TORCH_CUDA_ARCH_LIST={generation} {library.again('cuda')}"
+        )
+    driver = torch._C._cuda_getDriverVersion() // 1000  # type: ignore[attr-defined]  # torch without CUDA has none
+    if driver < int(re.findall(r"\d+", built["cuda"])[0]):
+        return f"the native library was built by {built['cuda']}, and the driver of {card} is for CUDA {driver}"
+    return None
 
 
 _HAS_TRITON = find_spec("triton") is not None
@@ -72,7 +119,7 @@ def _triton_operators() -> str:
 
 FUSED: dict[str, Fused] = {
     "cpu": Fused("cpu", "fused C++", _no_native_library, library.operators, reverses=True, advances=True),
-    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators),
+    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators, _no_cuda_code),
     "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
 }
 """In the order of preference where several serve a device."""
@@ -129,6 +176,8 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
     interpreted = backend == "triton" and requested and os.environ.get("TRITON_INTERPRET") == "1"
     if tensor.device.type != fused.device and not (interpreted and tensor.device.type == "cpu"):
         return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
+    if tensor.device.type == "cuda" and (lacking := fused.lacks(tensor.device.index)) is not None:
+        return lacking
     if under_transform():
         return TRANSFORMED
     if tensor.dtype not in (torch.float32, torch.float64):
@@ -152,6 +201,18 @@ def select(requested: str | None, tensor: Tensor) -> str:
     if reason is not None:
         raise RuntimeError(f"backend {name!r} cannot serve this call: {reason}")
     return name
+
+
+def serving(device: str) -> str:
+    """Which backend serves a device where none is named, and why those before it do not, as a sentence."""
+    tensor = torch.empty(0, device=device)
+    chosen, passed_over = select(None, tensor), []
+    for name, fused in FUSED.items():
+        if name == chosen:
+            break
+        if fused.device == tensor.device.type and (reason := _refusal(name, tensor)) is not None:
+            passed_over.append(f"not by {name}: {reason}")
+    return "; ".join([f"served by {chosen}", *passed_over])
 
 
 def build_info() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import library
+from . import backends, library
 from .checks import check_positive
 from .devices import GPUS, Gpu
 from .network import Network
@@ -97,10 +97,22 @@ def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | tor
         f"{type(module).__name__} on {gpu.name}, {steps} steps of {batch} elements"
         + (f", each of {layers} layers" if layers > 1 else "") + " (calculated, not measured)"
     ]  # fmt: skip
+    lines.append(f"code: {_code(gpu)}")
     for direction in ("forward", "backward"):
         found = plan(module, (steps, batch), gpu, direction == "backward")
         lines += [f"{direction}:", *(f"    {line}" for line in _described(found, module, gpu, direction))]
     return "\n".join(lines)
+
+
+def _code(gpu: Gpu) -> str:
+    """Whether the build has code for a device."""
+    built = library.info()["cuda_architectures"]
+    entry = backends.code_for(divmod(gpu.capability, 10), built)
+    if entry is not None:
+        return f"of this build's {', '.join(built)} that of {entry} runs on compute capability {gpu.capability / 10}"
+    return (
+        f"none in this build ({', '.join(built) or 'it has no CUDA kernels'}): triton or the reference would serve it"
+    )
 
 
 def _gpu(device: str | torch.device | None) -> Gpu:

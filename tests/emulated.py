@@ -24,8 +24,8 @@ class Launch(ctypes.Structure):
     _fields_ = (
         ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("dynamic_shared_bytes", ctypes.c_uint64),
         ("stream", ctypes.c_uint64), ("kernel", ctypes.c_uint64), ("block_barriers", ctypes.c_uint64),
-        ("warp_operations", ctypes.c_uint64), ("sleeps", ctypes.c_uint64), ("cooperative", ctypes.c_int),
-        ("error", ctypes.c_int),
+        ("warp_operations", ctypes.c_uint64), ("sleeps", ctypes.c_uint64),
+        ("closest_atomics", ctypes.c_uint64), ("cooperative", ctypes.c_int), ("error", ctypes.c_int),
     )  # fmt: skip
 
 

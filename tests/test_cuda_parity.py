@@ -57,6 +57,11 @@ def _default_device(backend: str) -> None:
         use_device("A100")
 
 
+def emulated_only(backend: str) -> None:
+    if backend == "cuda":
+        pytest.skip("the devices are described to the emulator")
+
+
 @contextmanager
 def forced(form: str) -> Iterator[None]:
     """Plans of that form, wherever it is possible."""
@@ -147,8 +152,7 @@ def test_half_precision_has_activities_in_half_and_traces_in_single(
 @pytest.mark.parametrize("name", GPUS)
 @pytest.mark.parametrize("network", ["rnn", "lstm"])
 def test_every_device_takes_the_launches_that_are_planned_for_it(backend: str, name: str, network: str) -> None:
-    if backend == "cuda":
-        pytest.skip("the devices are described to the emulator")
+    emulated_only(backend)
     use_device(name)
     case = Case(2, 2, 100, Plasticity(modulation="retroactive", constraint="clip", clip=2.0), network=network)
     assert_close(served(case, backend, torch.float32), run(case, "reference"), fp32(2, 100, network, True))
@@ -157,9 +161,38 @@ def test_every_device_takes_the_launches_that_are_planned_for_it(backend: str, n
 
 
 def test_a_small_device_has_small_plans(backend: str) -> None:
-    if backend == "cuda":
-        pytest.skip("the devices are described to the emulator")
+    emulated_only(backend)
     use_device("tiny")
     for case in VARIANTS.values():
         check(replace(case, neurons=51, steps=3, lengths=None), backend, "")
     assert not any(launch.error for launch in launches())
+
+
+@pytest.mark.parametrize("network", ["rnn", "lstm"])
+def test_a_refused_cooperative_launch_is_planned_again(backend: str, network: str) -> None:
+    emulated_only(backend)
+    library().emulator_limit_multiprocessors(2)  # as in a green context, which the device's attributes do not tell of
+    case = Case(3, 2, 51, network=network)
+    with forced("cooperative"):
+        assert_close(served(case, backend), run(case, "reference"), FP64)
+    refused = [launch for launch in launches() if launch.error]
+    assert len(refused) == 2 and all(launch.cooperative for launch in refused), "one a pass, and only that"
+    assert not any(launch.cooperative for launch in launches() if not launch.error)
+
+
+@each_form
+def test_a_kernel_may_have_all_shared_memory_from_its_first_launch_on(backend: str, form: str) -> None:
+    emulated_only(backend)
+    with forced(form):
+        for neurons in (5, 51, 34):
+            served(Case(3, 2, neurons), backend)
+    # Set anew for a launch, what another host thread is about to launch with could be too little.
+    assert library().emulator_attribute_count() == 2, "of the forward kernel and of the backward one"
+
+
+def test_barriers_of_groups_are_in_cache_lines_of_their_own(backend: str) -> None:
+    emulated_only(backend)
+    with forced("cooperative"):
+        served(Case(3, 4, 51), backend)
+    distances = {launch.closest_atomics for launch in launches() if launch.cooperative}
+    assert min(distances) >= 128

@@ -29,7 +29,7 @@ class BackwardBlock {
           places_(places_in(job, at_)),
           parameters_(n_, places_.parameters, at_),
           grad_tile_(n_, places_.grad_traces, plan_.rows),
-          counter_(reinterpret_cast<unsigned*>(job.scratch) + at_.group),
+          counter_(job.layout.counter_in(job.scratch, at_.group)),
           sums_(g_.sum ? g_.sum : g_.drive) {
         if (!g_.sum && n_.kind == NetworkKind::lstm) sums_.data += 2 * n_.posts;
     }

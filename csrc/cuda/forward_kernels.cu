@@ -19,7 +19,7 @@ class ForwardBlock {
           parameters_(n_, places_.parameters, at_),
           tile_(n_, places_.traces, plan_.rows),
           zeros_(job.layout.zeros_in(job.scratch)),
-          counter_(reinterpret_cast<unsigned*>(job.scratch) + at_.group) {}
+          counter_(job.layout.counter_in(job.scratch, at_.group)) {}
 
     __device__ __forceinline__ void run() {
         for (int64_t wave = 0; wave < plan_.waves; ++wave) {

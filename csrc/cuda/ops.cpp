@@ -17,6 +17,8 @@ namespace {
 struct OnDevice {
     explicit OnDevice(const Tensor& /*tensor*/) {}
     void* stream() const { return nullptr; }
+    void check_not_captured() const {}
+    const Tensor& staged(const Tensor& numbers) const { return numbers; }
 };
 
 #else
@@ -26,6 +28,16 @@ class OnDevice {
    public:
     explicit OnDevice(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {}
     void* stream() const { return cuda::current_stream(index_); }
+    void check_not_captured() const {
+        STD_TORCH_CHECK(!cuda::captures(stream()), "lengths are copied from the host, which no CUDA graph captures");
+    }
+    // In page-locked memory, from which a copy does not wait for the device. torch keeps it until the copy is done.
+    Tensor staged(const Tensor& numbers) const {
+        Tensor locked = torch::stable::empty({numbers.size(0)}, numbers.scalar_type(), std::nullopt, numbers.device(),
+                                             /*pin_memory=*/true);
+        torch::stable::copy_(locked, numbers);
+        return locked;
+    }
 
    private:
     int32_t index_;
@@ -44,29 +56,44 @@ struct Cuda {
 #endif
     static constexpr bool reverses = false, keeps_activities = true;
     static Tensor bring(const Tensor& lengths, const Tensor& like) {
+        const OnDevice on(like);
+        on.check_not_captured();
         Tensor there = torch::stable::new_empty(like, {lengths.size(0)}, ScalarType::Long);
-        torch::stable::copy_(there, lengths);
+        const Tensor staged = on.staged(lengths);
+        torch::stable::copy_(there, staged, /*non_blocking=*/true);
         return there;
     }
     static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) {
         return torch::stable::new_empty(like, shape);
     }
-    static Tensor scratch(const Tensor& like, const cuda::Plan& plan) {
-        return torch::stable::new_empty(like, {plan.scratch_bytes}, ScalarType::Byte);
+    // Plans the pass, and once more without cooperative launches where the device refuses one.
+    template <class Planned, class Run>
+    static void launch(const Tensor& like, Planned planned, Run run) {
+        const OnDevice on(like);
+        cuda::Device device = cuda::device();
+        const auto attempt = [&] {
+            const cuda::Plan plan = planned(device);
+            const Tensor scratch = torch::stable::new_empty(like, {plan.scratch_bytes}, ScalarType::Byte);
+            run(plan, scratch.mutable_data_ptr(), on.stream());
+        };
+        try {
+            attempt();
+        } catch (const cuda::NotResident&) {
+            device.cooperative = false;
+            attempt();
+        }
     }
     template <typename S>
     static void forward(const Network<S>& n, const Outputs<S>& out, const Tensor& like) {
-        const OnDevice on(like);
-        const cuda::Plan plan = cuda::plan_forward(n, cuda::device());
-        const Tensor memory = scratch(like, plan);
-        cuda::forward(n, out, plan, memory.mutable_data_ptr(), on.stream());
+        launch(
+            like, [&](const cuda::Device& device) { return cuda::plan_forward(n, device); },
+            [&](const cuda::Plan& plan, void* scratch, void* stream) { cuda::forward(n, out, plan, scratch, stream); });
     }
     template <typename S>
     static void backward(const Network<S>& n, const Gradients<S>& g, const Tensor& like) {
-        const OnDevice on(like);
-        const cuda::Plan plan = cuda::plan_backward(n, g, cuda::device());
-        const Tensor memory = scratch(like, plan);
-        cuda::backward(n, g, plan, memory.mutable_data_ptr(), on.stream());
+        launch(
+            like, [&](const cuda::Device& device) { return cuda::plan_backward(n, g, device); },
+            [&](const cuda::Plan& plan, void* scratch, void* stream) { cuda::backward(n, g, plan, scratch, stream); });
     }
 };
 

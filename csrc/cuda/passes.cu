@@ -2,8 +2,11 @@
 #include "passes.h"
 
 #include <limits>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "backward.h"
 #include "device.h"
@@ -27,7 +30,11 @@ void check(cudaError_t found, const char* what) {
                    std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device)) +
                    "; build with TORCH_CUDA_ARCH_LIST, see the README)";
     }
-    cudaGetLastError();  // the next call is not to find it
+    // The next call is not to find it. An error that stays has ended the context: it is of work that came before.
+    cudaGetLastError();
+    if (cudaGetLastError() != cudaSuccess)
+        message += " (left by earlier work; this process cannot use the device again)";
+    if (found == cudaErrorCooperativeLaunchTooLarge) throw NotResident(message);
     throw std::runtime_error(message);
 }
 
@@ -37,10 +44,24 @@ int attribute(cudaDeviceAttr which, int device) {
     return value;
 }
 
+int current_device() {
+    int index = 0;
+    check(cudaGetDevice(&index), "the current device");
+    return index;
+}
+
+// Lets a kernel have all the shared memory that a block of the device may: once, since another thread may be about to
+// launch it with more than this one needs.
 template <class Job>
-void allow_shared(void (*kernel)(Job), int64_t bytes) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-          "shared memory");
+void allow_shared(void (*kernel)(Job)) {
+    static std::mutex mutex;
+    static std::set<std::pair<void (*)(Job), int>> allowed;
+    const int device = current_device();
+    const std::lock_guard lock(mutex);
+    if (allowed.count({kernel, device}) != 0) return;
+    const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "shared memory");
+    allowed.insert({kernel, device});
 }
 
 // Every launch of the library goes through here.
@@ -63,7 +84,7 @@ void launch(void (*kernel)(Job), int64_t blocks, int64_t threads, int64_t shared
 template <class Job>
 void launch_units(void (*kernel)(Job), Job job, int64_t first, int64_t last, int64_t by, cudaStream_t stream) {
     const Plan& plan = job.plan;
-    allow_shared(kernel, plan.shared_bytes);
+    allow_shared(kernel);
     const auto run = [&](int64_t from, int64_t to) {
         job.first = from;
         job.last = to;
@@ -95,10 +116,15 @@ void add_up(const S* parts, int64_t count, int64_t distance, int64_t size, bool 
 }  // namespace
 
 Device device() {
-    int index = 0;
-    check(cudaGetDevice(&index), "the current device");
+    const int index = current_device();
     return {attribute(cudaDevAttrMultiProcessorCount, index), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
-            attribute(cudaDevAttrL2CacheSize, index)};
+            attribute(cudaDevAttrL2CacheSize, index), attribute(cudaDevAttrCooperativeLaunch, index) != 0};
+}
+
+bool captures(void* stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "the stream's capture");
+    return status != cudaStreamCaptureStatusNone;
 }
 
 template <typename S>

@@ -179,8 +179,8 @@ struct Pass {
             return best;
         }
         if (wanted(Form::resident) && fits(whole)) consider(whole);
-        for (int64_t together = 1; wanted(Form::cooperative) && together <= std::min(n.batch, kMostTogether);
-             ++together) {
+        const bool shares = device.cooperative && wanted(Form::cooperative);
+        for (int64_t together = 1; shares && together <= std::min(n.batch, kMostTogether); ++together) {
             Plan shared = cooperative(together);
             if (shared.share < 2) continue;
             shared.traces_on_chip = fits(shared);
@@ -196,7 +196,7 @@ Scratch empty_scratch(const Plan& plan, int64_t posts, int64_t pres, int64_t siz
     Scratch scratch{};
     scratch.groups = plan.groups;
     scratch.blocks = plan.blocks();
-    scratch.counters = rounded(divided(plan.groups * static_cast<int64_t>(sizeof(unsigned)), size));
+    scratch.counters = plan.groups * (kCounterBytes / size);
     scratch.zeros = rounded(std::max(posts, pres));
     return scratch;
 }

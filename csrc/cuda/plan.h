@@ -39,6 +39,7 @@ struct Device {
     int64_t processors;        // SMs
     int64_t shared_per_block;  // bytes, the most that a kernel may opt in to
     int64_t level_two;         // bytes of second-level cache
+    bool cooperative = true;   // whether blocks of a launch may wait for each other
 };
 
 enum class Form : int64_t { resident, cooperative, streaming };
@@ -184,6 +185,9 @@ struct BackwardPlaces {
     }
 };
 
+// Bytes from one barrier's counter to the next: a cache line each, or blocks that wait at one barrier slow down others.
+constexpr int64_t kCounterBytes = 128;
+
 // The whole scratch: counters of the barriers, zeros to read, what starts as zero for each group, what does not for
 // each group and each block.
 struct Scratch {
@@ -192,6 +196,10 @@ struct Scratch {
 
     PLASTIKERN_INLINE int64_t cleared() const { return counters + zeros + groups * zeroed; }
     PLASTIKERN_INLINE int64_t values() const { return cleared() + groups * group + blocks * own; }
+    template <typename S>
+    PLASTIKERN_INLINE static unsigned* counter_in(S* memory, int64_t g) {
+        return reinterpret_cast<unsigned*>(memory + g * (kCounterBytes / static_cast<int64_t>(sizeof(S))));
+    }
     template <typename S>
     PLASTIKERN_INLINE S* zeros_in(S* memory) const {
         return memory + counters;

@@ -2,6 +2,7 @@
 #include "cuda_emulator.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
@@ -20,11 +21,18 @@ namespace {
 struct Runtime {
     std::mutex mutex;
     Device device = kDevices[0];
+    int number = 0;                            // of the device
     std::map<const void*, Settings> settings;  // by kernel
+    int attributes = 0;                        // that were set
     std::vector<EmulatorLaunch> launches;
     cudaError_t last_error = cudaSuccess;
     std::string text;
 
+    void forget_settings() {
+        settings.clear();
+        attributes = 0;
+        ++number;
+    }
     cudaError_t note(cudaError_t error) {
         if (error != cudaSuccess) last_error = error;
         return error;
@@ -32,6 +40,15 @@ struct Runtime {
 };
 
 Runtime runtime;
+
+uint64_t closest_atomics() {
+    uint64_t closest = 0;
+    for (auto one = running.atomics.begin(); one != running.atomics.end(); ++one) {
+        const auto next = std::next(one);
+        if (next != running.atomics.end() && (closest == 0 || *next - *one < closest)) closest = *next - *one;
+    }
+    return closest;
+}
 
 }  // namespace
 
@@ -49,7 +66,7 @@ unsigned load_acquire(const unsigned* address) { return __atomic_load_n(address,
 void use_device(const Device& device) {
     std::lock_guard lock(runtime.mutex);
     runtime.device = device;
-    runtime.settings.clear();
+    runtime.forget_settings();
 }
 
 bool use_device(const char* name) {
@@ -80,6 +97,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
                                 running.block_barriers,
                                 running.warp_operations,
                                 running.sleeps,
+                                closest_atomics(),
                                 cooperative,
                                 error});
     return runtime.note(error);
@@ -97,6 +115,7 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int v
         return runtime.note(cudaErrorInvalidValue);
     }
     runtime.settings[kernel].dynamic_shared_bytes = value;
+    ++runtime.attributes;
     return cudaSuccess;
 }
 
@@ -180,6 +199,7 @@ __attribute__((noinline)) unsigned add(unsigned* address, unsigned value, bool r
 
 UNSEEN unsigned atomicAdd(unsigned* address, unsigned value) {
     if (value) running.idle_sleeps = 0;
+    running.atomics.insert(reinterpret_cast<uintptr_t>(address));
     current->last_atomic = address;
     return add(address, value, current->fenced);
 }
@@ -190,18 +210,19 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-    *device = 0;
+    std::lock_guard lock(runtime.mutex);
+    *device = runtime.number;
     return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
     std::lock_guard lock(runtime.mutex);
-    return runtime.note(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+    return runtime.note(device == runtime.number ? cudaSuccess : cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
     std::lock_guard lock(runtime.mutex);
-    if (device != 0) return runtime.note(cudaErrorInvalidDevice);
+    if (device != runtime.number) return runtime.note(cudaErrorInvalidDevice);
     for (const AttributeValue& known : attributes_of(runtime.device)) {
         if (known.attribute != attribute) continue;
         *value = known.value;
@@ -221,6 +242,11 @@ cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes,
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+    *status = cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
 
 cudaError_t cudaPeekAtLastError() {
     std::lock_guard lock(runtime.mutex);
@@ -243,6 +269,16 @@ void emulator_describe_registers(int registers_per_thread) {
     runtime.device.registers_per_thread = registers_per_thread;
 }
 
+void emulator_limit_multiprocessors(int count) {
+    std::lock_guard lock(runtime.mutex);
+    runtime.device.multiprocessors_in_use = count;
+}
+
+int emulator_attribute_count() {
+    std::lock_guard lock(runtime.mutex);
+    return runtime.attributes;
+}
+
 int emulator_launch_count() {
     std::lock_guard lock(runtime.mutex);
     return static_cast<int>(runtime.launches.size());
@@ -259,7 +295,7 @@ const char* emulator_last_error_text() { return runtime.text.c_str(); }
 
 void emulator_reset() {
     std::lock_guard lock(runtime.mutex);
-    runtime.settings.clear();
+    runtime.forget_settings();
     runtime.launches.clear();
     runtime.last_error = cudaSuccess;
     runtime.text.clear();

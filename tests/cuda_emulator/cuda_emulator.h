@@ -178,6 +178,8 @@ struct cudaLaunchConfig_t {
     unsigned numAttrs;
 };
 
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
     cudaMemcpyHostToDevice,
@@ -194,6 +196,7 @@ cudaError_t cudaMemsetAsync(void* destination, int value, size_t bytes, cudaStre
 cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream = nullptr);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 const char* cudaGetErrorName(cudaError_t error);
@@ -209,10 +212,13 @@ struct Device {
     int threads_per_multiprocessor, blocks_per_multiprocessor, l2_bytes;
     int threads_per_block = 1024;
     int registers_per_thread = 128;  // of a kernel that describe_registers says nothing about
+    // Multiprocessors that launches may use, fewer than the device has in a green context or beside other clients of
+    // MPS; 0 for all. No attribute tells.
+    int multiprocessors_in_use = 0;
 };
 
-// One of those built in: A100, RTX 3090, L4, H100, B200, RTX 5090, or tiny. Forgets what was set for kernels, as
-// another device knows nothing of it. False for a name that is none of them.
+// One of those built in: A100, RTX 3090, L4, H100, B200, RTX 5090, or tiny. The current device has another number from
+// then on, and nothing is set for kernels on it. False for a name that is none of them.
 bool use_device(const char* name);
 void use_device(const Device& device);
 
@@ -271,6 +277,7 @@ struct EmulatorLaunch {
     uint64_t block_barriers;   // __syncthreads that completed, summed over blocks
     uint64_t warp_operations;  // shuffles and __syncwarp that completed, summed over warps
     uint64_t sleeps;           // calls of __nanosleep
+    uint64_t closest_atomics;  // bytes from one address of an atomic operation to the next; 0 for fewer than two
     int cooperative, error;
 };
 
@@ -278,12 +285,16 @@ struct EmulatorLaunch {
 int emulator_use_device(const char* name);
 // For all kernels that have no number of their own, until the next use of a device.
 void emulator_describe_registers(int registers_per_thread);
+// How many multiprocessors launches may use, until the next use of a device.
+void emulator_limit_multiprocessors(int count);
+// Function attributes set since the last reset.
+int emulator_attribute_count();
 // Launches since the last reset, refused ones among them.
 int emulator_launch_count();
 // Copies the first `capacity` of them, returns how many.
 int emulator_launches(EmulatorLaunch* launches, int capacity);
 // Why the last launch that was refused or ended early did so; empty since the last reset if none was.
 const char* emulator_last_error_text();
-// Forgets launches, errors and what was set for kernels. The device stays.
+// Forgets launches, errors and what was set for kernels: the device has another number from then on.
 void emulator_reset();
 }

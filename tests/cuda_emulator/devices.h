@@ -95,7 +95,8 @@ std::pair<cudaError_t, std::string> refusal(const Device& device, const Settings
         return {cudaErrorLaunchOutOfResources, "a block of " + number(threads) + " threads of " + number(registers) +
                                                    " registers, expected at most " + number(most) + " of them"};
     }
-    size_t resident = static_cast<size_t>(device.multiprocessors) *
+    int in_use = device.multiprocessors_in_use ? device.multiprocessors_in_use : device.multiprocessors;
+    size_t resident = static_cast<size_t>(in_use) *
                       resident_blocks(device, settings, static_cast<int>(threads), config.dynamicSmemBytes);
     if (cooperative && product(grid) > resident) {
         return {cudaErrorCooperativeLaunchTooLarge, "a cooperative grid of " + number(product(grid)) +

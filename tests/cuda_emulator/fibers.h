@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <deque>
 #include <new>
+#include <set>
 
 #include "cuda_emulator.h"
 
@@ -120,6 +121,7 @@ struct Launch {
     uint64_t idle_sleeps, block_barriers, warp_operations, sleeps;
     const char* failure;
     bool cancelled;
+    std::set<uintptr_t> atomics;  // addresses
 };
 
 Launch running;
