@@ -2,12 +2,14 @@
 #   make demo     train the paper's first network in a few minutes and show what the kernels gain
 #   make test     the tests, without those marked slow (make test-all: with them)
 #   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
+#   make test-cuda-build  from Python to the launch under CUDA builds of torch, with a stand-in for the card (11 GB)
 #   make check-wheel  builds sdist and wheel, installs them in clean environments with two releases of torch (5 GB)
 #   make lint     what must be clean before a commit (make format: lets the formatters do their part)
 #   make docs     the documentation site, into build/site, warnings as errors
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OTHER_TORCH ?= torch==2.14.1
+CUDA_TORCHES ?= 2.11.0 2.14.1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
 export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),9.0+PTX)
 
-.PHONY: demo test test-all sanitize lint format docs wheel check-wheel clean
+.PHONY: demo test test-all test-cuda-build sanitize lint format docs wheel check-wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -31,6 +33,16 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-cuda-build: $(VENV)/.dev $(CUDA_TORCHES:%=$(VENV)-torch-%/.made)
+	@for version in $(CUDA_TORCHES); do \
+	    $(BIN)/python -m tests.cuda_stand_in $(VENV)-torch-$$version/bin/python tests/test_cuda_chain.py || exit 1; \
+	done
+
+$(VENV)-torch-%/.made: $(VENV)/.created
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	$(PIP) --python $(@D)/bin/python install --quiet torch==$* numpy pytest hypothesis
+	@touch $@
 
 sanitize:
 	@$(MAKE) --no-print-directory --keep-going --output-sync -j$(shell nproc) -f tests/cuda_emulator/sanitize.mk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -81,6 +82,13 @@ def _no_cuda_code(index: int) -> str | None:
     return _missing_code(index)
 
 
+def _driver() -> int:
+    """The newest generation of CUDA that the driver serves, as 13; torch has loaded it where there is a card."""
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value // 1000
+
+
 @cache
 def _missing_code(index: int) -> str | None:
     built = library.info()
@@ -92,8 +100,7 @@ def _missing_code(index: int) -> str | None:
             f"the native library has code for compute capability {architectures}, and {card} has {generation}: "
             f"build with TORCH_CUDA_ARCH_LIST={generation} {library.again('cuda')}"
         )
-    driver = torch._C._cuda_getDriverVersion() // 1000  # type: ignore[attr-defined]  # torch without CUDA has none
-    if driver < int(re.findall(r"\d+", built["cuda"])[0]):
+    if (driver := _driver()) < int(re.findall(r"\d+", built["cuda"])[0]):
         return f"the native library was built by {built['cuda']}, and the driver of {card} is for CUDA {driver}"
     return None
 

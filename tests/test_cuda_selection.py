@@ -46,14 +46,14 @@ class Card:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    def play(capability: tuple[int, int], built: list[str], driver: int = 13000, triton: str | None = None) -> None:
+    def play(capability: tuple[int, int], built: list[str], driver: int = 13, triton: str | None = None) -> None:
         info = {"cuda": "nvcc 13.0", "cuda_architectures": built}
         monkeypatch.setattr(library, "MISSING", None)
         monkeypatch.setattr(library, "info", lambda: info)
         monkeypatch.setattr(torch.version, "hip", None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
-        monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: driver, raising=False)
+        monkeypatch.setattr(backends, "_driver", lambda: driver)
         monkeypatch.setitem(backends.FUSED, "triton", backends.FUSED["triton"]._replace(missing=lambda: triton))
         backends._missing_code.cache_clear()
 
@@ -78,7 +78,7 @@ def test_a_card_without_code_falls_to_triton_then_to_the_reference(play: Any) ->
 
 
 def test_a_driver_older_than_the_toolkit_is_named_before_it_fails(play: Any) -> None:
-    play((9, 0), ["9.0+PTX"], driver=12080)
+    play((9, 0), ["9.0+PTX"], driver=12)
     assert backends.select(None, Card()) == "triton"
     with pytest.raises(RuntimeError, match=r"built by nvcc 13\.0, and the driver of cuda:0 .* is for CUDA 12"):
         backends.select("cuda", Card())

@@ -6,6 +6,8 @@
 #if !defined(PLASTIKERN_EMULATED)
 #include <torch/csrc/stable/accelerator.h>
 
+#include <optional>
+
 #include "stream.h"
 #endif
 
@@ -26,7 +28,9 @@ struct OnDevice {
 // Makes the tensor's device the current one; what is launched goes to torch's current stream of it.
 class OnDevice {
    public:
-    explicit OnDevice(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {}
+    explicit OnDevice(const Tensor& tensor) : index_(tensor.get_device_index()) {
+        if (torch::stable::accelerator::getCurrentDeviceIndex() != index_) guard_.emplace(index_);
+    }
     void* stream() const { return cuda::current_stream(index_); }
     void check_not_captured() const {
         STD_TORCH_CHECK(!cuda::captures(stream()), "lengths are copied from the host, which no CUDA graph captures");
@@ -41,7 +45,8 @@ class OnDevice {
 
    private:
     int32_t index_;
-    torch::stable::accelerator::DeviceGuard guard_;
+    // None where the device is the current one: its destructor ends the process where the device has failed.
+    std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
 #endif
