@@ -25,12 +25,10 @@ import plastikern
 from plastikern import Plasticity, PlasticLSTM, PlasticRNN, PlasticRNNCell, library, selftest
 
 STAND_IN = ctypes.CDLL(None)
-THERE = hasattr(STAND_IN, "stand_in_take")
-CODE = next((name for name in library.info().get("cuda_architectures", ()) if name.startswith("9.0")), None)
-pytestmark = [
-    pytest.mark.skipif(not THERE, reason="no stand-in for the driver: make test-cuda-build"),
-    pytest.mark.skipif(CODE is None, reason="the library was not built for 9.0, the card of the stand-in"),
-]
+if not hasattr(STAND_IN, "stand_in_take"):
+    pytest.skip("no stand-in for the driver: make test-cuda-build", allow_module_level=True)
+if not any(name.startswith("9.0") for name in library.info()["cuda_architectures"]):
+    pytest.skip("the library was not built for 9.0, the card of the stand-in", allow_module_level=True)
 GPU_BACKENDS = ("cuda", "triton")
 CLIPPED = Plasticity(modulation="simple", constraint="clip")
 SHARED = 0x38C00
@@ -120,6 +118,7 @@ def test_every_form_is_launched_as_it_is_planned(
     run(case, "cuda", dtype)
     passes = [launch for launch in checked(record.launches()) if "sum" not in launch["kernel"]]
     assert {launch["cooperative"] for launch in passes} == {int(form == "cooperative")}
+    assert form == "streaming" or all(launch["shared"] for launch in passes)
     assert len(passes) == (2 if form != "streaming" else 2 * case.steps + 3)
 
 
@@ -141,12 +140,23 @@ def test_half_precision_and_steps_are_launched(record: Record, backend: str) -> 
     checked(record.launches())
 
 
+@pytest.mark.parametrize("form", ["", "resident", "cooperative"])
+def test_networks_of_every_size_fit_the_card(record: Record, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLASTIKERN_CUDA_FORM", form)
+    for size, batch in ((120, 30), (180, 30), (240, 3), (330, 1), (1001, 1), (1025, 8)):
+        train(network(size=size), batch, 3)
+        checked(record.launches())
+
+
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_work_goes_to_the_current_stream_of_the_tensors_device(record: Record, backend: str) -> None:
     module, stream = network(backend=backend), torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        train(module)
-    assert {launch["stream"] for launch in checked(record.launches())} == {stream.cuda_stream}
+        train(module, lengths=[6, 4, 1])
+    events = record.take()
+    checked([event for event in events if is_ours(event)])
+    memory = [event for event in events if event["call"] in ("cudaMemsetAsync", "cudaMemcpyAsync")]
+    assert {event["stream"] for event in memory} == {stream.cuda_stream}
     train(module)
     assert {launch["stream"] for launch in checked(record.launches())} == {0}
 
@@ -155,7 +165,9 @@ def test_work_goes_to_the_current_stream_of_the_tensors_device(record: Record, b
 def test_tensors_of_the_second_card_are_served_there(backend: str) -> None:
     done = elsewhere(
         f"""
-record, module = Record(), network(backend={backend!r}, device="cuda:1")
+train(network(size=150, backend={backend!r}))
+record, module = Record(), network(size=150, backend={backend!r}, device="cuda:1")
+record.take()
 train(module, lengths=[6, 2, 1])
 assert torch.cuda.current_device() == 0
 checked(record.launches(), device=1)

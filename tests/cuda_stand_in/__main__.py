@@ -56,18 +56,21 @@ def named(functions: list[str], result: int) -> str:
 
 def stand_ins(folder: Path, libraries: Path) -> list[Path]:
     """Driver, runtime and cuBLAS, compiled. ``libraries``: NVIDIA's, beside torch."""
+    name, blas, not_supported = "libcudart.so.13", ("libcublas.so.13", "libcublasLt.so.13"), 801
+    made = [folder / library for library in ("libcuda.so.1", name, *blas)]
+    newest = max(path.stat().st_mtime for path in HERE.iterdir())
+    if all(path.exists() and path.stat().st_mtime > newest for path in made):
+        return made
     driver = shared(folder, "libcuda.so.1", [HERE / "driver.cpp"])
-    name, not_supported = "libcudart.so.13", 801
     served = set(defined(shared(folder, name, [HERE / "runtime.cpp"], driver)))
     rest = folder / "unserved.cpp"
     rest.write_text(named([one for one in defined(libraries / name) if one not in served], not_supported))
-    runtime = shared(folder, name, [HERE / "runtime.cpp", rest], driver)
-    blas = []
-    for library in ("libcublas.so.13", "libcublasLt.so.13"):
+    shared(folder, name, [HERE / "runtime.cpp", rest], driver)
+    for library in blas:
         source = folder / f"{library}.cpp"
         source.write_text(named(defined(libraries / library), 0))
-        blas.append(shared(folder, library, [source], driver))
-    return [driver, runtime, *blas]
+        shared(folder, library, [source], driver)
+    return made
 
 
 def registers(library: Path, folder: Path) -> Path:
