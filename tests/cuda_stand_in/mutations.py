@@ -66,8 +66,7 @@ MUTATIONS = (
     Mutation(PASSES, "found == cudaErrorCooperativeLaunchTooLarge", "false", "planned_again"),
     Mutation(OPS, "            device.cooperative = false;", "", "planned_again"),
     Mutation(
-        PLAN, "const int64_t most = device.processors / plan.groups;", "const int64_t most = 2 * device.processors / plan.groups;",
-        "every_size",
+        PLAN, "most = device.processors / plan.groups;", "most = 2 * device.processors / plan.groups;", "every_size",
     ),
     # Errors that a driver reports.
     Mutation(PASSES, "found == cudaErrorNoKernelImageForDevice", "false", "error_of_a_launch"),
