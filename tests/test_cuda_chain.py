@@ -128,6 +128,18 @@ def test_all_networks_of_the_selftest_are_served_without_being_named(record: Rec
         assert any("plastikern" in launch["kernel"] for launch in checked(record.launches())), name
 
 
+@pytest.mark.parametrize("backend", [None, *GPU_BACKENDS])
+def test_a_compiled_network_gets_to_the_same_launches(record: Record, backend: str | None) -> None:
+    module = network(backend=backend)
+    train(module)
+    kernels = [launch["kernel"] for launch in checked(record.launches())]
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        record.take()
+        compiled(torch.zeros(6, 3, 4, device="cuda"))[0].sum().backward()
+        assert [launch["kernel"] for launch in checked(record.launches())] == kernels
+
+
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_half_precision_and_steps_are_launched(record: Record, backend: str) -> None:
     cell = PlasticRNNCell(4, 40, plasticity=CLIPPED, backend=backend, device="cuda")

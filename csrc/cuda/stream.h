@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -15,7 +16,8 @@ inline void* current_stream(int32_t device) {
     using Find = int32_t (*)(int32_t, void**);
     // Python loads torch's libraries with RTLD_LOCAL, so that the default look-up of a symbol does not see them. Which
     // library is loaded does not change any more once one has been found.
-    static Find find = nullptr;
+    static std::atomic<Find> known = nullptr;
+    Find find = known;
     if (find == nullptr) {
         void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
         void* symbol = torch_cuda == nullptr ? nullptr : dlsym(torch_cuda, name);
@@ -24,7 +26,7 @@ inline void* current_stream(int32_t device) {
             throw std::runtime_error(std::string("torch's current CUDA stream: ") + name +
                                      " of libtorch_cuda.so: " + (said != nullptr ? said : "not loaded"));
         }
-        find = reinterpret_cast<Find>(symbol);
+        known = find = reinterpret_cast<Find>(symbol);
     }
     void* stream = nullptr;
     if (const int32_t error = find(device, &stream); error != 0) {
