@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -51,19 +52,29 @@ def units() -> list[native.Unit]:
     return [*found, native.unit(ROOT, EMULATOR / "cuda_emulator.cpp", visible, ".emulated")]
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """Compiled where that has not been done, loaded, and made known as a backend."""
+def build() -> Path:
+    """The library, compiled and linked where that has not been done; processes that ask at once wait for the first."""
     headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh"), *EMULATOR.glob("*.h")]
     compiler, torch_found = toolchain.find_compiler(), toolchain.find_torch()
     assert torch_found is not None
     origin, newest = f"{compiler.version}, torch {torch_found.version}", max(path.stat().st_mtime for path in headers)
     wanted = units()
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        list(pool.map(lambda unit: native.compile_unit(ROOT, unit, origin, newest), wanted))
     path = native.objects(ROOT) / "emulated.so"
-    link = [*compiler.command, "-shared", *(str(unit.object) for unit in wanted)]
-    native.run_into(ROOT, path, [*link, f"-L{torch_found.folder / 'lib'}", "-ltorch_cpu"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(lambda unit: native.compile_unit(ROOT, unit, origin, newest), wanted))
+        if not path.exists() or path.stat().st_mtime < max(unit.object.stat().st_mtime for unit in wanted):
+            link = [*compiler.command, "-shared", *(str(unit.object) for unit in wanted)]
+            native.run_into(ROOT, path, [*link, f"-L{torch_found.folder / 'lib'}", "-ltorch_cpu"])
+    return path
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Built, loaded, and made known as a backend."""
+    path = build()
     torch.ops.load_library(str(path))
     FUSED["emulated"] = Fused("cpu", "the CUDA kernels, emulated", lambda: None, lambda: "plastikern_emulated")
     found = ctypes.CDLL(str(path))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import emulated
 import pytest
 import torch
-from conftest import BACKENDS, assert_close, needs_native, threads, uninitialised_memory_is_nan
+from conftest import BACKENDS, assert_close, close, needs_native, threads, uninitialised_memory_is_nan
 from tolerances import FP64_ROUNDING, fp32
 from torch import Tensor, nn
 
@@ -103,6 +104,20 @@ def test_learning_from_a_rollout_is_learning_from_the_sequence(
     inputs = torch.randn(steps, batch, 4, dtype=torch.float64)
     check(network, inputs, first_state(network, kind, batch), FP64_ROUNDING, planned=planned)
     check(network, inputs, None, FP64_ROUNDING, planned=planned, mode=torch.no_grad)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, pytest.param("emulated", marks=needs_native)])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_that_was_made_in_inference_mode_acts(backend: str, kind: str) -> None:
+    if backend == "emulated":
+        emulated.library()
+    with torch.inference_mode():
+        network = made(kind, "decay", backend=backend)
+        inputs, state = torch.randn(3, 2, 4, dtype=torch.float64), first_state(network, kind, 2)
+        rollout = network.rollout(3, 2, state)
+        outputs = [rollout.step(row).clone() for row in inputs]
+        expected = network(inputs, state)[0]
+    close(torch.stack(outputs), expected)
 
 
 @needs_native

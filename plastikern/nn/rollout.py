@@ -200,7 +200,9 @@ class _Stepped:
         self, network: RecurrentNetwork, first: dict[str, Tensor | None], arguments: dict[str, Any], like: Tensor
     ) -> None:
         self._network, self._first, self._arguments = network, first, arguments
-        self._now = self._run(like.unsqueeze(0)[:0], arguments)[1:]
+        # Steps keep nothing for the backward pass, which `finish` computes again.
+        with torch.no_grad():
+            self._now = self._run(like.unsqueeze(0)[:0], arguments)[1:]
 
     def _run(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
         return self._network.sequence_function(drive, **arguments, **self._first)
