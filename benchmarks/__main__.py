@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import against, variants
+from .devices import DEVICES
 from .machine import available_cores, machine
-from .measure import Plan, measure
+from .measure import Plan, Told, measure
+from .pool import Workers
 from .summary import ratios
 from .table import render
 from .workloads import PASSES, WORKLOADS, Workload, workload_named
@@ -23,38 +26,71 @@ DEFAULT_AGAINST = (f"{variants.LIBRARY}cpu",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 where a variant of the library was wrong or could not run, or is slower than REV."""
+    """Returns the exit status.
+
+    0: measured. 1: a variant of the library was wrong or could not run, or is slower than REV. 2: nothing can be
+    measured on this device.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
-    names = DEFAULT_AGAINST if options.against else variants.DEFAULT
+    device = DEVICES[options.device]
+    if (missing := device.missing()) is not None:
+        print(f"--device {device.name}: {missing}", file=sys.stderr)
+        return 2
+    if options.against and (device.name != "cpu" or options.check_only):
+        parser.error("--against compares speed, on the CPU only")
+    names = DEFAULT_AGAINST if options.against else device.variants
     options.variants = options.variants or [variants.parse(name) for name in names]
     if options.against and any(variant.backend is None for variant in options.variants):
         parser.error(f"--against compares variants of the library only: {variants.LIBRARY}BACKEND")
-    if options.against and options.repeats < against.LEAST_PAIRS:
+    if options.against and options.repeats is not None and options.repeats < against.LEAST_PAIRS:
         parser.error(f"--against needs --repeats {against.LEAST_PAIRS} or more: fewer pairs tell nothing")
-    left_out = {variant.name: reason for variant in options.variants if (reason := variant.missing())}
+    left_out = {
+        variant.name: reason
+        for variant in options.variants
+        if (reason := variant.missing() or device.refuses(variant)) is not None
+    }
     plan = Plan(
         variants=[variant for variant in options.variants if variant.name not in left_out],
         passes=options.passes,
-        repeats=options.repeats,
+        repeats=options.repeats or device.repeats,
         budget=options.budget,
         threads=options.threads,
         memory=not options.no_memory,
+        device=device,
+        check_only=options.check_only,
     )
-    if options.against:
-        return _against(options, plan)
+    return _against(options, plan) if options.against else _measured(options, plan, left_out)
+
+
+def _measured(options: argparse.Namespace, plan: Plan, left_out: dict[str, str]) -> int:
     report: dict[str, Any] = {
         "machine": machine(plan.threads), "bandwidth": {}, "rows": [], "ratios": [], "floors": [], "failures": [],
         "left_out": left_out,
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="plastikern-benchmarks-") as scratch:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="plastikern-benchmarks-"))
+        workers = stack.enter_context(
+            Workers(plan.threads, Path(scratch), plan.device, limit=options.limit, cache=options.cache)
+        )
+        told = stack.enter_context(_lines(options.jsonl))
         for workload in options.workloads:
-            _add(report, workload, measure(workload, plan, Path(scratch), _say))
+            _add(report, workload, measure(workload, plan, workers, _say, told))
             # Written after every workload, so that a run that is stopped leaves what it has.
             if options.json:
                 _write(options.json, report)
     print(render(report))
     return int(any(failure["variant"].startswith(variants.LIBRARY) for failure in report["failures"]))
+
+
+@contextlib.contextmanager
+def _lines(path: Path | None) -> Iterator[Told]:
+    """Appends one line of JSON for each row and failure, which is in the file before the next one is measured."""
+    if path is None:
+        yield lambda row: None
+        return
+    with path.open("a") as file:
+        yield lambda row: print(json.dumps(row), file=file, flush=True)
 
 
 def _against(options: argparse.Namespace, plan: Plan) -> int:
@@ -93,16 +129,26 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
+        "--device", choices=DEVICES, default="cpu",
+        help="where to measure (default cpu); emulated: the code of cuda on small networks, without a GPU",
+    )  # fmt: skip
+    parser.add_argument(
         "--workloads", type=_list_of(workload_named), default=[WORKLOADS[name] for name in DEFAULT_WORKLOADS],
         help=f"comma-separated, of {', '.join(WORKLOADS)} (default {','.join(DEFAULT_WORKLOADS)})",
     )  # fmt: skip
     parser.add_argument(
-        "--variants", type=_list_of(variants.parse), help=f"comma-separated (default {','.join(variants.DEFAULT)})",
+        "--variants", type=_list_of(variants.parse),
+        help="comma-separated; default: "
+        + "; ".join(f"on {device.name} {','.join(device.variants)}" for device in DEVICES.values()),
     )  # fmt: skip
     parser.add_argument(
         "--passes", type=_list_of(_pass), default=list(PASSES), help="of forward, forward_backward (default both)"
     )
-    parser.add_argument("--repeats", type=_positive(int), default=11, help="samples of each variant (default 11)")
+    parser.add_argument(
+        "--repeats", type=_positive(int),
+        help="samples of each variant; default: "
+        + ", ".join(f"{device.repeats} on {device.name}" for device in DEVICES.values()),
+    )  # fmt: skip
     parser.add_argument(
         "--budget", type=_positive(float), default=45.0,
         help="seconds that the samples of one variant and pass may take; at least 3 are taken (default 45)",
@@ -120,6 +166,19 @@ def _parser() -> argparse.ArgumentParser:
         help="with --against: the slowdown from which the exit status is 1 (default 0.05, 5 %%)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
+    parser.add_argument(
+        "--jsonl", type=Path, metavar="FILE", help="append a line of JSON for each row and failure as it comes"
+    )  # fmt: skip
+    parser.add_argument("--check-only", action="store_true", help="compile and check every variant, and time nothing")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER",
+        help="keep there what torch.compile makes; compile_s of a later run is then that of finding it again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=_positive(float),
+        help="seconds after which a process without an answer is ended: default "
+        + ", ".join(f"{device.limit:g} on {device.name}" for device in DEVICES.values() if device.limit),
+    )  # fmt: skip
     return parser
 
 

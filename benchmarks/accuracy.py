@@ -17,28 +17,29 @@ from .workloads import FORWARD, Drives, Inputs, Parameters, State, Workload
 TOLERANCE = 1e-4
 
 
-def reference(workload: Workload) -> dict[str, list[Tensor]]:
-    """Outputs, and outputs with gradients, of the library's reference backend in fp64.
+def reference(workload: Workload, place: str = "cpu", whole_batch: bool = False) -> dict[str, list[Tensor]]:
+    """Outputs, and outputs with gradients, of the library's reference backend in fp64, computed on a device of torch.
 
-    One element of the batch at a time, and checkpointed every sqrt(T) steps, so that the truth needs less memory than
-    the rivals.
+    One element of the batch at a time (unless ``whole_batch``), and checkpointed every sqrt(T) steps, so that the truth
+    needs less memory than the rivals.
     """
-    inputs = workload.inputs().map(Tensor.double)
+    inputs = workload.inputs().map(lambda tensor: tensor.to(place, torch.float64))
     outputs = []
     drive_gradients: list[list[Tensor]] = [[] for _ in inputs.drives]
     gradients = [torch.zeros_like(tensor) for tensor in inputs.parameters.values()]
-    for element in (inputs.element(index) for index in range(workload.batch)):
+    for element in [inputs] if whole_batch else (inputs.element(index) for index in range(workload.batch)):
         for tensor in element.differentiated():
             tensor.requires_grad_()
         output = _sequence(workload, element)
-        found = torch.autograd.grad(output, element.differentiated(), element.upstream)
+        of_element = torch.autograd.grad(output, element.differentiated(), element.upstream)
         outputs.append(output.detach())
-        for of_drive, gradient in zip(drive_gradients, found, strict=False):
+        for of_drive, gradient in zip(drive_gradients, of_element, strict=False):
             of_drive.append(gradient)
-        for total, gradient in zip(gradients, found[len(drive_gradients) :], strict=True):
+        for total, gradient in zip(gradients, of_element[len(drive_gradients) :], strict=True):
             total += gradient
-    output = torch.cat(outputs, 1)
-    return {"output": [output], "gradients": [*(torch.cat(of_drive, 1) for of_drive in drive_gradients), *gradients]}
+    drives = (torch.cat(of_drive, 1) for of_drive in drive_gradients)
+    found = {"output": [torch.cat(outputs, 1)], "gradients": [*drives, *gradients]}
+    return {name: [tensor.cpu() for tensor in tensors] for name, tensors in found.items()}
 
 
 def _sequence(workload: Workload, inputs: Inputs) -> Tensor:
@@ -65,5 +66,5 @@ def max_rel_error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     for tensor, expected in zip(got, truth, strict=True):
         if tensor.shape != expected.shape:
             raise ValueError(f"shape {tuple(tensor.shape)} where {tuple(expected.shape)} is expected")
-        errors.append(float((tensor.detach().double() - expected).abs().max() / expected.abs().max()))
+        errors.append(float((tensor.detach().cpu().double() - expected).abs().max() / expected.abs().max()))
     return math.nan if any(map(math.isnan, errors)) else max(errors)

@@ -47,7 +47,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "best_rival": rival["variant"] if rival else None,
                 "over_best_rival": quotient(rival, ours, "median_ms"),
                 "over_eager": quotient(eager, ours, "median_ms"),
-                "memory_of_eager": quotient(eager, ours, "peak_mib"),
+                "memory_of_eager": quotient(eager, ours, "peak_bytes"),
             }
         )
     return found

@@ -16,7 +16,8 @@ def render(report: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = report["rows"]
     lines = []
     for key in dict.fromkeys(map(group_of, rows)):
-        lines += [f"{key[0]}, {key[1].replace('_', ' + ')}"]
+        where = next(f"{row['device']}, {row['clock']}" for row in rows if group_of(row) == key)
+        lines += [f"{key[0]}, {key[1].replace('_', ' + ')} ({where})"]
         lines += _timings([row for row in rows if group_of(row) == key])
         lines += [_comparison(ratio) for ratio in report["ratios"] if group_of(ratio) == key]
         lines.append("")
@@ -33,7 +34,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _timings(group: Sequence[Row]) -> list[str]:
     ours = next((row for row in group if row["variant"].startswith(LIBRARY)), None)
-    cells = [("variant", "median ms", "p20", "p80", "x ours", "peak MiB", "compile s", "error", "program")]
+    cells = [("variant", "median ms", "p20", "p80", "host ms", "x ours", "peak MiB", "compile s", "error", "program")]
     for row in sorted(group, key=lambda row: row["median_ms"]):
         cells.append(
             (
@@ -41,11 +42,12 @@ def _timings(group: Sequence[Row]) -> list[str]:
                 f"{row['median_ms']:.2f}",
                 f"{row['p20_ms']:.2f}",
                 f"{row['p80_ms']:.2f}",
+                _number(row["host_ms"], 2),
                 _number(quotient(row, ours, "median_ms"), 2),
-                _number(row["peak_mib"], 1),
+                _number(None if row["peak_bytes"] is None else row["peak_bytes"] / 2**20, 1),
                 f"{row['compile_s']:.1f}",
                 f"{row['max_rel_error']:.1e}",
-                row["program"],
+                row["program"] if row["form"] is None else f"{row['program']}, {row['form']}",
             )
         )
     return _aligned(cells)

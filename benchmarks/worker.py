@@ -1,4 +1,4 @@
-"""One process of the benchmark: ``python -m benchmarks.worker WORKLOAD VARIANT THREADS``.
+"""One process of the benchmark: ``python -m benchmarks.worker WORKLOAD VARIANT THREADS DEVICE``.
 
 It reads requests as JSON lines from stdin, works on one at a time and answers each with a JSON line on stdout; between
 requests it waits without using a core. A request is ``{"do": method of Worker, argument: value, ...}``, an answer is
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import plastikern
 
 from . import accuracy, floor, memory
+from .devices import DEVICES, Device
 from .programs import Program, programs
 from .variants import Variant, parse
 from .workloads import Workload, workload_named
@@ -28,14 +30,22 @@ TRIALS, TRIAL_SECONDS = 5, 1.0
 
 
 class Worker:
-    def __init__(self, workload: Workload, variant: Variant) -> None:
-        self._workload = workload
+    def __init__(self, workload: Workload, variant: Variant, device: Device = DEVICES["cpu"]) -> None:
+        self._workload = device.workload(workload)
         self._variant = variant
+        self._device = device
         self._running: dict[str, tuple[Program, Any]] = {}
+
+    def begin(self, workload: str) -> dict[str, Any]:
+        """Go on with another workload."""
+        self._workload = self._device.workload(workload_named(workload))
+        self._running.clear()
+        self._device.clear()
+        return {}
 
     def ready(self) -> dict[str, Any]:
         """An answer means that everything is imported."""
-        return {"threads": torch.get_num_threads()}
+        return {"threads": torch.get_num_threads(), **self._device.facts()}
 
     def package(self) -> dict[str, Any]:
         """Where the library that is measured was imported from."""
@@ -43,55 +53,75 @@ class Worker:
 
     def reference(self, path: str) -> dict[str, Any]:
         """Write the fp64 truth of the workload."""
-        torch.save(accuracy.reference(self._workload), path)
+        torch.save(accuracy.reference(self._workload, self._device.place, self._device.whole_batch), path)
         return {}
 
     def prepare(self, which: str, reference: str, tolerance: float = accuracy.TOLERANCE) -> dict[str, Any]:
         """Compile every program for a pass, check it against the truth, and keep the fastest of those that are right.
 
         Returns:
-            ``program`` (its name), ``seconds`` of one iteration, ``compile_s`` and ``max_rel_error``.
+            ``program`` (its name), ``seconds`` of one iteration, ``compile_s``, ``max_rel_error``, ``form`` of the CUDA
+            kernels, and ``peak_bytes`` where this process can tell.
         """
         truth = accuracy.load(Path(reference), which)
         inputs = self._workload.inputs()
         best: dict[str, Any] | None = None
         refused = []
-        for name, program in programs(self._variant, self._workload).items():
+        offered = programs(self._variant, self._workload, self._device)
+        for name in list(offered):
+            # What an earlier one kept, a graph's memory too, is freed unless it is the best so far.
+            program, placed = offered.pop(name), None
+            self._device.free_unused()
+            skipped = self._device.skipped_graphs()
             placed = program.place(inputs)
             compile_s = _compile_seconds(program, placed, which) if self._variant.compiled else 0.0
-            start = time.perf_counter()
-            output, gradients = program.run(placed, which)
-            seconds = time.perf_counter() - start
-            error = accuracy.max_rel_error([program.to_torch(array) for array in (output, *gradients)], truth)
-            del output, gradients
+            tried, peak = self._device.with_peak(partial(self._try, program, placed, which, truth))
+            error, seconds = tried
             if not error <= tolerance:
                 refused.append(f"{name}: error {error:.1e} is beyond {tolerance:.0e}")
                 continue
-            if seconds < TRIAL_SECONDS:
-                seconds = _trial_seconds(program, placed, which)
+            if self._device.skipped_graphs() > skipped:
+                name = f"{name}, without all graphs"
             if best is None or seconds < best["seconds"]:
                 best = {"program": name, "seconds": seconds, "compile_s": compile_s, "max_rel_error": error}
+                best |= {"peak_bytes": peak, "form": self._device.form(self._workload, self._variant, which)}
                 self._running[which] = program, placed
         if best is None:
             return {"failed": "; ".join(refused) or "it has no program for this workload"}
         return best
+
+    def _try(self, program: Program, placed: Any, which: str, truth: list[torch.Tensor]) -> tuple[float, float]:
+        """Error of the last, and seconds of the fastest of a few iterations, fewer where that takes long."""
+        trials: list[float] = []
+        kept: list[Any] = []
+
+        def run() -> None:
+            kept[:] = [program.run(placed, which)]
+
+        while len(trials) < self._device.least_trials or (len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS):
+            kept.clear()
+            trials.append(self._device.seconds(run, 1))
+        output, gradients = kept.pop()
+        return accuracy.max_rel_error([program.to_torch(array) for array in (output, *gradients)], truth), min(trials)
 
     def sample(self, which: str, iterations: int, warm: bool) -> dict[str, Any]:
         """Seconds per iteration; ``warm`` puts one more iteration before, which brings caches and threads back."""
         program, placed = self._running[which]
         if warm:
             program.run(placed, which)
-        start = time.perf_counter()
-        for _ in range(iterations):
-            program.run(placed, which)
-        return {"seconds": (time.perf_counter() - start) / iterations}
+        return {"seconds": self._device.seconds(lambda: program.run(placed, which), iterations)}
+
+    def host(self, which: str) -> dict[str, Any]:
+        """Seconds that a call keeps the host."""
+        program, placed = self._running[which]
+        return {"seconds": self._device.host_seconds(lambda: program.run(placed, which))}
 
     def memory(self, which: str, program: str) -> dict[str, Any]:
-        """Memory that the first whole iteration in this process adds."""
-        chosen = programs(self._variant, self._workload)[program]
+        """Bytes that the first whole iteration in this process adds."""
+        chosen = programs(self._variant, self._workload, self._device)[program]
         placed = chosen.place(self._workload.inputs())
         chosen.compile(placed, which)
-        return {"peak_mib": memory.added_peak_mib(lambda: chosen.run(placed, which))}
+        return {"peak_bytes": memory.with_added_peak(lambda: chosen.run(placed, which))[1]}
 
     def bandwidth(self, kernel: str) -> dict[str, Any]:
         """Bandwidth for a kernel's mix of reads and writes and its working set."""
@@ -118,16 +148,6 @@ def _compile_seconds(program: Program, placed: Any, which: str) -> float:
     return max(0.0, seconds[0] - sum(seconds[1:]))
 
 
-def _trial_seconds(program: Program, placed: Any, which: str) -> float:
-    """Shortest of a few iterations."""
-    trials: list[float] = []
-    while len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS:
-        start = time.perf_counter()
-        program.run(placed, which)
-        trials.append(time.perf_counter() - start)
-    return min(trials)
-
-
 def _limit_threads(threads: int) -> None:
     """As many cores as threads: the one limit that torch, its compiler and JAX all obey."""
     if hasattr(os, "sched_setaffinity"):
@@ -138,12 +158,13 @@ def _limit_threads(threads: int) -> None:
 
 
 def main() -> None:
-    workload, variant, threads = sys.argv[1:]
+    workload, variant, threads, device = sys.argv[1:]
     # The protocol has stdout to itself: whatever a compiler prints goes to stderr.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _limit_threads(int(threads))
-    worker = Worker(workload_named(workload), parse(variant))
+    DEVICES[device].start()
+    worker = Worker(workload_named(workload), parse(variant), DEVICES[device])
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -91,7 +91,7 @@ def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | tor
         raise TypeError(f"explain: module must be a plastic module or cell; got {type(module).__name__}")
     check_positive("explain", "batch", batch)
     check_positive("explain", "steps", steps)
-    gpu = _gpu(device)
+    gpu = gpu_of(device)
     layers = len(module._suffixes)
     lines = [
         f"{type(module).__name__} on {gpu.name}, {steps} steps of {batch} elements"
@@ -115,7 +115,8 @@ def _code(gpu: Gpu) -> str:
     )
 
 
-def _gpu(device: str | torch.device | None) -> Gpu:
+def gpu_of(device: str | torch.device | None) -> Gpu:
+    """The GPU that :func:`explain` means by its argument: one that is described, else a CUDA device of this machine."""
     if isinstance(device, str) and device in GPUS:
         return GPUS[device]
     if device is None and not torch.cuda.is_available():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from .base import FORWARD, FORWARD_BACKWARD, PASSES, Drives, Inputs, Parameters, State, Step, Workload
 from .linear import PlasticLinearWorkload
 from .lstm import PlasticLSTMWorkload
@@ -18,6 +21,7 @@ __all__ = [
     "State",
     "Step",
     "Workload",
+    "small",
     "workload_named",
 ]
 
@@ -37,6 +41,22 @@ WORKLOADS: dict[str, Workload] = {
         PlasticRNNWorkload("tiny", batch=2, steps=9, neurons=17),
     )
 }
+
+# Every network that is measured, in sizes that take no time; bounds are such that traces meet them.
+SMALL: dict[str, dict[str, Any]] = {
+    **{name: {"batch": 2, "steps": 9, "neurons": 17} for name in ("patterns", "images", "images-b8")},
+    "maze": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
+    "maze-act": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
+    "cue-reward": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.004},
+    "lm-small": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.006},
+    "lm-large": {"batch": 2, "steps": 9, "neurons": 6, "clip": 0.006, "features": 5},
+    "omniglot-head": {"batch": 3, "features": 8},
+}
+
+
+def small(workload: Workload) -> Workload:
+    """A workload's network in a size that takes no time."""
+    return dataclasses.replace(workload, **SMALL.get(workload.name, {}))
 
 
 def workload_named(name: str) -> Workload:

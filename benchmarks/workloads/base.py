@@ -12,13 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..floor import Traffic
 from .formulations import ADDCMUL, BADDBMM, LINEAR, POINTWISE, Formulation, Formulations
+
+if TYPE_CHECKING:
+    from plastikern.nn.base import PlasticModule
 
 Parameters = dict[str, Tensor]
 State = tuple[Tensor, ...]
@@ -71,7 +74,7 @@ class Workload(ABC):
     passes: ClassVar[tuple[str, ...]] = PASSES
     eager: ClassVar[Formulations] = {"addcmul": ADDCMUL, "baddbmm": BADDBMM, "linear": LINEAR}
     compiled: ClassVar[Formulations] = {"addcmul": ADDCMUL, "pointwise": POINTWISE}
-    # Kinds of variants that make no sense for it, each with the reason.
+    # Families of variants that make no sense for it, each with the reason.
     without: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
@@ -93,6 +96,15 @@ class Workload(ABC):
     @abstractmethod
     def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
         """The whole sequence by a backend of the library: outputs (T, B, ...) and last state."""
+
+    @abstractmethod
+    def module(self) -> PlasticModule:
+        """The network as a module on the meta device, from which plans are made."""
+
+    @property
+    def steps_of_call(self) -> int:
+        """Steps that one call of the library takes."""
+        return self.steps
 
     @abstractmethod
     def traffic(self, kernel: str) -> Traffic:

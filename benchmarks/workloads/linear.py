@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import plastikern.functional as PF
-from plastikern import Plasticity
+from plastikern import Plasticity, PlasticLinear
 
 from ..floor import Traffic, connection_traffic
 from .base import Drives, Inputs, Normal, Parameters, State, Step, Workload
@@ -65,6 +65,9 @@ class PlasticLinearWorkload(Workload):
             features, trace, weight, alpha, eta, drive=labels, plasticity=PLASTICITY, backend=backend
         )
         return output, (trace,)
+
+    def module(self) -> PlasticLinear:
+        return PlasticLinear(self.features, self.classes, plasticity=PLASTICITY, device="meta")
 
     def traffic(self, kernel: str) -> Traffic:
         synapses = self.features * self.classes

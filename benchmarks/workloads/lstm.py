@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import plastikern.functional as PF
-from plastikern import Plasticity
+from plastikern import Plasticity, PlasticLSTM
 
 from ..floor import Traffic, connection_traffic
 from .base import Drives, Inputs, Normal, Parameters, State, Step, Workload
@@ -79,11 +79,19 @@ class PlasticLSTMWorkload(Workload):
     def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
         (hidden, cell, trace), (drive,) = self.begin(parameters, state, drives)
         weight, alpha, modulator = parameters["weight"], parameters["alpha"], library_modulator(parameters)
-        rule = Plasticity(constraint="clip", clip=self.clip, alpha="neuron", modulation="simple", fan_out="neuron")
         output, hidden, cell, trace = PF.plastic_lstm_sequence(
-            drive, hidden, cell, trace, weight, alpha, None, modulator=modulator, plasticity=rule, backend=backend
-        )
+            drive, hidden, cell, trace, weight, alpha, None, modulator=modulator, plasticity=self.plasticity,
+            backend=backend,
+        )  # fmt: skip
         return output, (hidden, cell, trace)
+
+    @property
+    def plasticity(self) -> Plasticity:
+        return Plasticity(constraint="clip", clip=self.clip, alpha="neuron", modulation="simple", fan_out="neuron")
+
+    def module(self) -> PlasticLSTM:
+        # The size of the input is no matter of the kernels.
+        return PlasticLSTM(self.features or 1, self.neurons, plasticity=self.plasticity, device="meta")
 
     def traffic(self, kernel: str) -> Traffic:
         size = self.neurons**2

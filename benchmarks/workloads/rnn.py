@@ -32,6 +32,13 @@ class RNNWorkload(Workload):
     # Traces of a connection: one, or one and its eligibility.
     traces: ClassVar[int] = 1
 
+    @property
+    def plasticity(self) -> Plasticity:
+        return Plasticity()
+
+    def module(self) -> PlasticRNN:
+        return PlasticRNN(None, self.neurons, plasticity=self.plasticity, device="meta")
+
     @abstractmethod
     def change(self, formulation: Formulation) -> Change:
         """The change of the traces in one of the ways."""
@@ -203,8 +210,12 @@ class ActingRNNWorkload(ModulatedRNNWorkload):
     eager: ClassVar[Formulations] = {**ModulatedRNNWorkload.eager, "linear in place": LINEAR_IN_PLACE}
     compiled: ClassVar[Formulations] = {**ModulatedRNNWorkload.compiled, "pointwise in place": POINTWISE_IN_PLACE}
     without: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("compile-chunk", "jax"), "each step must be answered before the next input is known"
+        ("compile-chunk", "jax", "plastikern-graph"), "each step must be answered before the next input is known"
     )
+
+    @property
+    def steps_of_call(self) -> int:
+        return 1
 
     def begin(self, parameters: Any, state: Any, drives: Any) -> tuple[Any, Any]:
         # What steps change in place is not the caller's.

@@ -15,6 +15,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import against, variants
 from benchmarks.against import Refused, Side
+from benchmarks.devices import DEVICES
 from benchmarks.measure import Plan
 from benchmarks.pool import WorkerFailed, worker
 from benchmarks.workloads import workload_named
@@ -53,6 +54,8 @@ def test_the_status_is_that_of_the_worst() -> None:
 
 class Fake:
     """A worker that answers at once, with times that are made up."""
+
+    device = DEVICES["cpu"]
 
     def __init__(self, folder: Path, times: Iterator[float] | str, log: list[str]) -> None:
         self.folder, self.times, self.log = folder, times, log

@@ -21,7 +21,8 @@ from benchmarks.worker import Worker
 from benchmarks.workloads import PASSES, workload_named
 
 ROW_FIELDS = {
-    "workload", "variant", "pass", "median_ms", "p20_ms", "p80_ms", "peak_mib", "compile_s", "max_rel_error",
+    "workload", "variant", "pass", "median_ms", "p20_ms", "p80_ms", "peak_bytes", "compile_s", "max_rel_error",
+    "host_ms", "form", "device", "clock", "torch",
 }  # fmt: skip
 
 
@@ -54,7 +55,8 @@ def test_report_has_one_row_per_workload_variant_and_pass(run):
         assert row["max_rel_error"] < accuracy.TOLERANCE
         assert row["compile_s"] == 0
         assert row["samples"] == 3
-        assert row["peak_mib"] is None
+        assert row["peak_bytes"] is None and row["host_ms"] is None and row["form"] is None
+        assert (row["device"], row["clock"], row["torch"]) == ("cpu", "wall clock", torch.__version__)
 
 
 def test_report_tells_machine_bandwidth_floors_and_ratios(run):
@@ -132,11 +134,11 @@ def test_reference_is_the_gradient_of_the_whole_batch(truth):
 
 def test_worker_measures_memory_answers_errors_and_is_missed_when_it_dies(tmp_path):
     with worker("tiny", variants.parse("eager"), 1, tmp_path) as process:
-        peak = process.ask("memory", which="forward_backward", program="addcmul")["peak_mib"]
-        assert peak is None or 0 <= peak < 100
+        peak = process.ask("memory", which="forward_backward", program="addcmul")["peak_bytes"]
+        assert peak is None or 0 <= peak < 100 * 2**20
         with pytest.raises(WorkerFailed, match="KeyError: 'no such program'"):
             process.ask("memory", which="forward", program="no such program")
-        assert process.ask("ready") == {"threads": 1}
+        assert process.ask("ready")["threads"] == 1
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(WorkerFailed, match=f"ended with status {-signal.SIGKILL}"):
             process.ask("ready")
@@ -157,7 +159,7 @@ def test_unknown_variant_is_refused(name, capsys):
 
 def test_absent_jax_is_left_out_and_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(variants.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(command, "measure", lambda workload, plan, scratch, say: {
+    monkeypatch.setattr(command, "measure", lambda workload, plan, workers, say, told: {
         "rows": [], "failures": [], "floors": [], "left_out": {},
         "bandwidth": {"asked": [v.name for v in plan.variants]},
     })  # fmt: skip
@@ -178,6 +180,6 @@ def test_added_peak_memory_counts_what_is_freed_again_and_what_is_returned():
         return kept + (kept + kept).sum()
 
     torch.ones(3 * size)
-    added = memory.added_peak_mib(call)
-    assert added is not None and 125 < added < 200
-    assert memory.added_peak_mib(lambda: None) < 8
+    _, added = memory.with_added_peak(call)
+    assert added is not None and 125 < added / 2**20 < 200
+    assert memory.with_added_peak(lambda: None)[1] < 8 * 2**20

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import accuracy, programs
 from benchmarks.variants import parse
-from benchmarks.workloads import WORKLOADS, Workload, workload_named
+from benchmarks.workloads import WORKLOADS, Workload, small, workload_named
 
-# Every network that is measured, in sizes that take no time; bounds are such that traces meet them.
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "maze": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
-    "maze-act": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
-    "cue-reward": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.004},
-    "lm-small": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.006},
-    "lm-large": {"batch": 2, "steps": 9, "neurons": 6, "clip": 0.006, "features": 5},
-    "omniglot-head": {"batch": 3, "features": 8},
-}
-SMALL: list[Workload] = [dataclasses.replace(workload_named(name), **sizes) for name, sizes in SIZES.items()]
+# One of each network.
+NAMES = ("tiny", "maze", "maze-act", "cue-reward", "lm-small", "lm-large", "omniglot-head")
+SMALL: list[Workload] = [small(workload_named(name)) for name in NAMES]
 TINY = workload_named("tiny")
 CASES = [
     pytest.param(workload, which, id=f"{workload.name}-{which}") for workload in SMALL for which in workload.passes
@@ -74,10 +64,10 @@ def test_every_gradient_is_wanted_and_there(workload):
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", [name for name, sizes in SIZES.items() if "clip" in sizes])
+@pytest.mark.parametrize("name", [workload.name for workload in SMALL if hasattr(workload, "clip")])
 def test_traces_meet_their_bound_but_not_all_of_them(name):
     """Else a rival that does not clip would agree with the reference, or one without gradients behind the bound."""
-    workload = SMALL[list(SIZES).index(name)]
+    workload = small(workload_named(name))
     inputs = workload.inputs()
     _, state = workload.library(inputs.parameters, inputs.state, inputs.drives, "reference")
     trace = next(tensor for tensor in state if tensor.dim() == 3)

@@ -9,11 +9,11 @@ from benchmarks.table import render
 from benchmarks.workloads import workload_named
 
 
-def row(variant: str, milliseconds: float, which: str = "forward", peak_mib: float | None = 1.0) -> dict:
+def row(variant: str, milliseconds: float, which: str = "forward", peak_bytes: float | None = 1.0) -> dict:
     return {
         "workload": "patterns", "variant": variant, "pass": which, "median_ms": milliseconds, "p20_ms": milliseconds,
-        "p80_ms": milliseconds, "peak_mib": peak_mib, "compile_s": 0.0, "max_rel_error": 1e-6, "samples": 3,
-        "program": "one",
+        "p80_ms": milliseconds, "peak_bytes": peak_bytes, "compile_s": 0.0, "max_rel_error": 1e-6, "samples": 3,
+        "program": "one", "host_ms": None, "form": None, "device": "cpu", "clock": "wall clock", "torch": "2.13.0",
     }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_best_rival_is_the_fastest_pytorch_variant_recycled_or_not(best):
 
 def test_ratios_are_of_the_same_pass_and_tell_losses():
     rows = [
-        row("plastikern-cpu", 10.0, peak_mib=2.0), row("eager", 40.0, peak_mib=50.0), row("eager-recycled", 5.0),
+        row("plastikern-cpu", 10.0, peak_bytes=2.0), row("eager", 40.0, peak_bytes=50.0), row("eager-recycled", 5.0),
         row("eager", 400.0, "forward_backward"),
     ]  # fmt: skip
     (ratio,) = summary.ratios(rows)
@@ -40,7 +40,7 @@ def test_ratios_are_of_the_same_pass_and_tell_losses():
 
 
 def test_ratio_without_its_row_is_none_and_shown_as_not_measured():
-    rows = [row("plastikern-cpu", 10.0, peak_mib=None)]
+    rows = [row("plastikern-cpu", 10.0, peak_bytes=None)]
     (ratio,) = summary.ratios(rows)
     assert (ratio["best_rival"], ratio["over_best_rival"], ratio["memory_of_eager"]) == (None, None, None)
     text = render({"rows": rows, "ratios": [ratio], "floors": [], "bandwidth": {}, "failures": [], "left_out": {}})
