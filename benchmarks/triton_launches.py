@@ -34,9 +34,11 @@ def lookups(launch: Any) -> Callable[[], object]:
     from triton.compiler import make_backend
     from triton.runtime.jit import compute_cache_key, create_function_from_signature
 
+    from plastikern.triton.launch import COMPILER
+
     backend, kernel = make_backend(GPUTarget("cuda", 90, 32)), launch.kernel
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    given = {**launch.constants, "num_warps": launch.warps, "debug": False}
+    given = {**launch.constants, **COMPILER, "num_warps": launch.warps, "debug": False}
     keys: dict[Any, Any] = {}
 
     def run() -> object:

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.triton_resources`` compiles every kernel in every configuration that the library may choose for
 the workloads below, for every target, and writes the table of docs/kernels.md. ``--check`` writes nothing and fails
-where a kernel differs from the table.
+where a kernel differs from the table; ``--compile-only`` writes nothing and fails where one does not compile, under any
+release of Triton.
 """
 
 from __future__ import annotations
@@ -76,6 +77,13 @@ def launches(
     """Every launch of a forward and backward pass, in every configuration that it may have."""
     from plastikern.triton.launch import recorded
 
+    with recorded() as found:
+        calls(network, neurons, steps, batch, dtype)
+    return found
+
+
+def calls(network: Network, neurons: int, steps: int = 6, batch: int = 2, dtype: torch.dtype = torch.float32) -> None:
+    """A forward and backward pass on the CPU: for kernels that something else is done with than to run them."""
     plasticity = network.plasticity
     gates = 4 if network.kind == "lstm" else 1
 
@@ -99,11 +107,9 @@ def launches(
     inputs = Inputs(empty(steps, batch, gates * neurons), features)
     trace = empty(batch, neurons, neurons)
     state = State(None, None, trace, empty(*trace.shape) if retroactive else None)
-    with recorded() as found:
-        output, last = fused.sequence("triton", inputs, state, connection, network, None, False, 2)
-        outputs = [output, *(tensor for tensor in last if tensor is not None)]
-        torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
-    return found
+    output, last = fused.sequence("triton", inputs, state, connection, network, None, False, 2)
+    outputs = [output, *(tensor for tensor in last if tensor is not None)]
+    torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
 
 
 def compiled(launch: Any, target: str) -> Any:
@@ -113,10 +119,12 @@ def compiled(launch: Any, target: str) -> Any:
     from triton.compiler import ASTSource, make_backend
     from triton.runtime.jit import create_function_from_signature
 
+    from plastikern.triton.launch import COMPILER
+
     cuda = target.startswith("sm_")
     gpu = GPUTarget("cuda", int(target[3:]), 32) if cuda else GPUTarget("hip", target, 64)
     backend, kernel = make_backend(gpu), launch.kernel
-    given = {**launch.constants, "num_warps": launch.warps, "debug": False}
+    given = {**launch.constants, **COMPILER, "num_warps": launch.warps, "debug": False}
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     options, signature, constants, attributes = kernel._pack_args(backend, given, *bind(*launch.arguments, **given))
     source = ASTSource(kernel, signature, constants, attributes)
@@ -213,7 +221,11 @@ def compile_all(workloads: Iterable[str], targets: Iterable[str], jobs: int | No
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where kernels and table differ")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="write nothing; fail where kernels and table differ")
+    action.add_argument(
+        "--compile-only", action="store_true", help="write nothing; fail where a kernel does not compile"
+    )
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
@@ -222,6 +234,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     found = compile_all(chosen.workloads, chosen.targets, chosen.jobs)
     count = sum(map(len, found.values()))
+    if chosen.compile_only:
+        print(f"Triton {triton.__version__}: {count} kernels compiled for {', '.join(chosen.targets)}")
+        return 0
     if chosen.check:
         version, known = written()
         if version != triton.__version__:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ class Fused(NamedTuple):
         lacks: why it cannot serve the device of an index; None where it can.
         reverses: whether its backward pass can run traces backwards between checkpoints.
         advances: whether it has the operator ``advance``, with which a network acts and keeps what learning needs.
+        device_lengths: whether its operators take ``lengths`` on its device; else on the CPU.
     """
 
     device: str
@@ -39,6 +41,7 @@ class Fused(NamedTuple):
     lacks: Callable[[int], str | None] = lambda index: None
     reverses: bool = False
     advances: bool = False
+    device_lengths: bool = False
 
 
 def _no_native_library() -> str | None:
@@ -105,12 +108,31 @@ def _missing_code(index: int) -> str | None:
     return None
 
 
-_HAS_TRITON = find_spec("triton") is not None
+OLDEST_TRITON = (3, 6)
+"""The release that PyTorch 2.10 brings. The language of older ones lacks what the kernels are written in."""
+
+
+def _triton_version() -> str | None:
+    """Version of the package triton, which is not imported for it; None without one, "" where nobody tells."""
+    if find_spec("triton") is None:
+        return None
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:  # AMD's has another name
+        names = metadata.packages_distributions().get("triton", ())
+        return next(iter(map(metadata.version, names)), "")
+
+
+_TRITON = _triton_version()
 
 
 def _no_triton() -> str | None:
-    if not _HAS_TRITON:
+    if _TRITON is None:
         return "the package triton is not installed: pip install triton"
+    release = tuple(int(part) for part in re.findall(r"\d+", _TRITON)[:2])
+    if release and release < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"triton {_TRITON} is installed, and the kernels need {oldest} or newer, as PyTorch 2.10 brings it"
     if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         return "there is no GPU"
     return None
@@ -127,7 +149,7 @@ def _triton_operators() -> str:
 FUSED: dict[str, Fused] = {
     "cpu": Fused("cpu", "fused C++", _no_native_library, library.operators, reverses=True, advances=True),
     "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators, _no_cuda_code),
-    "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators),
+    "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators, device_lengths=True),
 }
 """In the order of preference where several serve a device."""
 BACKENDS = ("reference", *FUSED)

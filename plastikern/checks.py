@@ -97,3 +97,19 @@ def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: i
     if batch and not torch.compiler.is_compiling() and not (int(found.min()) >= 0 and int(found.max()) <= steps):
         raise ValueError(f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}")
     return found
+
+
+def lengths_on(lengths: Tensor, device: torch.device) -> Tensor:
+    """Lengths, which are on the CPU, on another device too, without waiting for what runs there.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured. Its replays would read the memory that these lengths came from,
+            which then holds something else.
+    """
+    # Compiled code plans its own copies.
+    if device.type == "cuda" and not torch.compiler.is_compiling():
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("lengths are copied from the host, which no CUDA graph captures")
+        # torch keeps the pinned memory until the copy is done.
+        lengths = lengths.pin_memory()
+    return lengths.to(device, non_blocking=True)

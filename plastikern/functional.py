@@ -23,6 +23,7 @@ from .checks import (
     check_tensor,
     checked_lengths,
     described,
+    lengths_on,
     under_autocast,
     without_autocast,
 )
@@ -453,7 +454,7 @@ def _sequence(
     if batch_first:
         inputs = Inputs(*(None if tensor is None else tensor.transpose(0, 1) for tensor in inputs))  # type: ignore[arg-type]
     if steps_of_each is not None:
-        steps_of_each = steps_of_each.to(inputs.drive.device)
+        steps_of_each = lengths_on(steps_of_each, inputs.drive.device)
     like = inputs.drive.new_empty(batch)
     output, last = reference.sequence(
         inputs, _filled(network, state, connection, like), connection, network, steps_of_each

@@ -7,6 +7,7 @@ tests/test_triton.py runs this file in a process of its own: the interpreter is 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import emulated
+import numpy
 import pytest
 import torch
 from conftest import (
@@ -36,6 +38,7 @@ from test_compile import check_compiled, check_operators, operator_calls
 from tolerances import FP64, FP64_ROUNDING, fp32
 from torch import Tensor
 
+import plastikern.functional as PF
 from plastikern import Plasticity, PlasticRNN
 from plastikern.plasticity import GRANULARITIES
 
@@ -43,7 +46,11 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton")
 
-from plastikern.triton import launch
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder
+
+from plastikern.triton import launch, neurons
 
 
 @pytest.fixture(params=["one launch", "steps"])
@@ -125,6 +132,107 @@ def test_single_precision_is_as_near_to_double_as_rounding_allows(form: str, nam
     check(case, fp32(case.steps, case.neurons, case.network, modulated), torch.float32)
 
 
+@triton.jit
+def activities_kernel(inputs, outputs, SIZE: tl.constexpr, NONLINEARITY: tl.constexpr):
+    index = tl.arange(0, SIZE)
+    tl.store(outputs + index, neurons.activity(tl.load(inputs + index), index < SIZE, NONLINEARITY))
+
+
+def activities(inputs: Tensor, nonlinearity: str) -> Tensor:
+    outputs = torch.empty_like(inputs)
+    activities_kernel[(1,)](inputs, outputs, len(inputs), nonlinearity)
+    return outputs
+
+
+def magnitudes(dtype: torch.dtype, least: int) -> Tensor:
+    """Numbers of either sign, from 10^least to beyond where exp overflows, closest where formulas change."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = torch.rand(2**12, generator=generator, dtype=torch.float64)
+    sizes[: 2**11] = 10 ** (least + (4 - least) * sizes[: 2**11])
+    sizes[2**11 :] *= 30
+    edges = [0.625, math.nextafter(0.625, 0), 1e-3, 1e-6, 87.3, 88.5, 104, 709, 746, 1e30]
+    sizes[: len(edges)] = torch.tensor(edges, dtype=torch.float64)
+    return (sizes * torch.randn(len(sizes), generator=generator).sign()).to(dtype)
+
+
+@pytest.fixture
+def approximate_exponential(monkeypatch: pytest.MonkeyPatch) -> None:
+    """exp in single precision as Triton has it on NVIDIA's: 2 to the power of a product that was rounded."""
+    exact = InterpreterBuilder.create_exp
+
+    def approximate(builder: Any, argument: Any) -> Any:
+        found = exact(builder, argument)
+        if argument.data.dtype == numpy.float32:
+            found.data = numpy.exp2(argument.data * numpy.float32(1 / math.log(2)))
+        return found
+
+    monkeypatch.setattr(InterpreterBuilder, "create_exp", approximate)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid"])
+@pytest.mark.usefixtures("approximate_exponential")
+def test_activities_have_full_relative_accuracy_at_every_magnitude(nonlinearity: str, dtype: torch.dtype) -> None:
+    inputs = magnitudes(dtype, least=-36 if dtype == torch.float32 else -300)
+    found, wide = activities(inputs, nonlinearity).double(), inputs.double()
+    widest = wide.numpy().astype(numpy.longdouble)
+    accurate = numpy.tanh(widest) if nonlinearity == "tanh" else 1 / (1 + numpy.exp(-widest))
+    exact = torch.from_numpy(accurate.astype(numpy.float64))
+    normal = exact.abs() >= torch.finfo(dtype).tiny
+    error = ((found - exact) / exact)[normal].abs().max() / torch.finfo(dtype).eps
+    assert normal.sum() > 3000 and error <= 2.5, f"{float(error)} units in the last place"
+    # Below the smallest normal number, results may be 0.
+    assert torch.all((found - exact)[~normal].abs() <= torch.finfo(dtype).tiny)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("approximate_exponential")
+def test_a_softmax_has_full_relative_accuracy_down_to_its_smallest_values(dtype: torch.dtype) -> None:
+    inputs = -magnitudes(dtype, least=-6)[: 2**11].abs().clamp(max=80)
+    inputs[0] = 0  # the largest, so that its subtraction rounds nothing
+    found, exact = activities(inputs, "softmax").double(), torch.softmax(inputs.double(), 0)
+    error = ((found - exact) / exact).abs().max() / torch.finfo(dtype).eps
+    # Sums of 2048 values, added in pairs, are wrong by less than log2(2048) / 2 = 5.5 units.
+    assert error <= 8, f"{float(error)} units in the last place"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid", "relu", "identity"])
+def test_activities_of_infinities_and_nan_are_those_of_torch(nonlinearity: str, dtype: torch.dtype) -> None:
+    inputs = torch.tensor([math.inf, -math.inf, math.nan, 0.0], dtype=dtype)
+    expected = {"relu": torch.relu, "identity": torch.clone}.get(nonlinearity) or getattr(torch, nonlinearity)
+    torch.testing.assert_close(activities(inputs, nonlinearity), expected(inputs), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["rnn-retroactive", "linear-retroactive"])
+def test_lengths_are_brought_to_the_device_once_for_both_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[Any] = []
+    move = Tensor.to
+
+    def moved(tensor: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        if tensor.dtype == torch.int64 and arguments == (torch.device("cpu"),):
+            copies.append(options)
+        return move(tensor, *arguments, **options)
+
+    monkeypatch.setattr(Tensor, "to", moved)
+    run(replace(VARIANTS[name], steps=2, lengths=(2, 1)), "triton")
+    assert copies == [{"non_blocking": True}]
+
+
+def test_the_operator_refuses_lengths_that_nobody_has_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(VARIANTS["rnn-retroactive"], steps=2, lengths=(2, 1))
+    _, (operator, arguments), _ = operator_calls(case, "triton", monkeypatch)
+    for lengths in ([3, 0], [0, -1]):
+        with pytest.raises(RuntimeError, match=r"lengths must lie from 0 to 2; got"):
+            operator(*changed(arguments, LENGTHS, lambda tensor, values=lengths: torch.tensor(values)))
+
+
+def test_a_layer_too_wide_for_a_program_is_refused_by_its_argument() -> None:
+    wide = torch.zeros(1, (1 << 20) + 1)
+    with pytest.raises(RuntimeError, match=r"weight must have at most 1048576 rows per gate and columns; got 1048577"):
+        PF.plastic_linear_step(wide, None, wide, wide, torch.tensor(0.1), backend="triton")
+
+
 @pytest.mark.parametrize("name", ["rnn-simple", "lstm-recurrent", "linear-retroactive"])
 def test_steps_equal_the_reference_with_and_without_gradients(form: str, name: str) -> None:
     case = replace(VARIANTS[name], steps=2, lengths=None)
@@ -169,7 +277,7 @@ def changed(arguments: tuple[Any, ...], place: int, change: Callable[[Tensor], T
     return (*arguments[:place], change(arguments[place]), *arguments[place + 1 :])
 
 
-DRIVE, WEIGHT = 0, 6
+DRIVE, WEIGHT, LENGTHS = 0, 6, 15
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import backends
 from ..backends import FUSED
-from ..checks import without_autocast
+from ..checks import lengths_on, without_autocast
 from ..network import KINDS, Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 from . import fakes
@@ -202,6 +202,9 @@ def sequence(
     checkpoint_every: int | None,
 ) -> tuple[Tensor, State]:
     """All steps in one call; arguments checked by :mod:`plastikern.functional`."""
+    # Once for both passes. Compiled code leaves them where they are, for the operators to check their values.
+    if lengths is not None and FUSED[backend].device_lengths and not torch.compiler.is_compiling():
+        lengths = lengths_on(lengths, inputs.drive.device)
     operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
     numbers, clip = codes(network), network.plasticity.clip
     if not _differentiated(operands):
@@ -368,7 +371,8 @@ def _before(operands: Operands, kept: Kept, options: Options, lengths: Tensor | 
     if lengths is None:
         return operands.features
     # What lies beyond an element's end, be it NaN, must not reach a gradient.
-    lengths = lengths.to(operands.features.device)
+    if lengths.device != operands.features.device:
+        lengths = lengths_on(lengths, operands.features.device)
     steps = torch.arange(operands.features.shape[time], device=operands.features.device).view(
         (1, -1) if time else (-1, 1)
     )

@@ -8,7 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..checks import HALF
+from ..checks import HALF, lengths_on
 from ..network import KINDS, State
 from ..ops.fakes import Sizes, sizes_of
 from ..plasticity import (
@@ -26,6 +26,8 @@ CODES = (
     MODULATOR_NONLINEARITIES,
 )  # fmt: skip
 """What the numbers of an operator's ``codes`` stand for, in their order."""
+MAX_NEURONS = tl.TRITON_MAX_TENSOR_NUMEL
+"""What a program of Triton can hold at once."""
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -81,12 +83,15 @@ class Call:
         require(posts > 0 and pres > 0, f"{name} must have at least one neuron")
         # Inside a matrix, kernels count with 32 bits.
         require(posts * pres < 1 << 31, f"weight must have fewer than 2^31 values per gate; got {posts} x {pres}")
+        most = max(posts, pres)
+        require(most <= MAX_NEURONS, f"weight must have at most {MAX_NEURONS} rows per gate and columns; got {most}")
         require(alpha.dtype in TYPES, f"alpha must be float32 or float64; got {alpha.dtype}")
 
         def over_time(size: int) -> tuple[int, ...]:
             return (batch, size) if is_step else self.sizes.over_time(size)
 
-        width, like, low = posts * gates, alpha, (alpha.dtype, *HALF)
+        self.like = like = alpha
+        width, low = posts * gates, (alpha.dtype, *HALF)
         coefficients = ((), (posts,), (posts, pres))
         check(name, activities, over_time(width if name == "drive" else posts), like=like, dtypes=low)
         check("features", features, over_time(pres), like=like, dtypes=low)
@@ -103,8 +108,7 @@ class Call:
         check("modulator_weight", modulator_weight, (posts,), like=like)
         check("modulator_bias", modulator_bias, (), like=like)
         check("modulated", modulated, (posts,), like=like, dtypes=(torch.bool,))
-        lengths = None if lengths is None else lengths.to(like.device)  # they come on the CPU
-        check("lengths", lengths, (batch,), like=like, dtypes=(torch.int64,))
+        lengths = self.checked(lengths)
         require((modulator_weight is None) == (modulator_bias is None), "a modulator has weight and bias")
         require(rate is not None or modulator_weight is not None, "rate must be a tensor without a modulator")
         require(modulator_weight is not None or rate_scale is None, "rate_scale needs a modulator")
@@ -114,11 +118,10 @@ class Call:
         require(kind == "lstm" or cell is None, "cell is for an LSTM")
         require(kind != "linear" or hidden is None, "hidden is for a recurrent network")
 
-        self.like = like
         self.options = Options(
-            kind, rule, constraint, nonlinearity, post, retroactive, modulator_weight is not None, modulator_input,
-            modulator_nonlinearity, float(clip), posts, pres, dims(alpha), dims(rate), dims(rate_scale),
-            dims(eligibility_rate), TYPES[alpha.dtype],
+            kind, rule, constraint, nonlinearity, post, retroactive, modulated is not None,
+            modulator_weight is not None, modulator_input, modulator_nonlinearity, float(clip), posts, pres,
+            dims(alpha), dims(rate), dims(rate_scale), dims(eligibility_rate), TYPES[alpha.dtype],
         )  # fmt: skip
         self.inputs = Inputs(
             self.layout(activities) if name == "drive" else None, self.layout(features), self.layout(clamp),
@@ -132,15 +135,28 @@ class Call:
             )
         ))  # fmt: skip
 
+    def checked(self, lengths: Tensor | None) -> Tensor | None:
+        """On the device. Those that come from the CPU are checked; :mod:`plastikern.functional` checked the others."""
+        if lengths is None:
+            return None
+        if lengths.is_cpu:
+            steps = self.sizes.steps
+            low, high = (int(bound) for bound in lengths.aminmax()) if lengths.numel() else (0, 0)
+            require(0 <= low <= high <= steps, f"lengths must lie from 0 to {steps}; got {low} to {high}")
+        if lengths.device != self.like.device:
+            lengths = lengths_on(lengths, self.like.device)
+        check("lengths", lengths, (self.sizes.batch,), like=self.like, dtypes=(torch.int64,))
+        return lengths
+
     def layout(self, tensor: Tensor | None) -> Sequence | None:
         """A tensor with values for every step of every element: (B, size) of a step, (T, B, size) or (B, T, size)."""
         if tensor is None:
             return None
         tensor = tensor.contiguous()
         if tensor.dim() == 2:
-            return Sequence(tensor, 0, tensor.shape[-1])
+            return Sequence(tensor, 0, -tensor.shape[-1])
         time, element = tensor.stride()[:2][:: -1 if self.sizes.batch_first else 1]
-        return Sequence(tensor, time, element)
+        return Sequence(tensor, -time, -element)
 
     def activities(self, output: Tensor, history: Tensor | None, modulators: Tensor | None) -> Activities:
         """What a forward pass leaves, as kernels take it."""

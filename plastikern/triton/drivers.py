@@ -61,9 +61,9 @@ def forward_by_steps(
     # The steps need them of each other: where they are not kept, the row of one step does.
     if lstm and activities.history is None:
         width = (6 if options.post == "recurrent" else 5) * size.posts
-        activities = activities._replace(history=Sequence(call.new(size.batch, width), 0, width))
+        activities = activities._replace(history=Sequence(call.new(size.batch, width), 0, -width))
     if options.modulated and activities.modulators is None:
-        activities = activities._replace(modulators=Sequence(call.new(size.batch), 0, 1))
+        activities = activities._replace(modulators=Sequence(call.new(size.batch), 0, -1))
     sums = call.new(4 if lstm else 1, size.batch, size.posts)
     graphs.run(
         forward_steps, call.inputs, call.first, call.parameters, activities, last, checkpoints, sums, size, options,

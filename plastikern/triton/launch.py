@@ -22,12 +22,15 @@ An LSTM, with four weights a synapse, takes half of it: else registers would be 
 BYTES_PER_THREAD = 64
 MAX_WARPS = 16
 AUTOTUNE = "PLASTIKERN_AUTOTUNE"
+COMPILER = {"enable_fp_fusion": True}
+"""Options of every kernel. Releases of Triton have different defaults, and an environment variable changes those."""
 
 
 class Launch(NamedTuple):
     """One launch with everything that it is compiled for."""
 
     kernel: Any
+    grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     warps: int
@@ -94,16 +97,20 @@ def launch(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: Options, tunable: bool = False,
     warps: int = MAX_WARPS, **blocks: int,
 ) -> None:  # fmt: skip
-    """Run a kernel with at most so many ``warps``; ``tunable``: it may be run more than once to time it."""
+    """Run a kernel with at most so many ``warps``; ``tunable``: it may be run more than once to time it.
+
+    The number of warps decides the order of sums. So it follows from the options alone, and a call gives the same bits
+    in every process; it is only timed where the environment asks for that.
+    """
     warps = warps_of(options, blocks, warps)
     constants = {"network": options, **blocks}
     candidates = warp_candidates(warps) if tunable else (warps,)
     if (record := _record.get()) is not None:
-        record += [Launch(kernel, arguments, constants, candidate) for candidate in candidates]
-    elif not tunable or triton.knobs.runtime.interpret or os.environ.get(AUTOTUNE) == "0":
-        kernel[grid](*arguments, **constants, num_warps=warps)
+        record += [Launch(kernel, grid, arguments, constants, candidate) for candidate in candidates]
+    elif tunable and os.environ.get(AUTOTUNE) == "1" and not triton.knobs.runtime.interpret:
+        _tuned(kernel, candidates)[grid](*arguments, **constants, **COMPILER)
     else:
-        _tuned(kernel, candidates)[grid](*arguments, **constants)
+        kernel[grid](*arguments, **constants, num_warps=warps, **COMPILER)
 
 
 def warp_candidates(warps: int) -> tuple[int, ...]:

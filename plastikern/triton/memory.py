@@ -16,6 +16,17 @@ def tile_at(first_row, first_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, 
 
 
 @triton.jit
+def rows_and_element(ROWS: tl.constexpr, network: tl.constexpr):
+    """The first row of a program that takes ``ROWS`` of one element, the number of the program in it, the element.
+
+    Programs lie along the first axis of the grid, rows first: devices limit the other two to 65,535.
+    """
+    PROGRAMS: tl.constexpr = (network.posts + ROWS - 1) // ROWS
+    program = tl.program_id(0) % PROGRAMS
+    return program * ROWS, program, (tl.program_id(0) // PROGRAMS).to(tl.int64)
+
+
+@triton.jit
 def length_of(b, inputs, steps):
     length = steps.to(tl.int64)
     if inputs.lengths is not None:
@@ -26,7 +37,7 @@ def length_of(b, inputs, steps):
 @triton.jit
 def at(sequence, t, b):
     # t and b have 64 bits: a tensor of activities may hold more than 2^31 values.
-    return sequence.data + t * sequence.step + b * sequence.element
+    return sequence.data + t * -sequence.minus_step + b * -sequence.minus_element
 
 
 @triton.jit
@@ -125,11 +136,14 @@ def rate_in_force(modulator, tile, parameters, network: tl.constexpr):
 
 @triton.jit
 def fading_of(tile, parameters, network: tl.constexpr):
-    """The eligibility's rate, and which neurons have eligibility traces; None is all."""
-    fading, eligible = None, None
+    """The eligibility's rate and, if only some neurons have eligibility traces, which (R, 1); else zeros.
+
+    Triton before 3.7 cannot return None.
+    """
+    fading, eligible = tl.zeros([1, 1], network.dtype), tl.zeros([1, 1], tl.int1)
     if network.retroactive:
         fading = coefficient(parameters.eligibility_rate, network.fading, tile, network)
-        if parameters.modulated is not None:
+        if network.half_eligible:
             eligible = (tl.load(parameters.modulated + tile.rows, tile.rows < network.posts, 0) != 0)[:, None]
     return fading, eligible
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .memory import advance, length_of, load_kept, load_traces, store_kept, tile_at
+from .memory import advance, length_of, load_kept, load_traces, rows_and_element, store_kept, tile_at
 
 
 @triton.jit
@@ -46,8 +46,8 @@ def plastic_recompute(
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """A segment of every element, rows by rows."""
-    b = tl.program_id(1).to(tl.int64)
-    tile = tile_at(tl.program_id(0) * ROWS, 0, ROWS, COLUMNS, network)
+    first_row, _, b = rows_and_element(ROWS, network)
+    tile = tile_at(first_row, 0, ROWS, COLUMNS, network)
     start = start.to(tl.int64)
     end = tl.minimum(start + every, length_of(b, inputs, steps))
     recompute_segment(

@@ -92,12 +92,12 @@ def constrained_adjoint(trace, change, rate, grad, network: tl.constexpr):
 
 @triton.jit
 def next_traces(trace, eligibility, pre, post, rate, fading, eligible, network: tl.constexpr):
-    """The traces after a step. ``eligible`` (R, 1): neurons with eligibility traces; None is all."""
+    """The traces after a step. ``eligible`` (R, 1): neurons with eligibility traces, where not all have them."""
     product = increment(trace, pre, post, network)
     change = rate * product
     if network.retroactive:
         gated, faded = rate * eligibility, (1 - fading) * eligibility + fading * product
-        if eligible is not None:
+        if network.half_eligible:
             gated, faded = tl.where(eligible, gated, change), tl.where(eligible, faded, eligibility)
         change, eligibility = gated, faded
     return constrained(trace, change, rate, network), eligibility
@@ -113,7 +113,7 @@ def next_adjoint(
     source, grad_fading = product, grad_trace
     if network.retroactive:
         source = eligibility
-        if eligible is not None:
+        if network.half_eligible:
             source = tl.where(eligible, eligibility, product)
         change = rate * source
     grad_trace, grad_change, grad_rate = constrained_adjoint(trace, change, rate, grad_trace, network)
@@ -122,7 +122,7 @@ def next_adjoint(
     if network.retroactive:
         gated = grad_product + (1 - fading) * grad_eligibility
         faded, grad_fading = fading * grad_eligibility, grad_eligibility * (product - eligibility)
-        if eligible is not None:
+        if network.half_eligible:
             faded, gated = tl.where(eligible, faded, grad_product), tl.where(eligible, gated, grad_eligibility)
             grad_fading = tl.where(eligible, grad_fading, 0.0)
         grad_product, grad_eligibility = faded, gated

@@ -28,7 +28,7 @@ def forward_steps(
     if options.rowwise:
         for t in range(size.steps):
             launch(
-                plastic_step_forward, (programs, size.batch),
+                plastic_step_forward, (programs * size.batch,),
                 (
                     inputs, first, first if t == 0 else last, parameters, activities, last, checkpoints, t, size.steps,
                     size.batch, every,
@@ -39,7 +39,7 @@ def forward_steps(
     for k in range(size.steps + 1):
         before = first if k <= 1 else last
         launch(
-            plastic_step_synapses_forward, (programs, size.batch),
+            plastic_step_synapses_forward, (programs * size.batch,),
             (
                 inputs, first, before, parameters, activities, last, checkpoints, sums, k, size.steps, size.batch,
                 every,
@@ -66,7 +66,7 @@ def backward_steps(
         start, inside = (k - 1) // every * every, (k - 1) % every
         if k > 0 and inside > 0 and (k == size.steps or inside == every - 1):
             launch(
-                plastic_recompute, (programs, size.batch),
+                plastic_recompute, (programs * size.batch,),
                 (inputs, first, parameters, activities, checkpoints, segment, start, size.steps, size.batch, every),
                 options, warps=FEW_WARPS, ROWS=rows, COLUMNS=columns,
             )  # fmt: skip
@@ -78,7 +78,7 @@ def backward_steps(
             assert checkpoints is not None
             before = kinds(checkpoints[start // every - 1])
         launch(
-            plastic_step_synapses_backward, (programs, size.batch),
+            plastic_step_synapses_backward, (programs * size.batch,),
             (
                 inputs, first, before, parameters, activities, grad_last, grads, grad_traces, waiting, k, size.steps,
                 size.batch,

@@ -14,11 +14,15 @@ Data = Any
 
 
 class Sequence(NamedTuple):
-    """A (T, B, N) tensor in either layout, by its distances of steps and of elements; neurons lie side by side."""
+    """A (T, B, N) tensor in either layout, by its distances of steps and of elements; neurons lie side by side.
+
+    The distances are negated. Triton makes a constant of an integer 1, and Triton 3.6 loses the constants of a tuple
+    inside a tuple: a distance can be 1, but never -1.
+    """
 
     data: Data
-    step: int
-    element: int
+    minus_step: int
+    minus_element: int
 
 
 class Inputs(NamedTuple):
@@ -91,6 +95,7 @@ class Options:
     nonlinearity: str
     post: str
     retroactive: bool
+    half_eligible: bool
     modulated: bool
     modulator_input: str
     modulator_nonlinearity: str

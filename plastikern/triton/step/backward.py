@@ -15,6 +15,7 @@ from ..memory import (
     modulator_of,
     post_of,
     pre_of,
+    rows_and_element,
     store_traces,
     tile_at,
 )
@@ -30,8 +31,9 @@ def plastic_step_synapses_backward(
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Unit k. ``before`` has the traces before step k - 1, where there is one; ``grad_traces`` are changed in place."""
-    program, b, k = tl.program_id(0), tl.program_id(1).to(tl.int64), k.to(tl.int64)
-    tile = tile_at(program * ROWS, 0, ROWS, COLUMNS, network)
+    first_row, program, b = rows_and_element(ROWS, network)
+    k = k.to(tl.int64)
+    tile = tile_at(first_row, 0, ROWS, COLUMNS, network)
     length = length_of(b, inputs, steps)
     there = tile.columns < network.pres
     part = program.to(tl.int64) * batch + b

@@ -13,6 +13,7 @@ from ..memory import (
     load_traces,
     load_vector,
     pre_of,
+    rows_and_element,
     store_kept,
     store_traces,
     tile_at,
@@ -28,8 +29,9 @@ def plastic_step_synapses_forward(
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Unit k. ``before`` has the traces before step k - 1; ``sums`` (1, B, O), of an LSTM (4, B, O), are written."""
-    b, k = tl.program_id(1).to(tl.int64), k.to(tl.int64)
-    tile = tile_at(tl.program_id(0) * ROWS, 0, ROWS, COLUMNS, network)
+    first_row, _, b = rows_and_element(ROWS, network)
+    k = k.to(tl.int64)
+    tile = tile_at(first_row, 0, ROWS, COLUMNS, network)
     length = length_of(b, inputs, steps)
     if k <= length:
         trace, eligibility = load_traces(before.trace, before.eligibility, b, tile, network)

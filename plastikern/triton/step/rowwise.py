@@ -13,6 +13,7 @@ from ..memory import (
     load_traces,
     pre_of,
     rate_in_force,
+    rows_and_element,
     store_kept,
     store_traces,
     tile_at,
@@ -29,8 +30,9 @@ def plastic_step_forward(
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POSTS: tl.constexpr,
 ):  # fmt: skip
     """Step t reads its traces, ``before``, once and writes them once. All programs of an element compute its M."""
-    program, b, t = tl.program_id(0), tl.program_id(1).to(tl.int64), t.to(tl.int64)
-    tile = tile_at(program * ROWS, 0, ROWS, COLUMNS, network)
+    first_row, program, b = rows_and_element(ROWS, network)
+    t = t.to(tl.int64)
+    tile = tile_at(first_row, 0, ROWS, COLUMNS, network)
     rows = tile.rows
     length = length_of(b, inputs, steps)
     hidden = load_first(first.hidden, b, rows, network.posts, network)
