@@ -6,11 +6,11 @@ import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from . import backends, library
+from . import backends, issue, library
 from .checks import check_positive
 from .devices import GPUS, Gpu
 from .network import Network
@@ -57,13 +57,53 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
     per_synapse = any(rate is not None and rate.dim() == 2 for rate in rates)
     layout = 2 if per_synapse else 1 if plasticity.alpha == "connection" else 0
     measures = [
-        *sizes, module._posts, module._pres, math.isqrt(max(steps - 1, 0)) + 1, layout,
+        *sizes, module._posts, module._pres, checkpoint_every(steps), layout,
         int(plasticity.modulation != "none"),
     ]  # fmt: skip
     scalar_bytes = 8 if next(module.parameters()).dtype == torch.float64 else 4
     device = [gpu.processors, gpu.shared_per_block, gpu.level_two]
     codes = list(fused.codes(network))
     return json.loads(torch.ops.plastikern.explain_cuda(codes, measures, scalar_bytes, backward, device))
+
+
+def checkpoint_every(steps: int) -> int:
+    """Steps between two checkpoints of the traces, where a call does not ask for another number."""
+    return math.isqrt(max(steps - 1, 0)) + 1
+
+
+class Calculated(NamedTuple):
+    """Calculated clocks of a whole pass: nobody has measured them.
+
+    Attributes:
+        model: what the plan's model makes of bytes, barriers and launches, by which plans are compared.
+        issue: what the compiled kernel must issue (:mod:`plastikern.issue`); None where its loops were not counted.
+    """
+
+    model: float
+    issue: float | None
+
+    @property
+    def clocks(self) -> float:
+        """The larger one."""
+        return max(self.model, self.issue or 0.0)
+
+    @property
+    def bound(self) -> str:
+        """Which one is the larger: ``model`` or ``issue``."""
+        return "model" if self.clocks == self.model else "issue"
+
+
+def calculated(found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gpu, direction: str) -> Calculated:
+    """The clocks of a pass, from its plan ``found``."""
+    kernel = issue.counts().get(f"sm_{gpu.capability}", {}).get(kernel_of(module, direction))
+    issued = None
+    if kernel is not None:
+        issued = issue.clocks(
+            found, kernel, pres=module._pres, steps=steps, checkpoint_every=checkpoint_every(steps),
+            processors=gpu.processors, gated=isinstance(module, (PlasticLSTM, PlasticLSTMCell)),
+            alpha=module.plasticity.alpha == "connection",
+        )  # fmt: skip
+    return Calculated(float(found["clocks_per_step"] * steps), issued)
 
 
 def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | torch.device | None = None) -> str:
@@ -100,7 +140,7 @@ def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | tor
     lines.append(f"code: {_code(gpu)}")
     for direction in ("forward", "backward"):
         found = plan(module, (steps, batch), gpu, direction == "backward")
-        lines += [f"{direction}:", *(f"    {line}" for line in _described(found, module, gpu, direction))]
+        lines += [f"{direction}:", *(f"    {line}" for line in _described(found, module, steps, gpu, direction))]
     return "\n".join(lines)
 
 
@@ -130,7 +170,17 @@ def gpu_of(device: str | torch.device | None) -> Gpu:
     )  # fmt: skip
 
 
-def _described(found: dict[str, Any], module: PlasticModule, gpu: Gpu, direction: str) -> list[str]:
+def _times(time: Calculated, gpu: Gpu) -> str:
+    issued = "not counted for this architecture" if time.issue is None else f"{time.issue:,.0f}"
+    larger = {"model": "the plan's model", "issue": "the instructions of the compiled kernel"}[time.bound]
+    microseconds = "" if math.isnan(gpu.clock) else f", {time.clocks / gpu.clock * 1e6:,.0f} us"
+    return (
+        f"calculated clocks: {time.clocks:,.0f}{microseconds}, by {larger} (model {time.model:,.0f}, "
+        f"instructions {issued})"
+    )
+
+
+def _described(found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gpu, direction: str) -> list[str]:
     per = found["blocks_per_element"]
     reasons = {
         "resident": "one block has an element to itself: no barrier between blocks",
@@ -152,6 +202,6 @@ def _described(found: dict[str, Any], module: PlasticModule, gpu: Gpu, direction
         f"scratch: {found['scratch_bytes']:,} bytes",
         f"moved between chip and memory: {found['memory_bytes']:,} bytes"
         + ("" if math.isnan(gpu.bandwidth) else f", {found['memory_bytes'] / gpu.bandwidth * 1e6:,.0f} us at the peak"),
-        f"calculated clocks a step: {found['clocks_per_step']:,}",
+        _times(calculated(found, module, steps, gpu, direction), gpu),
     ]
     return lines

@@ -88,7 +88,8 @@ def test_the_explanation_says_kernel_launches_bytes_and_reason() -> None:
     text = plastikern.explain(rnn(100), batch=30, steps=200, device="H100")
     for part in ("PlasticRNN on H100, 200 steps of 30 elements (calculated, not measured)", "forward:", "backward:",
                  "kernel: forward hebb clip float, resident", "launches: 1 of 30 blocks", "shared memory:",
-                 "registers:", "scratch:", "moved between chip and memory:"):  # fmt: skip
+                 "registers:", "scratch:", "moved between chip and memory:",
+                 "calculated clocks:", " us, by the instructions of the compiled kernel (model "):  # fmt: skip
         assert part in text
     layers = PlasticLSTM(10, 20, num_layers=2, plasticity=Plasticity(), dtype=torch.float64)
     text = plastikern.explain(layers, 3, 5, "A100")

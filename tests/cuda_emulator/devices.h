@@ -29,6 +29,8 @@ constexpr Device kDevices[] = {
     {"L4", 8, 9, 58, 99 * kKiB, 100 * kKiB, 65536, 1536, 24, 48 * kMiB},
     // NVIDIA H100 Tensor Core GPU Architecture (SXM5)
     {"H100", 9, 0, 132, 227 * kKiB, 228 * kKiB, 65536, 2048, 32, 50 * kMiB},
+    // NVIDIA H200 Tensor Core GPU datasheet (SXM): the processors of the H100
+    {"H200", 9, 0, 132, 227 * kKiB, 228 * kKiB, 65536, 2048, 32, 50 * kMiB},
     // CUDA Blackwell Tuning Guide (L2: 126 MB)
     {"B200", 10, 0, 148, 227 * kKiB, 228 * kKiB, 65536, 2048, 32, 126 * kMiB},
     // NVIDIA RTX Blackwell GPU Architecture (GB202)
