@@ -162,9 +162,12 @@ class Call {
         STD_TORCH_CHECK(retroactive() || !modulated.has_value(), "modulated is for retroactive modulation");
         check<Device>("clamp", clamp_, sequence_shape(is_step, posts_), ScalarType::Bool);
         if (!lengths_.has_value()) return;
-        STD_TORCH_CHECK(lengths_->is_cpu() && lengths_->scalar_type() == ScalarType::Long && lengths_->dim() == 1 &&
-                            lengths_->size(0) == batch_,
+        const bool there = Device::has(*lengths_) && lengths_->get_device_index() == activities.get_device_index();
+        STD_TORCH_CHECK((lengths_->is_cpu() || there) && lengths_->scalar_type() == ScalarType::Long &&
+                            lengths_->dim() == 1 && lengths_->size(0) == batch_,
                         "lengths must be int64 numbers on the cpu, one for each of ", batch_, " elements");
+        // The caller has checked what it has brought there.
+        if (!lengths_->is_cpu()) return;
         for (int64_t b = 0; b < batch_; ++b) {
             const int64_t length = pointer<int64_t>(lengths_)[b];
             STD_TORCH_CHECK(length >= 0 && length <= steps_, "lengths must lie from 0 to ", steps_, "; got ", length);

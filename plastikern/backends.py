@@ -148,7 +148,7 @@ def _triton_operators() -> str:
 
 FUSED: dict[str, Fused] = {
     "cpu": Fused("cpu", "fused C++", _no_native_library, library.operators, reverses=True, advances=True),
-    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators, _no_cuda_code),
+    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators, _no_cuda_code, device_lengths=True),
     "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators, device_lengths=True),
 }
 """In the order of preference where several serve a device."""

@@ -51,8 +51,9 @@ int most_threads() {
 }
 
 int device_attribute(int attribute) {
-    int value = -1;
-    cudaError_t error = cudaDeviceGetAttribute(&value, static_cast<cudaDeviceAttr>(attribute), 0);
+    int value = -1, device = -1;
+    cudaGetDevice(&device);
+    cudaError_t error = cudaDeviceGetAttribute(&value, static_cast<cudaDeviceAttr>(attribute), device);
     return error == cudaSuccess ? value : -static_cast<int>(error);
 }
 
