@@ -171,6 +171,7 @@ class Launch(ctypes.Structure):
         ("block_barriers", ctypes.c_uint64),
         ("warp_operations", ctypes.c_uint64),
         ("sleeps", ctypes.c_uint64),
+        ("closest_atomics", ctypes.c_uint64),
         ("cooperative", ctypes.c_int),
         ("error", ctypes.c_int),
     ]

@@ -2,7 +2,6 @@
 #include "cuda_emulator.h"
 
 #include <algorithm>
-#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
@@ -41,11 +40,19 @@ struct Runtime {
 
 Runtime runtime;
 
+UNSEEN void note_atomic(uintptr_t address) {
+    for (int i = 0; i < running.atomic_count; ++i) {
+        if (running.atomics[i] == address) return;
+    }
+    if (running.atomic_count < 64) running.atomics[running.atomic_count++] = address;
+}
+
 uint64_t closest_atomics() {
     uint64_t closest = 0;
-    for (auto one = running.atomics.begin(); one != running.atomics.end(); ++one) {
-        const auto next = std::next(one);
-        if (next != running.atomics.end() && (closest == 0 || *next - *one < closest)) closest = *next - *one;
+    std::sort(running.atomics, running.atomics + running.atomic_count);
+    for (int i = 1; i < running.atomic_count; ++i) {
+        const uint64_t distance = running.atomics[i] - running.atomics[i - 1];
+        if (closest == 0 || distance < closest) closest = distance;
     }
     return closest;
 }
@@ -199,7 +206,7 @@ __attribute__((noinline)) unsigned add(unsigned* address, unsigned value, bool r
 
 UNSEEN unsigned atomicAdd(unsigned* address, unsigned value) {
     if (value) running.idle_sleeps = 0;
-    running.atomics.insert(reinterpret_cast<uintptr_t>(address));
+    note_atomic(reinterpret_cast<uintptr_t>(address));
     current->last_atomic = address;
     return add(address, value, current->fenced);
 }

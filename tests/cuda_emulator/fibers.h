@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <deque>
 #include <new>
-#include <set>
 
 #include "cuda_emulator.h"
 
@@ -121,7 +120,9 @@ struct Launch {
     uint64_t idle_sleeps, block_barriers, warp_operations, sleeps;
     const char* failure;
     bool cancelled;
-    std::set<uintptr_t> atomics;  // addresses
+    // Addresses of atomic operations, the first ones: a plain array, which the race detector does not look into.
+    uintptr_t atomics[64];
+    int atomic_count;
 };
 
 Launch running;
