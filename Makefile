@@ -4,12 +4,14 @@
 #   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
 #   make test-cuda-build  from Python to the launch under CUDA builds of torch, with a stand-in for the card (11 GB)
 #   make check-wheel  builds sdist and wheel, installs them in clean environments with two releases of torch (5 GB)
+#   make check-triton  compiles and interprets the Triton kernels under every release of Triton that a PyTorch brings (1 GB)
 #   make lint     what must be clean before a commit (make format: lets the formatters do their part)
 #   make docs     the documentation site, into build/site, warnings as errors
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OTHER_TORCH ?= torch==2.14.1
 CUDA_TORCHES ?= 2.11.0 2.14.1
+TRITONS ?= 3.6.0 3.7.0 3.7.1 3.8.0 3.9.0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
 export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),9.0+PTX)
 
-.PHONY: demo test test-all test-cuda-build sanitize lint format docs wheel check-wheel clean
+.PHONY: demo test test-all test-cuda-build sanitize lint format docs wheel check-wheel check-triton clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -67,6 +69,9 @@ wheel: $(VENV)/.dev
 
 check-wheel: $(VENV)/.dev
 	PLASTIKERN_TORCHES="$(TORCH) $(OTHER_TORCH)" $(BIN)/python -m pytest tests/test_install.py
+
+check-triton: $(VENV)/.dev
+	PLASTIKERN_TRITONS="$(TRITONS)" $(BIN)/python -m pytest tests/test_triton_releases.py
 
 clean:
 	rm -rf build dist *.egg-info plastikern/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev

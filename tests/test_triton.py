@@ -24,6 +24,19 @@ from plastikern import Plasticity, backends
 from plastikern.network import Network
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="the package triton is not installed")
+
+
+def no_interpreter() -> str | None:
+    """Why Triton's interpreter cannot run kernels here."""
+    if find_spec("triton") is None:
+        return "the package triton is not installed"
+    versions = backends._triton_version() or "", metadata.version("numpy")
+    triton, numpy = (tuple(map(int, re.findall(r"\d+", version)[:2])) for version in versions)
+    # It makes integers of arrays of one value.
+    return "the interpreter of Triton 3.6 needs numpy below 2.4" if () < triton < (3, 7) and numpy >= (2, 4) else None
+
+
+needs_interpreter = pytest.mark.skipif(no_interpreter() is not None, reason=str(no_interpreter()))
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 TESTS = Path(__file__).parent
 
@@ -35,12 +48,12 @@ def interpreted(*arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
-@needs_triton
+@needs_interpreter
 def test_kernels_under_the_interpreter_equal_the_reference() -> None:
     interpreted("-m", "not slow")
 
 
-@needs_triton
+@needs_interpreter
 @pytest.mark.slow
 def test_kernels_under_the_interpreter_equal_the_reference_in_all_combinations() -> None:
     interpreted("-m", "slow")
@@ -277,7 +290,8 @@ def test_default_configurations_spill_nothing_but_a_few_values_on_one_target() -
     ]
     # What docs/kernels-triton.md says of 128 neurons with eligibility traces.
     assert {(line.network, line.kernel, target) for line, target, _ in spilled} == {
-        (network, "`plastic_sequence_forward`", "sm_120") for network in ("rnn, retroactive", "lstm, retroactive")
+        ("rnn, retroactive", "`plastic_sequence_forward`", "sm_100"),
+        ("lstm, retroactive", "`plastic_sequence_forward`", "sm_120"),
     }
     assert all(int(re.findall(r"\((\d+) spilled", cell)[0]) <= 24 for _, _, cell in spilled)
 

@@ -35,6 +35,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cases
 from test_compile import check_compiled, check_operators, operator_calls
+from test_triton import no_interpreter
 from tolerances import FP64, FP64_ROUNDING, fp32
 from torch import Tensor
 
@@ -44,7 +45,8 @@ from plastikern.plasticity import GRANULARITIES
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
-pytest.importorskip("triton")
+if (reason := no_interpreter()) is not None:
+    pytest.skip(reason, allow_module_level=True)
 
 import triton
 import triton.language as tl

@@ -19,7 +19,7 @@ from ..plasticity import (
     POSTS,
     RULES,
 )
-from .vocabulary import Activities, Inputs, Options, Parameters, Sequence, dims
+from .vocabulary import ABSENT, Activities, Inputs, Options, Parameters, Sequence, dims, sequence_of
 
 CODES = (
     KINDS, RULES, CONSTRAINTS, LINEAR_NONLINEARITIES, POSTS, ("simple", "retroactive"), MODULATOR_INPUTS,
@@ -124,7 +124,7 @@ class Call:
             dims(alpha), dims(rate), dims(rate_scale), dims(eligibility_rate), TYPES[alpha.dtype],
         )  # fmt: skip
         self.inputs = Inputs(
-            self.layout(activities) if name == "drive" else None, self.layout(features), self.layout(clamp),
+            self.layout(activities if name == "drive" else None), self.layout(features), self.layout(clamp),
             compact(lengths),
         )  # fmt: skip
         self.first = State(*(compact(tensor) for tensor in (hidden, cell, trace, eligibility)))
@@ -148,19 +148,19 @@ class Call:
         check("lengths", lengths, (self.sizes.batch,), like=self.like, dtypes=(torch.int64,))
         return lengths
 
-    def layout(self, tensor: Tensor | None) -> Sequence | None:
+    def layout(self, tensor: Tensor | None) -> Sequence:
         """A tensor with values for every step of every element: (B, size) of a step, (T, B, size) or (B, T, size)."""
         if tensor is None:
-            return None
+            return ABSENT
         tensor = tensor.contiguous()
         if tensor.dim() == 2:
-            return Sequence(tensor, 0, -tensor.shape[-1])
+            return sequence_of(tensor, 0, tensor.shape[-1])
         time, element = tensor.stride()[:2][:: -1 if self.sizes.batch_first else 1]
-        return Sequence(tensor, -time, -element)
+        return sequence_of(tensor, time, element)
 
     def activities(self, output: Tensor, history: Tensor | None, modulators: Tensor | None) -> Activities:
         """What a forward pass leaves, as kernels take it."""
-        return Activities(self.layout(output), self.layout(history), self.layout(modulators))  # type: ignore[arg-type]
+        return Activities(self.layout(output), self.layout(history), self.layout(modulators))
 
     def new(self, *shape: int) -> Tensor:
         """Scratch."""

@@ -15,7 +15,7 @@ from .launch import backward_warps, block, chunks, launch, resident, rows_of_ste
 from .sequence.backward import plastic_sequence_backward
 from .sequence.forward import plastic_sequence_forward
 from .steps import backward_steps, forward_steps
-from .vocabulary import Activities, Gradients, Sequence, Waiting, kinds
+from .vocabulary import Activities, Gradients, Waiting, kinds, sequence_of
 
 ALPHA_TILE = (16, 64)
 ALPHA_PROGRAMS = 1024
@@ -59,11 +59,11 @@ def forward_by_steps(
     size, options = call.sizes, call.options
     lstm = options.kind == "lstm"
     # The steps need them of each other: where they are not kept, the row of one step does.
-    if lstm and activities.history is None:
+    if lstm and activities.history.data is None:
         width = (6 if options.post == "recurrent" else 5) * size.posts
-        activities = activities._replace(history=Sequence(call.new(size.batch, width), 0, -width))
-    if options.modulated and activities.modulators is None:
-        activities = activities._replace(modulators=Sequence(call.new(size.batch), 0, -1))
+        activities = activities._replace(history=sequence_of(call.new(size.batch, width), 0, width))
+    if options.modulated and activities.modulators.data is None:
+        activities = activities._replace(modulators=sequence_of(call.new(size.batch), 0, 1))
     sums = call.new(4 if lstm else 1, size.batch, size.posts)
     graphs.run(
         forward_steps, call.inputs, call.first, call.parameters, activities, last, checkpoints, sums, size, options,
@@ -95,8 +95,8 @@ def backward(
     if options.retroactive:
         fadings = by_synapses(size.traces) if options.fading == 2 else call.new(*by_steps)
     grads = Gradients(
-        call.layout(upstream[0]), call.layout(drive), call.layout(total), call.layout(features),  # type: ignore[arg-type]
-        None if modulator is None else call.layout(modulator.unsqueeze(-1)),
+        call.layout(upstream[0]), call.layout(drive), call.layout(total), call.layout(features),
+        call.layout(None if modulator is None else modulator.unsqueeze(-1)),
         rates if per_connection else call.layout(rates), scales,
         fadings if options.fading == 2 else call.layout(fadings),
     )  # fmt: skip
@@ -176,7 +176,7 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
     """In parts (P, O, I)."""
     size, options = call.sizes, call.options
     grad_sum = grads.sum
-    if grad_sum is None:
+    if grad_sum.data is None:
         grad_sum = grads.drive
         if options.kind == "lstm":
             grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.posts, size.posts))

@@ -37,7 +37,12 @@ def length_of(b, inputs, steps):
 @triton.jit
 def at(sequence, t, b):
     # t and b have 64 bits: a tensor of activities may hold more than 2^31 values.
-    return sequence.data + t * -sequence.minus_step + b * -sequence.minus_element
+    return sequence.data + t * distance(sequence.step) + b * distance(sequence.element)
+
+
+@triton.jit
+def distance(given):
+    return 1 if given is None else given
 
 
 @triton.jit

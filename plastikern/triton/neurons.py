@@ -108,7 +108,7 @@ def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network:
             post = cell
         else:
             post = active
-        if activities.history is not None:
+        if activities.history.data is not None:
             store_vector(activities.history, t, b, rows, input_gate, network, 0)
             store_vector(activities.history, t, b, rows, forget_gate, network, 1)
             store_vector(activities.history, t, b, rows, candidate, network, 2)
@@ -119,7 +119,7 @@ def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network:
     else:
         driven = load_vector(drive, rows, network.posts, network)
         active = activity(driven + total, here, tl.constexpr(network.nonlinearity))
-        if inputs.clamp is not None:
+        if inputs.clamp.data is not None:
             active = tl.where(tl.load(at(inputs.clamp, t, b) + rows, here, 0) != 0, driven, active)
         active = tl.where(here, active, 0.0)
         post = active
@@ -143,7 +143,7 @@ def modulator_forward(t, b, rows, before, active, cell, parameters, activities, 
         weight = load_vector(parameters.modulator_weight, rows, network.posts, network)
         bias = tl.load(parameters.modulator_bias).to(network.dtype)
         modulator += activity(tl.sum(weight * source, 0) + bias, None, tl.constexpr(network.modulator_nonlinearity))
-        if activities.modulators is not None:
+        if activities.modulators.data is not None:
             if first:
                 tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), modulator)
     return modulator
@@ -163,7 +163,7 @@ def neurons_backward(
     here = rows < network.posts
     active = load_vector(at(activities.output, t, b), rows, network.posts, network)
     grad_before = tl.zeros(rows.shape, network.dtype)
-    if grads.output is not None:
+    if grads.output.data is not None:
         grad_hidden += load_vector(at(grads.output, t, b), rows, network.posts, network)
     if network.modulated:
         modulator = tl.load(at(activities.modulators, t, b) + tl.arange(0, 1))
@@ -208,11 +208,11 @@ def neurons_backward(
         grad_hidden += grad_post
         grad_total = activity_adjoint(active, grad_hidden, tl.constexpr(network.nonlinearity))
         grad_drive = grad_total
-        if inputs.clamp is not None:
+        if inputs.clamp.data is not None:
             clamped = tl.load(at(inputs.clamp, t, b) + rows, here, 0) != 0
             grad_total, grad_drive = tl.where(clamped, 0.0, grad_total), tl.where(clamped, grad_hidden, grad_total)
         store_vector(grads.drive, t, b, rows, grad_drive, network)
         gates = grad_total, grad_total, grad_total
-    if grads.sum is not None:
+    if grads.sum.data is not None:
         store_vector(grads.sum, t, b, rows, grad_total, network)
     return grad_total, gates, grad_cell, grad_before

@@ -16,21 +16,29 @@ Data = Any
 class Sequence(NamedTuple):
     """A (T, B, N) tensor in either layout, by its distances of steps and of elements; neurons lie side by side.
 
-    The distances are negated. Triton makes a constant of an integer 1, and Triton 3.6 loses the constants of a tuple
-    inside a tuple: a distance can be 1, but never -1.
+    A distance of 1 is None. Triton makes a constant of an integer 1, and Triton 3.6 loses the constants of a tuple
+    inside a tuple: None arrives. Nor can it compare such a tuple with None: a tensor that is missing is ``ABSENT``.
     """
 
     data: Data
-    minus_step: int
-    minus_element: int
+    step: int | None
+    element: int | None
+
+
+ABSENT = Sequence(None, None, None)
+
+
+def sequence_of(data: Data, step: int, element: int) -> Sequence:
+    """A tensor with these distances."""
+    return Sequence(data, *(None if distance == 1 else distance for distance in (step, element)))
 
 
 class Inputs(NamedTuple):
     """What a sequence is given: ``drive`` (T, B, O), of an LSTM (T, B, 4 O); ``features`` (T, B, I) of a layer."""
 
-    drive: Sequence | None
-    features: Sequence | None
-    clamp: Sequence | None
+    drive: Sequence
+    features: Sequence
+    clamp: Sequence
     lengths: Data
 
 
@@ -52,8 +60,8 @@ class Activities(NamedTuple):
     nonlinearity, its cell and, where that is the post, the candidate's recurrent sum."""
 
     output: Sequence
-    history: Sequence | None
-    modulators: Sequence | None
+    history: Sequence
+    modulators: Sequence
 
 
 class Gradients(NamedTuple):
@@ -63,11 +71,11 @@ class Gradients(NamedTuple):
     or, where rates are per connection, sums over the steps (B, O, I), as is ``rate_scale``.
     """
 
-    output: Sequence | None
+    output: Sequence
     drive: Sequence
-    sum: Sequence | None
-    features: Sequence | None
-    modulator: Sequence | None
+    sum: Sequence
+    features: Sequence
+    modulator: Sequence
     rate: Any
     rate_scale: Data
     fading: Any

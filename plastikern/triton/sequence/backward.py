@@ -89,7 +89,7 @@ def plastic_sequence_backward(
                 grad_pre += load_vector(by_change, tile.columns, network.pres, network)
                 there = tile.columns < network.pres
                 tl.store(by_both + tile.columns, grad_pre, there)
-                if grads.features is not None:
+                if grads.features.data is not None:
                     tl.store(at(grads.features, t, b) + tile.columns, grad_pre, there)
             if network.recurrent:
                 tl.debug_barrier()
@@ -113,9 +113,9 @@ def end_step_backward(t, b, rows, columns, grads, network: tl.constexpr):
         store_vector(grads.drive, t, b, rows, zero, network, 1)
         store_vector(grads.drive, t, b, rows, zero, network, 2)
         store_vector(grads.drive, t, b, rows, zero, network, 3)
-    if grads.sum is not None:
+    if grads.sum.data is not None:
         store_vector(grads.sum, t, b, rows, zero, network)
-    if grads.features is not None:
+    if grads.features.data is not None:
         none = tl.zeros(columns.shape, network.dtype)
         tl.store(at(grads.features, t, b) + columns, none, columns < network.pres)
     if network.modulated:

@@ -85,10 +85,10 @@ def end_step(t, b, rows, activities, network: tl.constexpr):
     zero = tl.zeros(rows.shape, network.dtype)
     store_vector(activities.output, t, b, rows, zero, network)
     if network.kind == "lstm":
-        if activities.history is not None:
+        if activities.history.data is not None:
             store_vector(activities.history, t, b, rows, zero, network, 4)
     if network.modulated:
-        if activities.modulators is not None:
+        if activities.modulators.data is not None:
             tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), tl.zeros([1], network.dtype))
 
 

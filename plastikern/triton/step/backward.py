@@ -90,7 +90,7 @@ def plastic_step_neurons_backward(
             if network.recurrent:
                 grad_hidden += load_vector(waiting.total + b * network.pres, rows, network.posts, network)
             else:
-                if grads.features is not None:
+                if grads.features.data is not None:
                     grad_pre = load_vector(waiting.total + b * network.pres, columns, network.pres, network)
                     tl.store(at(grads.features, k, b) + columns, grad_pre, columns < network.pres)
         if k > 0:
