@@ -72,7 +72,7 @@ def _build(root: Path, choice: str) -> Path:
     torch = toolchain.find_torch()
     if torch is None:
         raise BuildError(f"the headers of {toolchain.TORCH_REQUIREMENT} are not installed")
-    nvcc = _choose_cuda(root, choice)
+    nvcc = choose_cuda(root, choice)
     try:
         return _make(root, compiler, torch, nvcc)
     except BuildError as error:
@@ -82,8 +82,8 @@ def _build(root: Path, choice: str) -> Path:
         return _make(root, compiler, torch, None)
 
 
-def _choose_cuda(root: Path, choice: str) -> Nvcc | None:
-    """nvcc where CUDA kernels are to be built with it."""
+def choose_cuda(root: Path, choice: str) -> Nvcc | None:
+    """nvcc where CUDA kernels are to be built with it; BuildError where `choice` is cuda and they cannot be."""
     if choice == "cpu":
         return None
     try:
@@ -101,11 +101,10 @@ def _choose_cuda(root: Path, choice: str) -> Nvcc | None:
 
 
 def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> Path:
-    units = _plan(root, compiler, torch, nvcc)
-    headers = [path.stat().st_mtime for ending in ("h", "cuh") for path in root.glob(f"csrc/**/*.{ending}")]
+    units = plan(root, compiler, torch, nvcc)
     # The sidecar of each object holds what made it, with the versions: a compiler or torch can change in place.
     origin = f"{compiler.version}, torch {torch.version}" + (f", {nvcc.version}" if nvcc else "")
-    newest = max(headers, default=0.0)
+    newest = newest_header(root)
     stale = [unit for unit in units if not _is_fresh(root, unit, origin, newest)]
     say(
         f"building native kernels with {compiler.version}, torch {torch.version}, "
@@ -130,7 +129,7 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
     return library
 
 
-def _plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> list[Unit]:
+def plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> list[Unit]:
     """Every compilation of the library. Kernels once per capability and scalar type, everything else once."""
     sources = sorted([*root.glob("csrc/*.cpp"), *root.glob("csrc/cpu/*.cpp")])
     # Plans are made, and explained, without CUDA too.
@@ -188,6 +187,13 @@ def _describe(compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc |
 
 def _cuda_sources(root: Path) -> list[Path]:
     return sorted(root.glob("csrc/cuda/*.cu"))
+
+
+def newest_header(root: Path, *folders: Path) -> float:
+    """When a header of the kernels, or of these folders, was changed last."""
+    paths = [path for ending in ("h", "cuh") for path in root.glob(f"csrc/**/*.{ending}")]
+    paths += [path for folder in folders for path in (root / folder).glob("*.h")]
+    return max((path.stat().st_mtime for path in paths), default=0.0)
 
 
 def objects(root: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import torch
 
-from build_backend import native, toolchain
+from build_backend import native, programs, toolchain
 from plastikern.backends import FUSED, Fused
 
 ROOT = Path(__file__).resolve().parent.parent
-EMULATOR = ROOT / "tests" / "cuda_emulator"
 FORMS = ("resident", "cooperative", "streaming")
 
 
@@ -34,35 +32,22 @@ def units() -> list[native.Unit]:
     """The compilations: the sources that nvcc compiles, the emulator, and the operators under a name of their own."""
     compiler, torch_found = toolchain.find_compiler(), toolchain.find_torch()
     assert torch_found is not None
-    common = [
-        *compiler.command, toolchain.LANGUAGE, "-O1", *native.HIDE, *native.HIDE_CXX, *native.WARN,
-        "-Wno-unknown-pragmas", "-DPLASTIKERN_EMULATED", f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}",
-        "-Icsrc", f"-I{EMULATOR.relative_to(ROOT)}", "-isystem", str(torch_found.folder / "include"),
-    ]  # fmt: skip
-    found = []
-    for source in sorted(ROOT.glob("csrc/cuda/*_kernels.cu")):
-        for scalar in native.SCALARS:
-            flags = [*common, f"-DPLASTIKERN_SCALAR={scalar}", "-x", "c++"]
-            found.append(native.unit(ROOT, source, flags, f".{scalar}.emulated"))
-    others = [path for path in ROOT.glob("csrc/cuda/*.cu") if not path.match("*_kernels.cu")]
-    others += [ROOT / "csrc/registration.cpp", ROOT / "csrc/cuda/ops.cpp", ROOT / "csrc/cuda/plan.cpp"]
-    found += [native.unit(ROOT, source, [*common, "-x", "c++"], ".emulated") for source in others]
-    # Its functions are called from Python.
-    visible = [flag for flag in common if "visibility" not in flag]
-    return [*found, native.unit(ROOT, EMULATOR / "cuda_emulator.cpp", visible, ".emulated")]
+    flags = [*programs.emulated_flags(compiler, torch_found), "-x", "c++"]
+    operators = (ROOT / "csrc/registration.cpp", ROOT / "csrc/cuda/ops.cpp")
+    return [
+        *programs.emulated_units(ROOT, compiler, torch_found),
+        *(native.unit(ROOT, source, flags, ".emulated") for source in operators),
+    ]
 
 
 def build() -> Path:
     """The library, compiled and linked where that has not been done; processes that ask at once wait for the first."""
-    headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh"), *EMULATOR.glob("*.h")]
     compiler, torch_found = toolchain.find_compiler(), toolchain.find_torch()
     assert torch_found is not None
-    origin, newest = f"{compiler.version}, torch {torch_found.version}", max(path.stat().st_mtime for path in headers)
+    origin, newest = f"{compiler.version}, torch {torch_found.version}", native.newest_header(ROOT, programs.EMULATOR)
     wanted = units()
     path = native.objects(ROOT) / "emulated.so"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with programs.alone(ROOT):
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             list(pool.map(lambda unit: native.compile_unit(ROOT, unit, origin, newest), wanted))
         if not path.exists() or path.stat().st_mtime < max(unit.object.stat().st_mtime for unit in wanted):

@@ -5,6 +5,7 @@ All of it is slow: the kernels take g++ a minute, most of it for the first test.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Compiles a copy of the sources for a sanitizer, with one of them changed, and runs networks in a form."""
     copy = tmp_path_factory.mktemp("sanitized")
-    for folder in (Path("csrc"), EMULATOR):
+    for folder in (Path("csrc"), EMULATOR, Path("tests", "cuda_programs")):
         shutil.copytree(ROOT / folder, copy / folder)
 
     def make(*words: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +59,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_kernels_are_clean(run: Run, kind: str) -> None:
     done = run(kind, "20")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(", 0 wrong") == 3
+    assert done.stdout.count('"wrong": 0') == 3
+
+
+def test_a_kernel_that_computes_something_else_is_told_with_its_network(run: Run) -> None:
+    done = run("address", "20 0 streaming", SUMS, "sum += job.parts[part * job.distance + i];\n    job",
+               "sum += 2 * job.parts[part * job.distance + i];\n    job")  # fmt: skip
+    assert done.returncode != 0
+    wrong = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"wrong_network"')]
+    assert wrong and all(fact["tensor"].startswith("grad ") and fact["differs"] > fact["allowed"] for fact in wrong)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,9 @@ dim3 blockDim, gridDim;
 
 namespace plastikern_emulator {
 namespace {
+
+// Of what cudaMalloc gives, less than CUDA's.
+constexpr std::align_val_t kAlignment{64};
 
 struct Runtime {
     std::mutex mutex;
@@ -236,6 +240,16 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
         return cudaSuccess;
     }
     return runtime.note(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+    *memory = operator new(bytes, kAlignment, std::nothrow);
+    return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaFree(void* memory) {
+    operator delete(memory, kAlignment);
+    return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* destination, int value, size_t bytes, cudaStream_t) {

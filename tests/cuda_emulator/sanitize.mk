@@ -1,17 +1,17 @@
-# sanitize.cpp with all it needs, compiled and run under both sanitizers: `make sanitize` in the root calls this there.
-# The CPU kernels, which are what the others are compared with, are compiled without. NETWORKS: how many are drawn.
+# tests/cuda_programs/smoke.cu with all it needs, compiled and run under both sanitizers: `make sanitize` in the root
+# calls this there. The CPU kernels, which are what the others are compared with, are compiled without. NETWORKS: how many are drawn.
 CXX = g++
 NETWORKS = 100
 BUILD := build/sanitized
-FLAGS := -std=c++20 -O1 -g1 -ffunction-sections -DPLASTIKERN_EMULATED -Icsrc -Itests/cuda_emulator
+FLAGS := -std=c++20 -O1 -g1 -ffunction-sections -DPLASTIKERN_EMULATED -Icsrc -Itests/cuda_emulator -Itests/cuda_programs
 WARN := -Wall -Wextra -Wno-unknown-pragmas
 thread_FLAGS := -fsanitize=thread -DPLASTIKERN_SCALAR=float
 address_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -DPLASTIKERN_SCALAR=double
 plain_FLAGS := -DPLASTIKERN_CAPABILITY=default
-HEADERS := $(wildcard csrc/*.h csrc/*/*.h csrc/cuda/*.cuh tests/cuda_emulator/*.h)
+HEADERS := $(wildcard csrc/*.h csrc/*/*.h csrc/cuda/*.cuh tests/cuda_emulator/*.h tests/cuda_programs/*.h)
 # The longest first.
 SANITIZED := csrc/cuda/backward_kernels.cu csrc/cuda/forward_kernels.cu csrc/cuda/passes.cu csrc/cuda/sums.cu \
-    csrc/cuda/plan.cpp tests/cuda_emulator/sanitize.cpp tests/cuda_emulator/cuda_emulator.cpp
+    csrc/cuda/plan.cpp tests/cuda_programs/smoke.cu tests/cuda_emulator/cuda_emulator.cpp
 PLAIN := csrc/cpu/backward.cpp csrc/cpu/forward.cpp csrc/cpu/dispatch.cpp
 KERNELS := csrc/cpu/connection_kernels.cpp
 # Race detectors older than the system can need addresses that are not random.
