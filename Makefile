@@ -3,6 +3,7 @@
 #   make test     the tests, without those marked slow (make test-all: with them)
 #   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
 #   make test-cuda-build  from Python to the launch under CUDA builds of torch, with a stand-in for the card (11 GB)
+#   make gpu-check  everything that a card can tell in ten minutes, into runs/gpu-check (docs/gpu-check.md)
 #   make check-wheel  builds sdist and wheel, installs them in clean environments with two releases of torch (5 GB)
 #   make check-triton  compiles and interprets the Triton kernels under every release of Triton that a PyTorch brings (1 GB)
 #   make lint     what must be clean before a commit (make format: lets the formatters do their part)
@@ -24,7 +25,7 @@ CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 CARDS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
 export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),9.0+PTX)
 
-.PHONY: demo test test-all test-cuda-build sanitize lint format docs wheel check-wheel check-triton clean
+.PHONY: demo test test-all test-cuda-build sanitize lint format docs wheel check-wheel check-triton gpu-check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -72,6 +73,10 @@ check-wheel: $(VENV)/.dev
 
 check-triton: $(VENV)/.dev
 	PLASTIKERN_TRITONS="$(TRITONS)" $(BIN)/python -m pytest tests/test_triton_releases.py
+
+gpu-check: $(VENV)/.dev
+	-$(BIN)/python -m build_backend.programs  # beforehand, so that the compiler takes nothing of the time on the card
+	$(BIN)/python plastikern/gpu_check --out runs/gpu-check
 
 clean:
 	rm -rf build dist *.egg-info plastikern/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.dev

@@ -1,4 +1,6 @@
-"""``python -m plastikern``: what is built and which backend serves which device; ``selftest``: whether it is right."""
+"""``python -m plastikern``: what is built and which backend serves which device; ``selftest``: whether it is right;
+``gpu-check``: everything that a card can tell in some minutes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sys
 import torch
 
 from . import backends, build_info, selftest
+from .gpu_check import cli
 
 
 def show() -> None:
@@ -35,12 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
     test = commands.add_parser("selftest", help="parity with the reference and a short timing, on your device")
     test.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     test.add_argument("--backend", default=None, help="default: the one that would serve the device")
+    test.add_argument("--repeats", type=int, default=5, help="of the timing; 0: none (default: %(default)s)")
+    test.add_argument("--networks", type=int, help="check about so many of them only (default: all)")
+    check = commands.add_parser("gpu-check", help="facts, parity, timing and constants of your card, into a file")
+    cli.add_arguments(check)
     chosen = parser.parse_args(arguments)
+    if chosen.command == "gpu-check":
+        return cli.run(check, chosen)
     if chosen.command is None:
         show()
         return 0
     try:
-        return selftest.main(chosen.device, chosen.backend)
+        return selftest.main(chosen.device, chosen.backend, chosen.repeats, chosen.networks)
     except (RuntimeError, ValueError, AssertionError) as error:  # torch without CUDA asserts
         print(f"FAIL: {error}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from experiments.common import cli, collection
 from experiments.common.config import override, parse_seeds, select
 from experiments.common.experiment import Experiment
 from plastikern import library, selftest
+from plastikern.gpu_check import cli as gpu_check
 
 markdown_it = pytest.importorskip("markdown_it")
 
@@ -109,7 +110,8 @@ def check_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(cli, "_run", check_settings)
         patch.setattr(collection, "write", lambda out, results: None)
-        patch.setattr(selftest, "main", lambda device, backend: 0)
+        patch.setattr(selftest, "main", lambda device, backend, repeats, networks: 0)
+        patch.setattr(gpu_check, "run", lambda parser, chosen: 0)
         patch.setattr(plastikern.__main__, "show", lambda: None)
         if module == "experiments":
             assert cli.main(EXPERIMENTS, arguments) == 0
@@ -140,7 +142,8 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for wanted in re.findall(r"\.\[(.*)\]", line):
             assert set(wanted.split(",")) <= extras
     elif program.endswith("python"):
-        assert (ROOT / arguments[0]).is_file(), f"no file {arguments[0]}"
+        program = ROOT / arguments[0]
+        assert program.is_file() or (program / "__main__.py").is_file(), f"no file {arguments[0]}"
     else:
         pytest.fail(f"nobody knows how to check {line!r}")
 
