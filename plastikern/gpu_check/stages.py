@@ -224,7 +224,7 @@ RIVALS = ("plastikern-cuda", "eager-graph", "compile-step", "compile-chunk")
 
 def _rival(setup: Setup) -> Stage:
     steps = []
-    for workload in RIVAL_WORKLOADS:
+    for workload in RIVAL_WORKLOADS[:1] if setup.dry_run else RIVAL_WORKLOADS:
         rows = setup.out / f"rival-{workload}.jsonl"
         command = commands.benchmarks(setup, (workload,), RIVALS, rows)
         steps.append(Step(workload, command, 90, rows=rows, expects="median_ms"))
