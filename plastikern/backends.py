@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
@@ -48,7 +48,9 @@ def _no_native_library() -> str | None:
     return None if library.MISSING is None else f"the native library is {library.MISSING}"
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _no_cuda_kernels() -> str | None:
+    """Of this build and machine: torch.compile need not look inside."""
     if library.MISSING is None and library.info().get("cuda") is None:
         return (
             "the native library was built without CUDA kernels: install nvcc, of the CUDA toolkit, then "
@@ -126,6 +128,7 @@ def _triton_version() -> str | None:
 _TRITON = _triton_version()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _no_triton() -> str | None:
     if _TRITON is None:
         return "the package triton is not installed: pip install triton"
@@ -155,7 +158,21 @@ FUSED: dict[str, Fused] = {
 BACKENDS = ("reference", *FUSED)
 ENVIRONMENT_VARIABLE = "PLASTIKERN_BACKEND"
 
-_chosen: ContextVar[str | None] = ContextVar("plastikern_backend", default=None)
+
+class _Choice(threading.local):
+    """The backend of the innermost :func:`use_backend` of a thread; torch.compile reads it and guards it.
+
+    It does not see through a ContextVar, and takes a default in the class for a constant.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+
+_choice = _Choice()
+# torch.compile guards an entry of a dictionary, also one that is missing; one that os.environ lacks, it does not.
+_environment: Any = getattr(os.environ, "_data", os.environ)
+_environment_key: Any = getattr(os.environ, "encodekey", str)(ENVIRONMENT_VARIABLE)
 
 
 def _known(name: str, source: str) -> str:
@@ -168,17 +185,18 @@ def _known(name: str, source: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Serve every call inside the ``with`` block by the named backend; an argument ``backend=`` still wins.
 
-    Threads that are started inside the block do not see it.
+    The choice is the thread's, as that of ``torch.no_grad`` is: threads that are started inside the block do not see
+    it, and asynchronous tasks of one thread share it. Compiled code is compiled anew for another choice.
 
     Raises:
         ValueError: a backend that does not exist. A backend that exists but cannot serve a call raises RuntimeError
             there.
     """
-    token = _chosen.set(_known(name, "use_backend: name"))
+    before, _choice.name = _choice.name, _known(name, "use_backend: name")
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _choice.name = before
 
 
 TRANSFORMED = (
@@ -188,10 +206,12 @@ TRANSFORMED = (
 
 def under_transform(*grads: Tensor | None) -> bool:
     """Whether the call is made inside ``torch.func.vmap``, ``grad`` or another transform, or with batched gradients."""
+    if torch._C._are_functorch_transforms_active():
+        return True
     if torch.compiler.is_compiling():
         return False
     batched = torch._C._functorch.is_legacy_batchedtensor  # of torch.autograd.grad(..., is_grads_batched=True)
-    return torch._C._are_functorch_transforms_active() or any(grad is not None and batched(grad) for grad in grads)
+    return any(grad is not None and batched(grad) for grad in grads)
 
 
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
@@ -221,9 +241,9 @@ def select(requested: str | None, tensor: Tensor) -> str:
     Raises:
         RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
     """
-    name = _known(requested, "backend") if requested is not None else _chosen.get()
-    if name is None and (from_environment := os.environ.get(ENVIRONMENT_VARIABLE)):
-        name = _known(from_environment, ENVIRONMENT_VARIABLE)
+    name = _known(requested, "backend") if requested is not None else _choice.name
+    if name is None and _environment.get(_environment_key):
+        name = _known(os.environ[ENVIRONMENT_VARIABLE], ENVIRONMENT_VARIABLE)
     if name is None:
         return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
     reason = _refusal(name, tensor, requested=True)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float64, torch.float32, *HALF)
@@ -18,10 +19,19 @@ def described(value: object) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
+# torch.compile of PyTorch 2.11 does not look inside.
+_has_autocast = torch.compiler.assume_constant_result(torch.amp.is_autocast_available)
+
+
 def under_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device; no error where there is no autocast, such as on ``meta``."""
     kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return _has_autocast(kind) and torch.is_autocast_enabled(kind)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at: not those of compiled code, of the device ``meta`` or of fake tensors."""
+    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
@@ -93,8 +103,8 @@ def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: i
     if found.shape != (batch,):
         raise ValueError(f"{owner}: lengths must have shape ({batch},); got {tuple(found.shape)}")
     found = found.to("cpu", torch.int64, copy=True)  # the backward pass needs them as they are now
-    # Compiled code knows no values; there the fused operators check them.
-    if batch and not torch.compiler.is_compiling() and not (int(found.min()) >= 0 and int(found.max()) <= steps):
+    # Where they cannot be looked at, in compiled code, the fused operators check them.
+    if batch and has_values(found) and not (int(found.min()) >= 0 and int(found.max()) <= steps):
         raise ValueError(f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}")
     return found
 

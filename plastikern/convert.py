@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_choice, described
+from .hooks import held, run_forward_pre_hooks
 from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
 from .nn.base import PlasticModule
 from .plasticity import GRANULARITIES, Plasticity
@@ -74,7 +75,8 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
     Raises:
         TypeError: the module is none of the library's, the parameters are no mapping, or one is no tensor.
         ValueError: a parameter that the module needs is not there; one is there, but the module was made without it;
-            one has another shape; the orientation or the layer does not exist.
+            one has another shape, or is computed by the module, being parametrized or pruned; the orientation or the
+            layer does not exist.
     """
     check_choice("from_authors", "orientation", orientation, ORIENTATIONS)
     names, suffix = _layout(module, layer, "from_authors")
@@ -90,7 +92,7 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
     values: list[tuple[Tensor, Tensor]] = []
     taken: set[str | None] = set()
     for ours, sources in names.items():
-        target = getattr(module, ours + suffix, None)
+        target = held("from_authors", module, ours + suffix)
         if target is None:
             present = [given[name] for name in sources if name in given]
             if present and ours != "eta":
@@ -137,6 +139,7 @@ def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator
     assert isinstance(module, PlasticModule)
     if module.plasticity.fan_out == "connection":
         raise ValueError("to_authors: module must have a fan-out to neurons or none; got fan_out 'connection'")
+    run_forward_pre_hooks("to_authors", module)
     found: dict[str, Tensor] = {}
     for ours, sources in names.items():
         value = getattr(module, ours + suffix, None)
@@ -185,7 +188,8 @@ def from_torch(module: nn.Module, plasticity: Plasticity = Plasticity(), **optio
         options: further options of the plastic module, such as ``post`` or ``backend``.
 
     Returns:
-        A :class:`~plastikern.PlasticRNN` or :class:`~plastikern.PlasticLSTM`, or the cell; its tensors are copies.
+        A :class:`~plastikern.PlasticRNN` or :class:`~plastikern.PlasticLSTM`, or the cell; its tensors are copies of
+        those that a call of ``module`` now computes with, where they are pruned or parametrized, too.
 
     Raises:
         TypeError: any other module.
@@ -200,7 +204,7 @@ def from_torch(module: nn.Module, plasticity: Plasticity = Plasticity(), **optio
             raise ValueError(f"from_torch: module must have no {name}; got {getattr(module, name)}")
     if isinstance(module, (nn.RNN, nn.RNNCell)):
         options["nonlinearity"] = module.nonlinearity
-    return _transferred(module, kind, plasticity=plasticity, **options)
+    return _transferred("from_torch", module, kind, plasticity=plasticity, **options)
 
 
 @overload
@@ -214,7 +218,7 @@ def to_torch(module: PlasticLSTMCell) -> nn.LSTMCell: ...
 def to_torch(module: nn.Module) -> nn.Module:
     """The baseline weights of a plastic network as a ``torch.nn.RNN`` or ``LSTM``, or of a cell as theirs.
 
-    What is plastic is left out.
+    What is plastic is left out. Weights that are pruned or parametrized are those that a call now computes with.
 
     Raises:
         TypeError: any other module.
@@ -227,9 +231,9 @@ def to_torch(module: nn.Module) -> nn.Module:
     if module.input_size is None:
         raise ValueError("to_torch: module must have an input layer; got input_size None")
     if isinstance(module, (PlasticLSTM, PlasticLSTMCell)):
-        return _transferred(module, kind)
+        return _transferred("to_torch", module, kind)
     check_choice("to_torch", "nonlinearity", module.nonlinearity, ("tanh", "relu"))
-    return _transferred(module, kind, nonlinearity=module.nonlinearity)
+    return _transferred("to_torch", module, kind, nonlinearity=module.nonlinearity)
 
 
 _TWINS: dict[type[nn.Module], type[PlasticModule]] = {
@@ -240,13 +244,15 @@ _TWINS: dict[type[nn.Module], type[PlasticModule]] = {
 }
 
 
-def _transferred(module: Any, kind: type[nn.Module], **options: Any) -> Any:
-    """A module of that kind with the sizes, the mode and the weights of another."""
+@torch.no_grad()
+def _transferred(owner: str, module: Any, kind: type[nn.Module], **options: Any) -> Any:
+    """A module of that kind with the sizes, the mode and the weights of another, as a call of it computes them."""
+    run_forward_pre_hooks(owner, module)
     names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout")
     first = next(module.parameters())
     sizes = {name: getattr(module, name) for name in names if hasattr(module, name)}
     twin = kind(**sizes, **options, device=first.device, dtype=first.dtype).train(module.training)
-    weights = {name: value for name, value in module.state_dict().items() if name.startswith(("weight", "bias"))}
+    weights = {name: getattr(module, name) for name in twin.state_dict() if name.startswith(("weight", "bias"))}
     twin.load_state_dict({**twin.state_dict(), **weights})
     return twin
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
 from .nn.base import PlasticModule
@@ -43,20 +44,33 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
     whole: where writing fails, what was there before stays.
 
     Args:
-        module: a module or cell of this library itself, not of a class derived from it.
+        module: a module or cell of this library itself, not of a class derived from it, as a parametrized one is.
         path: of the file, conventionally ``*.safetensors``.
 
     Raises:
-        TypeError: any other module.
+        TypeError: any other module; one that holds other tensors, as a pruned one does.
         ImportError: the package safetensors is not installed.
         OSError: the file cannot be written.
     """
     if KINDS.get(type(module).__name__) is not type(module):
-        raise TypeError(f"save: module must be one of {', '.join(KINDS)}; got {type(module).__name__}")
+        hint = ""
+        if isinstance(module, nn.Module) and nn.utils.parametrize.is_parametrized(module):
+            hint = "; torch.nn.utils.parametrize.remove_parametrizations makes it one"
+        raise TypeError(f"save: module must be one of {', '.join(KINDS)}; got {type(module).__name__}{hint}")
     made_with = {name: getattr(module, name) for name in signature(type(module)).parameters if name not in ELSEWHERE}
     # A layer's bias is a tensor or None, that of recurrent modules says whether they have some.
     made_with["bias"] = made_with["bias"] is not None and made_with["bias"] is not False
-    plasticity = {field.name: getattr(module.plasticity, field.name) for field in fields(Plasticity) if field.init}
+    plasticity = asdict(module.plasticity)
+    state = module.state_dict()
+    anew: Any = type(module)
+    expected = anew(
+        **made_with, plasticity=module.plasticity, modulated=state.get("modulated"), device="meta"
+    ).state_dict()
+    if others := sorted(expected.keys() ^ state.keys()):
+        raise TypeError(
+            f"save: module must have the tensors that a {type(module).__name__} is made with; got others: "
+            f"{', '.join(others)} (pruning and parametrizations are to be removed before)"
+        )
     metadata = {
         "format": "plastikern",
         "version": str(VERSION),
@@ -65,10 +79,7 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
         "options": json.dumps(made_with),
         "plasticity": json.dumps(plasticity),
     }
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in module.state_dict().items()
-    }
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     _replace(Path(path), _safetensors().torch.save(tensors, metadata))
 
 

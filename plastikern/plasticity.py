@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 RULES = ("hebb", "oja")
 CONSTRAINTS = ("decay", "clip", "soft_clip", "clip_on_read", "none")
@@ -86,9 +87,16 @@ class Plasticity:
     modulator_input: str = "hidden"
     modulator_nonlinearity: str = "tanh"
     fan_out: str = "none"
-    codes: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """Rule, constraint, retroactive modulation, modulator's input and nonlinearity as the native operators take them:
-    the numbers of the enums in csrc. Not a cached property, whose lock torch.compile cannot enter on Python 3.11."""
+
+    # A slot beside the options, so that they alone are in dataclasses.asdict() and vars(). Not a cached property, whose
+    # lock torch.compile cannot enter on Python 3.11.
+    __slots__ = ("__dict__", "__weakref__", "codes")
+    if TYPE_CHECKING:
+
+        @property
+        def codes(self) -> tuple[int, ...]:
+            """Rule, constraint, retroactive modulation, modulator's input and nonlinearity as the native operators take
+            them: the numbers of the enums in csrc."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -130,6 +138,14 @@ class Plasticity:
             MODULATOR_NONLINEARITIES.index(self.modulator_nonlinearity),
         )
         object.__setattr__(self, "codes", codes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Earlier versions kept the codes among the options.
+        vars(self).update({name: value for name, value in state.items() if name != "codes"})
+        self.__post_init__()
 
 
 def granular_shape(granularity: str, rows: int, columns: int) -> tuple[int, ...]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
+import json
 import math
 import pickle
 from typing import Any
 
 import pytest
+import torch
+from conftest import close
 
-from plastikern import Plasticity
+from plastikern import LinearState, LSTMState, Modulator, Plasticity, RNNState
 from plastikern.plasticity import granular_shape
 
 
@@ -27,6 +31,66 @@ def test_a_rule_is_a_frozen_value() -> None:
     same = Plasticity(constraint="clip", clip=0.5)
     assert rule == same and hash(rule) == hash(same) and rule != Plasticity()
     assert pickle.loads(pickle.dumps(rule)) == rule and copy.deepcopy(rule) == rule
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Plasticity(),
+        Plasticity(
+            rule="oja", constraint="clip", clip=2, alpha="neuron", eta="connection", learn_eta=False, alpha_init=1,
+            modulation="retroactive", modulator_input="cell", modulator_nonlinearity="sigmoid", fan_out="neuron",
+        ),
+    ],
+    ids=["default", "other"],
+)  # fmt: skip
+def test_a_rule_is_made_again_from_what_tools_for_records_make_of_it(rule: Plasticity) -> None:
+    options = dataclasses.asdict(rule)
+    twins = [
+        Plasticity(**options), Plasticity(**json.loads(json.dumps(options))), Plasticity(**vars(rule)),
+        Plasticity(*dataclasses.astuple(rule)), dataclasses.replace(rule), copy.copy(rule), copy.deepcopy(rule),
+        eval(repr(rule)), *(pickle.loads(pickle.dumps(rule, k)) for k in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ]  # fmt: skip
+    for twin in twins:
+        assert twin == rule and hash(twin) == hash(rule) and twin.codes == rule.codes and vars(twin) == options
+    assert (
+        {field.name for field in dataclasses.fields(rule)}
+        == options.keys()
+        == inspect.signature(Plasticity).parameters.keys()
+    )
+    assert dataclasses.replace(rule, rule="oja", constraint="none").codes[:2] == (1, 4)
+
+
+def test_a_rule_pickled_by_an_earlier_version_is_read() -> None:
+    # Its codes stood among the options.
+    rule = Plasticity.__new__(Plasticity)
+    rule.__setstate__({**dataclasses.asdict(Plasticity(rule="oja", constraint="clip")), "codes": (1, 1, 0, 0, 0)})
+    assert rule == Plasticity(rule="oja", constraint="clip") and rule.codes == (1, 1, 0, 0, 0)
+    assert "codes" not in vars(rule)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Modulator(torch.ones(3), torch.ones(()), modulated=torch.ones(3, dtype=torch.bool)),
+        RNNState(torch.ones(2, 3), torch.ones(2, 3, 3)),
+        LSTMState(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3, 3), torch.ones(2, 3, 3)),
+        LinearState(torch.ones(2, 3, 3)),
+    ],
+    ids=lambda record: type(record).__name__,
+)
+def test_records_of_tensors_are_made_again_likewise(record: Any) -> None:
+    kind = type(record)
+    twins = [
+        kind(**record._asdict()),
+        kind(*record),
+        record._replace(),
+        copy.deepcopy(record),
+        pickle.loads(pickle.dumps(record)),
+    ]
+    for twin in twins:
+        assert type(twin) is kind
+        close(tuple(twin), tuple(record))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..checks import HALF, check_choice, check_dense, check_dtype, check_tensor, described, under_autocast
+from ..hooks import held, run_forward_pre_hooks
 from ..network import Modulator
 from ..plasticity import Plasticity, granular_shape
 
@@ -78,9 +79,12 @@ class PlasticModule(nn.Module):
                     self.register_buffer(name + suffix, tensor)
                 else:
                     self.register_parameter(name + suffix, None if tensor is None else nn.Parameter(tensor))
+        # Values of the mask while the buffer has none, on the device meta; None where they are not known.
+        self._mask = None if modulated is None or modulated.is_meta else modulated.detach().clone()
         if modulated is not None:
             modulated = modulated.detach().to(next(self.parameters()).device, copy=True)
         self.register_buffer("modulated", modulated)
+        self._own = [name + suffix for suffix, layer in weights.items() for name in (*layer, *connection)]
         self.reset_parameters()
 
     @torch.no_grad()
@@ -88,19 +92,62 @@ class PlasticModule(nn.Module):
         """Draw all parameters anew.
 
         Weights and biases as ``torch.nn`` does, U(-1/sqrt(I), 1/sqrt(I)); those of the plastic connection as
-        :class:`~plastikern.nn.PlasticModule` says.
+        :class:`~plastikern.nn.PlasticModule` says. What pruning has set apart is drawn, and its masks stay; a
+        parametrization is assigned what is drawn. Nothing else that the module holds is changed.
+
+        Raises:
+            ValueError: a parameter that is computed from others, and cannot be assigned. A half-modulated network's
+                mask was on the device meta from the beginning, so that nobody knows it.
         """
-        for name, tensor in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
-            if name.startswith("alpha"):
-                tensor.normal_(0, self.plasticity.alpha_init)
-            elif name.startswith(("eta", "eligibility_eta")):
-                tensor.fill_(self.plasticity.eta_init)
-            elif name.startswith("modulator"):
-                _draw(tensor, self._posts)
-            elif name.startswith("fan_out"):
-                _draw(tensor, 1)
-            elif name != "modulated":
-                _draw(tensor, self._pres)
+        if self.modulated is not None and self.modulated.is_meta and not next(self.parameters()).is_meta:
+            raise ValueError(
+                f"{type(self).__name__}: modulated must be a mask with values, to be given or loaded; it was on the "
+                "device meta"
+            )
+        for name in self._own:
+            self._reset(name)
+        run_forward_pre_hooks(type(self).__name__, self)
+
+    def _reset(self, name: str) -> None:
+        pruned = self._parameters.get(name + "_orig")
+        tensor = self._buffers.get(name, self._parameters.get(name)) if pruned is None else pruned
+        if tensor is not None:
+            self._draw(name, tensor)
+        elif nn.utils.parametrize.is_parametrized(self, name):
+            fresh = torch.empty_like(getattr(self, name))
+            self._draw(name, fresh)
+            try:
+                setattr(self, name, fresh)
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                raise ValueError(
+                    f"{type(self).__name__}: the parametrization of {name} takes no value: {error}"
+                ) from error
+        else:
+            held(type(self).__name__, self, name)
+
+    def _draw(self, name: str, tensor: Tensor) -> None:
+        """Initial values of the parameter of that name, written into the tensor."""
+        if name.startswith("alpha"):
+            tensor.normal_(0, self.plasticity.alpha_init)
+        elif name.startswith(("eta", "eligibility_eta")):
+            tensor.fill_(self.plasticity.eta_init)
+        else:
+            fan_in = self._posts if name.startswith("modulator") else 1 if name.startswith("fan_out") else self._pres
+            tensor.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # The mask is no parameter, that somebody would draw after ``to_empty``: it keeps its values, and where nobody
+        # knows them it stays on the device meta, so that a call is refused until they are loaded.
+        before = self.modulated
+        found = super()._apply(fn, recurse)
+        if before is not None and self.modulated is not None and self.modulated is not before:
+            if not before.is_meta:
+                self._mask = before.detach().cpu().clone()
+            if self._mask is None:
+                self.modulated = before
+            elif not self.modulated.is_meta:
+                self.modulated.copy_(self._mask)
+        return found
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str],
@@ -112,12 +159,19 @@ class PlasticModule(nn.Module):
                 "later plastikern"
             )
             return
+        device = next(self.parameters()).device
+        if self.modulated is not None and self.modulated.is_meta and device.type != "meta":
+            self.modulated = torch.zeros_like(self.modulated, device=device)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
     def modulator(self, layer: int = -1) -> Modulator | None:
         """Parameters of a layer's modulator, by default the last layer's; None without modulation."""
+        run_forward_pre_hooks(type(self).__name__, self)
+        return self._modulator(layer)
+
+    def _modulator(self, layer: int) -> Modulator | None:
         if self.plasticity.modulation == "none":
             return None
         suffix = self._suffixes[layer]
@@ -155,7 +209,7 @@ class PlasticModule(nn.Module):
             "alpha": getattr(self, "alpha" + suffix),
             "eta": getattr(self, "eta" + suffix),
             "eligibility_eta": getattr(self, "eligibility_eta" + suffix),
-            "modulator": self.modulator(layer),
+            "modulator": self._modulator(layer),
             "plasticity": self.plasticity,
             "backend": self.backend,
         }
@@ -232,11 +286,6 @@ def _connection_shapes(
         "fan_out_weight": fanned,
         "fan_out_bias": fanned,
     }
-
-
-def _draw(tensor: Tensor, fan_in: int) -> None:
-    """Initial values of a connection as ``torch.nn`` draws them."""
-    tensor.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
 def _parts(state: object) -> str:

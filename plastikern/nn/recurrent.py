@@ -67,16 +67,29 @@ class RecurrentModule(PlasticModule):
             shape = (*input.shape[:-1], self.hidden_size)
             check_tensor(type(self).__name__, "clamp", clamp, shape, input, torch.bool)
 
-    def _drive(self, layer: int, input: Tensor, clamp: Tensor | None) -> Tensor:
+    def _input_layer(self, layer: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """``weight_ih``, ``bias_ih`` and ``bias_hh`` of a layer; None is what it lacks."""
+        suffix, has_input = self._suffixes[layer], layer > 0 or self.input_size is not None
+        # No default: an attribute error inside a parametrization would pass for a parameter that is not there.
+        return (
+            getattr(self, "weight_ih" + suffix) if has_input else None,
+            getattr(self, "bias_ih" + suffix) if has_input and self.bias else None,
+            getattr(self, "bias_hh" + suffix) if self.bias else None,
+        )
+
+    @staticmethod
+    def _driven(
+        input: Tensor, clamp: Tensor | None, weight: Tensor | None, bias_ih: Tensor | None, bias_hh: Tensor | None
+    ) -> Tensor:
         """What drives a layer's neurons; clamped ones take their input without the recurrent bias."""
-        suffix = self._suffixes[layer]
-        weight = getattr(self, "weight_ih" + suffix, None)
         if weight is not None:
-            input = nn.functional.linear(input, weight, getattr(self, "bias_ih" + suffix, None))
-        bias = getattr(self, "bias_hh" + suffix, None)
-        if bias is not None:
-            input = input + bias if clamp is None else torch.where(clamp, input, input + bias)
+            input = nn.functional.linear(input, weight, bias_ih)
+        if bias_hh is not None:
+            input = input + bias_hh if clamp is None else torch.where(clamp, input, input + bias_hh)
         return input
+
+    def _drive(self, layer: int, input: Tensor, clamp: Tensor | None) -> Tensor:
+        return self._driven(input, clamp, *self._input_layer(layer))
 
     def _arguments(self, layer: int, clamp: Tensor | None = None) -> dict[str, Any]:
         """Arguments for the functions of a layer besides drive and state: its parameters and options."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from ..checks import HALF, check_positive, check_tensor
+from ..checks import HALF, check_positive, check_tensor, has_values
+from ..hooks import run_forward_hooks, run_forward_pre_hooks
 from ..network import Connection, Network, State
 from ..ops import fused
 
@@ -54,7 +55,13 @@ class Rollout:
             raise ValueError("rollout: a network with dropout acts in evaluation mode only; call its eval() before")
         self._network = network
         firsts = network._entering(state, (network.num_layers,), batch_size)
-        weight = network.get_parameter("weight_hh" + network._suffixes[0])
+        # Read once, for the steps and for the backward pass: a parametrization may compute others at the next look.
+        with torch.inference_mode(False), torch.enable_grad():
+            run_forward_pre_hooks("rollout", network)
+            self._parameters = [
+                (network._input_layer(layer), network._arguments(layer)) for layer in range(network.num_layers)
+            ]
+        weight = self._parameters[0][1]["weight"]
         backend = "reference" if weight.dtype in HALF else backends.select(network.backend, weight)
         advances = backend != "reference" and backends.FUSED[backend].advances
         features = network.hidden_size if network.input_size is None else network.input_size
@@ -62,21 +69,25 @@ class Rollout:
         with torch.inference_mode(False):
             self._inputs = weight.new_empty(steps, batch_size, features)
             self._layers: list[_Layer] = []
-            for layer, suffix in enumerate(network._suffixes):
+            for layer, (_, arguments) in enumerate(self._parameters):
                 first = {
                     name: None if tensor is None else tensor[layer]
                     for name, tensor in zip(network.State._fields, firsts, strict=True)
                 }
-                like = weight.new_empty(batch_size, network.get_parameter("weight_hh" + suffix).shape[0])
-                arguments = network._arguments(layer)
+                like = weight.new_empty(batch_size, weight.shape[0])
                 self._layers.append(
                     _Recorded(network, first, arguments, like, steps, backend)
                     if advances
                     else _Stepped(network, first, arguments, like)
                 )
-        drives = [_drive_of(network, suffix) for suffix in network._suffixes]
+        drives = [_drive_of(*input_layer) for input_layer, _ in self._parameters]
         self._layers_and_drives = list(zip(self._layers, drives, strict=True))
-        self._rows, self._taken, self._versions = self._inputs.unbind(), 0, self._parameter_versions()
+        self._rows, self._taken = self._inputs.unbind(), 0
+        self._read: list[Tensor] = [*network.parameters()]
+        for input_layer, arguments in self._parameters:
+            read = (*input_layer, *arguments.values(), *(arguments["modulator"] or ()))
+            self._read += [tensor for tensor in read if isinstance(tensor, Tensor)]
+        self._versions = self._present_versions()
 
     @property
     def taken(self) -> int:
@@ -130,7 +141,7 @@ class Rollout:
             RuntimeError: a parameter has been changed since the first step.
         """
         network, taken = self._network, self._inputs[: self._taken]
-        if self._versions != self._parameter_versions():
+        if self._versions != self._present_versions():
             raise RuntimeError("rollout: a parameter has been changed in place since the first step")
         if inputs is None:
             activities = taken
@@ -140,17 +151,21 @@ class Rollout:
             if not _alike(activities.detach(), taken):
                 raise ValueError("rollout: inputs must be those of the steps; got other numbers")
         lasts = []
-        for number, layer in enumerate(self._layers):
-            activities, *last = layer.finish(network._drive(number, activities, None), network._arguments(number))
+        for layer, (input_layer, arguments) in zip(self._layers, self._parameters, strict=True):
+            activities, *last = layer.finish(network._driven(activities, None, *input_layer), arguments)
             lasts.append(last)
-        return activities.transpose(0, 1) if network.batch_first else activities, self._stacked(lasts)
+        found = activities.transpose(0, 1) if network.batch_first else activities, self._stacked(lasts)
+        if inputs is None:
+            inputs = taken.transpose(0, 1) if network.batch_first else taken
+        run_forward_hooks("rollout", network, inputs, found)
+        return found
 
     def _stacked(self, lasts: Sequence[Sequence[Tensor]]) -> Any:
         return self._network._stacked(lasts, True)
 
-    def _parameter_versions(self) -> list[int]:
+    def _present_versions(self) -> list[int]:
         # Tensors made in inference mode have no versions; they cannot be learnt either.
-        return [0 if parameter.is_inference() else parameter._version for parameter in self._network.parameters()]
+        return [0 if tensor.is_inference() else tensor._version for tensor in self._read]
 
 
 class _Layer(Protocol):
@@ -221,7 +236,7 @@ class _Stepped:
 
 def _alike(inputs: Tensor, taken: Tensor) -> bool:
     """Whether numbers are the same but for rounding. The first look takes a tenth of the time of ``allclose``."""
-    if inputs.is_meta or bool((inputs - taken).abs_().amax() <= 1e-5):
+    if not has_values(inputs) or bool((inputs - taken).abs_().amax() <= 1e-5):
         return True
     return torch.allclose(inputs, taken, rtol=1e-4, atol=1e-5, equal_nan=True)
 
@@ -230,10 +245,8 @@ def _connection(arguments: dict[str, Any]) -> Connection:
     return Connection(*(arguments[name] for name in Connection._fields))
 
 
-def _drive_of(network: RecurrentNetwork, suffix: str) -> Callable[[Tensor], Tensor]:
-    """What drives a layer's neurons, from its input; the parameters are looked up once, for a step is little work."""
-    weight = getattr(network, "weight_ih" + suffix, None)
-    biases = [getattr(network, name + suffix, None) for name in ("bias_ih", "bias_hh")]
+def _drive_of(weight: Tensor | None, *biases: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """What drives a layer's neurons, from its input, with the biases added up before: a step is little work."""
     with torch.inference_mode(False), torch.no_grad():
         given = [bias.detach() for bias in biases if bias is not None]
         bias = sum(given[1:], given[0]) if given else None

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import backends
 from ..backends import FUSED
-from ..checks import lengths_on, without_autocast
+from ..checks import has_values, lengths_on, without_autocast
 from ..network import KINDS, Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 from . import fakes
@@ -116,7 +116,7 @@ def checkpoint_spacing(
     checkpoints may be, and must be the same at all steps.
     """
     plasticity, steps = network.plasticity, inputs.drive.shape[1 if batch_first else 0]
-    if torch.compiler.is_compiling():
+    if not has_values(inputs.drive):
         # One number for many lengths, or each new length would be compiled anew; nor may values decide.
         return (16 if steps <= 1024 else 128), False
     root, constraint = math.isqrt(max(steps - 1, 0)) + 1, plasticity.constraint
@@ -174,10 +174,15 @@ def _masks(inputs: Inputs, connection: Connection, network: Network) -> Masks:
 
 
 def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether autograd must see the call: to record it, or to refuse forward-mode derivatives."""
+    """Whether autograd must see the call: to record it, or to refuse forward-mode derivatives.
+
+    Not while a program is exported: torch keeps of it the operators alone, and what they would leave for a backward
+    pass depends on the number of steps in ways that exclude others.
+    """
     if forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return wanted and not torch.compiler.is_exporting()
 
 
 def step(backend: str, inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
