@@ -6,7 +6,10 @@ Compiled code and exported programs give the numbers of eager calls, for other l
 from __future__ import annotations
 
 import io
+import shutil
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +29,18 @@ from plastikern import (
     PlasticLSTMCell,
     PlasticRNN,
     PlasticRNNCell,
+    backends,
+    use_backend,
 )
 from plastikern.ops import fused
 
 SEQUENCES, CELLS = (PlasticRNN, PlasticLSTM, PlasticLinear), (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell)
 RETROACTIVE = Plasticity(constraint="clip", modulation="retroactive", alpha_init=0.3)
+
+
+def slow(*values: Any) -> Any:
+    """A case that only runs with the slow tests."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def operator_calls(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, tuple[Any, ...]]]:
@@ -135,7 +145,7 @@ to 32, then many, and torch compiles each of these kinds once. Inference has non
 def check_sequences(
     kind: Any, train: bool, plasticity: Plasticity = RETROACTIVE, sizes: Any = SIZES, **options: Any
 ) -> None:
-    module = kind(3, 4, plasticity=plasticity, backend="cpu", dtype=torch.float64)
+    module = kind(3, 4, plasticity=plasticity, dtype=torch.float64)
     # Compiled before any eager call: nothing may have been looked up already.
     quick = compiled(module, dynamic=True, **options)
     with torch.set_grad_enabled(train):
@@ -147,7 +157,7 @@ def check_sequences(
 
 
 def check_cells(kind: Any, train: bool, **options: Any) -> None:
-    cell = kind(3, 4, plasticity=RETROACTIVE, backend="cpu", dtype=torch.float64)
+    cell = kind(3, 4, plasticity=RETROACTIVE, dtype=torch.float64)
     quick = compiled(cell, **options)
     with torch.set_grad_enabled(train):
         for batch in (2, 5, 7):
@@ -229,7 +239,7 @@ def test_the_reference_compiles_too(kind: Any) -> None:
 @needs_native
 @pytest.mark.slow
 def test_autocast_is_compiled_with_the_rest() -> None:
-    module, input = PlasticLSTM(3, 4, plasticity=RETROACTIVE, backend="cpu"), torch.randn(5, 2, 3)
+    module, input = PlasticLSTM(3, 4, plasticity=RETROACTIVE), torch.randn(5, 2, 3)
 
     def under_autocast(given: Tensor) -> Any:
         with torch.autocast("cpu", torch.bfloat16):
@@ -244,17 +254,93 @@ def test_autocast_is_compiled_with_the_rest() -> None:
 
 @needs_native
 def test_lengths_out_of_range_are_refused_in_compiled_code() -> None:
-    module = PlasticRNN(3, 4, backend="cpu")
+    module = PlasticRNN(3, 4)
     quick = compiled(module)
     with torch.no_grad(), pytest.raises(RuntimeError, match="lengths"):
         quick(torch.randn(5, 2, 3), lengths=torch.tensor([6, 1]))
 
 
-def exported(module: nn.Module, arguments: tuple[Any, ...], dynamic: tuple[Any, ...]) -> Callable[..., Any]:
-    """The module as a program that has been saved and loaded."""
+@needs_native
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's own backend needs g++")
+def test_complaint_9_no_backend_need_be_named_of_either_library() -> None:
+    module, input = PlasticRNN(4, 8), torch.randn(6, 3, 4)
+    torch.compiler.reset()
+    found, expected = (trained(call, module, input) for call in (torch.compile(module, fullgraph=True), module))
+    torch.testing.assert_close(found, expected)
+
+
+class Noted:
+    """Compiles nothing, and notes which backends have operators in the graphs."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        found = any("plastikern" in str(node.target) for node in graph.graph.nodes)
+        self.served.append("cpu" if found else "reference")
+        return graph
+
+
+@needs_native
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTMCell, *(slow(x) for x in (PlasticLSTM, PlasticLinearCell))])
+def test_another_choice_of_backend_is_compiled_anew(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLASTIKERN_BACKEND", raising=False)
+    module, input = kind(3, 4), torch.randn(*((2, 2, 3) if kind in SEQUENCES else (2, 3)))
+    quick = compiled(module, backend=(noted := Noted()))
     with torch.no_grad():
-        program = torch.export.export(module, arguments, dynamic_shapes=dynamic)
-    assert any("plastikern" in str(node.target) for node in program.graph.nodes) == (module.backend == "cpu")
+        quick(input)
+        with use_backend("reference"):
+            quick(input)
+            with use_backend("cpu"):
+                quick(input)
+        assert noted.served == ["cpu", "reference", "cpu"]
+        monkeypatch.setenv("PLASTIKERN_BACKEND", "reference")
+        quick(input)
+        monkeypatch.setenv("PLASTIKERN_BACKEND", "cpu")
+        quick(input)
+        monkeypatch.delenv("PLASTIKERN_BACKEND")
+        before = len(noted.served)
+        quick(input)
+        with use_backend("reference"):
+            quick(input)
+        assert len(noted.served) == before, "what was compiled is found again"
+
+
+@needs_native
+def test_a_choice_inside_compiled_code_ends_with_its_block() -> None:
+    module = PlasticRNN(3, 4)
+
+    def twice(input: Tensor) -> Tensor:
+        with use_backend("reference"):
+            first = module(input)[0]
+        return first + module(input)[0]
+
+    for around, served in ((nullcontext(), "cpu"), (use_backend("reference"), "reference")):
+        with around, torch.no_grad():
+            quick = compiled(twice, backend=(noted := Noted()))
+            torch.testing.assert_close(quick(torch.ones(2, 2, 3)), twice(torch.ones(2, 2, 3)))
+            assert noted.served == [served] and backends.select(None, torch.ones(1)) == served
+
+
+@needs_native
+def test_a_choice_is_the_threads_also_in_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLASTIKERN_BACKEND", raising=False)
+    quick = compiled(PlasticRNN(3, 4).requires_grad_(False), backend=(noted := Noted()))
+    with use_backend("reference"):
+        quick(torch.ones(2, 2, 3))
+        thread = threading.Thread(target=quick, args=(torch.ones(2, 2, 3),))
+        thread.start()
+        thread.join()
+    assert noted.served == ["reference", "cpu"]
+
+
+def exported(
+    module: nn.Module, arguments: tuple[Any, ...], dynamic: Any, train: bool = False, strict: bool = False
+) -> Callable[..., Any]:
+    """The module as a program that has been saved and loaded."""
+    with torch.set_grad_enabled(train):
+        program = torch.export.export(module.train(train), arguments, dynamic_shapes=dynamic, strict=strict)
+    assert any("plastikern" in str(node.target) for node in program.graph.nodes) == (module.backend != "reference")
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
@@ -263,9 +349,10 @@ def exported(module: nn.Module, arguments: tuple[Any, ...], dynamic: tuple[Any, 
 
 @pytest.mark.parametrize(
     "kind, backend",
-    [(PlasticRNNCell, "reference"), *(pytest.param(kind, "cpu", marks=needs_native) for kind in CELLS)],
+    [(PlasticRNNCell, "reference"), *(pytest.param(kind, None, marks=needs_native) for kind in CELLS)],
 )
-def test_an_exported_step_runs_with_other_numbers_and_batches(kind: Any, backend: str) -> None:
+@pytest.mark.parametrize("strict", [False, slow(True)])
+def test_an_exported_step_runs_with_other_numbers_and_batches(kind: Any, backend: str | None, strict: bool) -> None:
     cell = kind(3, 4, plasticity=RETROACTIVE, backend=backend)
 
     def arguments(batch: int) -> tuple[Tensor, Any]:
@@ -274,7 +361,8 @@ def test_an_exported_step_runs_with_other_numbers_and_batches(kind: Any, backend
 
     with torch.no_grad():
         first, batch = arguments(2), torch.export.Dim("batch", min=2, max=64)
-        program = exported(cell, first, ({0: batch}, type(first[1])(*({0: batch} for _ in first[1]))))
+        dynamic = ({0: batch}, type(first[1])(*({0: batch} for _ in first[1])))
+        program = exported(cell, first, dynamic, strict=strict)
         for given in (arguments(2), arguments(7)):
             found, expected = program(*given), cell(*given)
             assert type(found) is type(expected)
@@ -282,12 +370,52 @@ def test_an_exported_step_runs_with_other_numbers_and_batches(kind: Any, backend
 
 
 @needs_native
-@pytest.mark.parametrize("kind", SEQUENCES)
-def test_an_exported_sequence_runs_with_other_lengths_and_batches(kind: Any) -> None:
-    module = kind(3, 4, plasticity=RETROACTIVE, backend="cpu")
-    steps, batch = torch.export.Dim("steps", min=2, max=999), torch.export.Dim("batch", min=2, max=64)
-    program = exported(module, (torch.randn(6, 2, 3),), ({0: steps, 1: batch},))
+@pytest.mark.parametrize(
+    "kind, strict, train, least",
+    [
+        *((kind, False, True, 0) for kind in SEQUENCES),
+        (PlasticRNN, True, True, 2),
+        *(slow(kind, strict, False, 0) for kind in SEQUENCES for strict in (True, False)),
+        *(slow(kind, True, True, least) for kind in SEQUENCES for least in (0, 1)),
+    ],
+)
+def test_an_exported_sequence_runs_with_any_length_and_batch(kind: Any, strict: bool, train: bool, least: int) -> None:
+    module = kind(3, 4, plasticity=RETROACTIVE)
+    steps, batch = torch.export.Dim("steps", min=least), torch.export.Dim("batch", min=least)
+    program = exported(module, (torch.randn(6, 2, 3),), ({0: steps, 1: batch},), train, strict)
     with torch.no_grad():
-        for sizes in ((6, 2), (11, 5), (200, 3)):
-            input = torch.randn(*sizes, 3)
-            torch.testing.assert_close(flat(program(input)), flat(module(input)))
+        for sizes in ((6, 2), (11, 5), (1100, 3), (2, 17), (1, 1), (0, 2), (2, 0)):
+            if min(sizes) >= least:
+                input = torch.randn(*sizes, 3)
+                torch.testing.assert_close(flat(program(input)), flat(module(input)))
+
+
+@needs_native
+@pytest.mark.parametrize("bounds", [{"min": 2, "max": 999}, {"min": 1500, "max": 3000}, {"max": 5000}])
+def test_bounds_of_an_exported_length_are_taken(bounds: dict[str, int]) -> None:
+    module, steps = PlasticLSTM(3, 4, num_layers=2), bounds.get("min", 2) + 5
+    dynamic = ({0: torch.export.Dim("steps", **bounds)},)
+    program = exported(module, (torch.randn(steps, 2, 3),), dynamic, train=True)
+    with torch.no_grad():
+        input = torch.randn(steps + 20, 2, 3)
+        torch.testing.assert_close(flat(program(input)), flat(module(input)))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_program_exported_from_the_reference_can_be_trained(strict: bool) -> None:
+    module, input = PlasticRNN(3, 4, backend="reference", dtype=torch.float64), torch.randn(3, 2, 3).double()
+    program = torch.export.export(module, (input,), strict=strict).module()
+    found, expected = (dict(each.named_parameters()) for each in (program, module))
+    for each in (program, module):
+        each(input)[0].square().sum().backward()
+    # A program has them under its own names, or those of the module.
+    close([found[name].grad for name in expected], [value.grad for value in expected.values()])
+
+
+@needs_native
+@pytest.mark.parametrize("strict", [False, True])
+def test_who_trains_a_program_of_fused_operators_is_warned(strict: bool) -> None:
+    module, input = PlasticRNN(3, 4), torch.randn(3, 2, 3)
+    program = torch.export.export(module, (input,), strict=strict).module()
+    with pytest.warns(UserWarning, match="an autograd kernel was not registered"):
+        program(input)[0].sum().backward()

@@ -105,3 +105,15 @@ def test_a_fused_backend_refuses_transforms_by_name(kind: Any) -> None:
     batch = torch.stack([torch.ones_like(output), torch.zeros_like(output)])
     with pytest.raises(RuntimeError, match=r"vmap.*backend='reference' has"):
         torch.autograd.grad(output, list(module.parameters()), batch, is_grads_batched=True)
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_transforms_are_compiled_with_what_they_transform(kind: Any) -> None:
+    member, input = made(kind, None), torch.randn(2, 5, 2, 3, dtype=torch.float64)
+
+    def outputs(given: Tensor) -> Tensor:
+        return member(given)[0]
+
+    for transformed in (vmap(outputs), vmap(grad(lambda given: outputs(given).sum()))):
+        torch.compiler.reset()
+        close(torch.compile(transformed, fullgraph=True, backend="aot_eager")(input), transformed(input))
