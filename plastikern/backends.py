@@ -214,6 +214,12 @@ def under_transform(*grads: Tensor | None) -> bool:
     return any(grad is not None and batched(grad) for grad in grads)
 
 
+def under_vmap() -> bool:
+    """Whether the call is made inside ``torch.func.vmap``."""
+    vmap = torch._C._functorch.TransformType.Vmap
+    return any(transform.key() == vmap for transform in torch._C._functorch.get_interpreter_stack() or ())
+
+
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
     """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":

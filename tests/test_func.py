@@ -107,13 +107,48 @@ def test_a_fused_backend_refuses_transforms_by_name(kind: Any) -> None:
         torch.autograd.grad(output, list(module.parameters()), batch, is_grads_batched=True)
 
 
-@pytest.mark.parametrize("kind", SEQUENCES)
+@pytest.mark.parametrize("kind", [PlasticRNN, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SEQUENCES[1:])])
 def test_transforms_are_compiled_with_what_they_transform(kind: Any) -> None:
-    member, input = made(kind, None), torch.randn(2, 5, 2, 3, dtype=torch.float64)
-
-    def outputs(given: Tensor) -> Tensor:
-        return member(given)[0]
-
-    for transformed in (vmap(outputs), vmap(grad(lambda given: outputs(given).sum()))):
+    member, input = made(kind, None), torch.randn(2, 2, 2, 3, dtype=torch.float64)
+    for transformed in (vmap(lambda given: member(given)[0]), grad(lambda given: member(given[0])[0].sum())):
         torch.compiler.reset()
         close(torch.compile(transformed, fullgraph=True, backend="aot_eager")(input), transformed(input))
+
+
+class Agent(torch.nn.Module):
+    """A network that acts: its forward pass is a rollout."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rollout = self.network.rollout(len(inputs), inputs.shape[1])
+        for row in inputs:
+            rollout.step(row)
+        return rollout.finish(inputs)[0]
+
+
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
+def test_a_rollout_under_transforms(kind: Any) -> None:
+    agent, inputs = Agent(made(kind, None)), torch.randn(5, 2, 3, dtype=torch.float64)
+    given = values(agent)
+    found = grad(lambda given: functional_call(agent, given, (inputs,)).sum())(given)
+    output = agent.network(inputs)[0].sum()
+    close(list(found.values()), torch.autograd.grad(output, list(agent.parameters()), allow_unused=True))
+    with pytest.raises(RuntimeError, match=r"rollout: it has no rule for torch.func.vmap"):
+        vmap(agent)(inputs.unsqueeze(0))
+
+
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
+def test_a_rollout_is_left_out_of_compiled_code_and_learns_all_the_same(kind: Any) -> None:
+    agent, inputs = Agent(made(kind, None)), torch.randn(3, 2, 3, dtype=torch.float64)
+    torch.compiler.reset()
+    output, expected = torch.compile(agent, backend="aot_eager")(inputs), agent.network(inputs)[0]
+    close(output, expected)
+    parameters = list(agent.parameters())
+    found, right = (torch.autograd.grad(x.square().sum(), parameters, allow_unused=True) for x in (output, expected))
+    close(found, right)
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="a rollout's steps are no single graph"):
+        torch.compile(agent, fullgraph=True, backend="aot_eager")(inputs)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .recurrent import RecurrentNetwork
 
 
+# torch.compile would lose the gradients of what was computed before the backward pass is set up.
+_uncompiled = torch.compiler.disable(reason="plastikern: a rollout's steps are no single graph")
+
+
 class Rollout:
     """Steps of a recurrent network, taken without gradients, from which one backward pass can learn.
 
@@ -38,6 +42,9 @@ class Rollout:
     The parameters and the first state must stay as they are from the first step to the backward pass. Backends without
     kernels for it, all but ``cpu``, take the steps of the cells, and run the sequence again at the end.
 
+    Forward pre-hooks of the network run once, when the rollout is made, on an input of no steps (0, features), and its
+    forward hooks at the end. They may make parameters, as those of pruning do, but not change inputs or outputs.
+
     Args:
         network: it acts on its present parameters, without dropout.
         steps: T, the most steps that can be taken.
@@ -46,13 +53,17 @@ class Rollout:
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value.
+        RuntimeError: it is made under ``torch.func.vmap``.
     """
 
+    @_uncompiled  # type: ignore[untyped-decorator]
     def __init__(self, network: RecurrentNetwork, steps: int, batch_size: int, state: Any = None) -> None:
         for name, value in (("steps", steps), ("batch_size", batch_size)):
             check_positive("rollout", name, value)
         if network.dropout and network.training and network.num_layers > 1:
             raise ValueError("rollout: a network with dropout acts in evaluation mode only; call its eval() before")
+        if backends.under_vmap():
+            raise RuntimeError("rollout: it has no rule for torch.func.vmap; call the network itself there")
         self._network = network
         firsts = network._entering(state, (network.num_layers,), batch_size)
         # Read once, for the steps and for the backward pass: a parametrization may compute others at the next look.
@@ -129,6 +140,7 @@ class Rollout:
         """The state after the steps so far, without gradients, as the network returns it."""
         return self._stacked([layer.state() for layer in self._layers])
 
+    @_uncompiled  # type: ignore[untyped-decorator]
     def finish(self, inputs: Tensor | None = None) -> tuple[Tensor, Any]:
         """What the network returns for the inputs of the T steps so far, with gradients.
 
