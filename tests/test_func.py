@@ -138,6 +138,8 @@ def test_a_rollout_under_transforms(kind: Any) -> None:
     close(list(found.values()), torch.autograd.grad(output, list(agent.parameters()), allow_unused=True))
     with pytest.raises(RuntimeError, match=r"rollout: it has no rule for torch.func.vmap"):
         vmap(agent)(inputs.unsqueeze(0))
+    with pytest.raises(RuntimeError, match=r"rollout: torch.export takes the network itself"):
+        torch.export.export(agent, (inputs,))
 
 
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])

@@ -154,22 +154,24 @@ def test_a_rollout_takes_parameters_from_functional_call(kind: Any, backend: str
             super().__init__()
             self.network = kind(4, 5, num_layers=2, plasticity=RULE, backend=backend, dtype=torch.float64)
 
-        def forward(self, inputs: Tensor, roll: bool) -> Tensor:
-            if not roll:
+        def forward(self, inputs: Tensor, how: str) -> Any:
+            if how == "call":
                 return self.network(inputs)[0]
             rollout = self.network.rollout(len(inputs), inputs.shape[1])
             for row in inputs:
                 rollout.step(row)
-            return rollout.finish(inputs)[0]
+            return rollout.finish(inputs)[0] if how == "inside" else rollout
 
     agent, other = Agent(), Agent()
     given = {name: value.detach().requires_grad_() for name, value in other.named_parameters()}
     inputs = input_of(agent.network)
-    found, expected = (torch.func.functional_call(agent, given, (inputs, roll)) for roll in (True, False))
-    close(found, expected)
-    close(
-        *(torch.autograd.grad(x.square().sum(), list(given.values()), allow_unused=True) for x in (found, expected)),
+    inside, expected, rollout = (
+        torch.func.functional_call(agent, given, (inputs, how)) for how in ("inside", "call", "outside")
     )
+    gradients = torch.autograd.grad(expected.square().sum(), list(given.values()), allow_unused=True)
+    for found in (inside, rollout.finish(inputs)[0]):
+        close(found, expected)
+        close(torch.autograd.grad(found.square().sum(), list(given.values()), allow_unused=True), gradients)
 
 
 def test_a_parameter_changed_during_a_rollout_is_noticed_behind_its_parametrization() -> None:

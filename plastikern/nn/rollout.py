@@ -53,7 +53,7 @@ class Rollout:
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value.
-        RuntimeError: it is made under ``torch.func.vmap``.
+        RuntimeError: it is made under ``torch.func.vmap`` or ``torch.export``.
     """
 
     @_uncompiled  # type: ignore[untyped-decorator]
@@ -62,6 +62,8 @@ class Rollout:
             check_positive("rollout", name, value)
         if network.dropout and network.training and network.num_layers > 1:
             raise ValueError("rollout: a network with dropout acts in evaluation mode only; call its eval() before")
+        if torch.compiler.is_exporting():
+            raise RuntimeError("rollout: torch.export takes the network itself, not steps of it")
         if backends.under_vmap():
             raise RuntimeError("rollout: it has no rule for torch.func.vmap; call the network itself there")
         self._network = network
