@@ -69,13 +69,12 @@ class RecurrentModule(PlasticModule):
 
     def _input_layer(self, layer: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """``weight_ih``, ``bias_ih`` and ``bias_hh`` of a layer; None is what it lacks."""
-        suffix, has_input = self._suffixes[layer], layer > 0 or self.input_size is not None
         # No default: an attribute error inside a parametrization would pass for a parameter that is not there.
-        return (
-            getattr(self, "weight_ih" + suffix) if has_input else None,
-            getattr(self, "bias_ih" + suffix) if has_input and self.bias else None,
-            getattr(self, "bias_hh" + suffix) if self.bias else None,
-        )
+        suffix, bias = self._suffixes[layer], self.bias
+        bias_hh = getattr(self, "bias_hh" + suffix) if bias else None
+        if self.input_size is None and layer == 0:
+            return None, None, bias_hh
+        return getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix) if bias else None, bias_hh
 
     @staticmethod
     def _driven(
