@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,10 +26,12 @@ pytestmark = needs_native
 # Split among threads, whole elements to each, and small ones of every network.
 SMALL = {name: replace(case, batch=3, lengths=None) for name, case in VARIANTS.items()}
 MANY = {"rows": Case(5, 1, 150), "elements": Case(24, 5, 41), **SMALL}
+# A team of 7 threads, two of which have fewer rows; elements of 3 threads each, with one left over for a team.
+TEAMS = {"team": Case(3, 1, 250), "left over": Case(3, 7, 140), "gates": Case(3, 2, 130, network="lstm")}
 
 
 def test_the_number_of_threads_may_change_between_calls_and_between_the_passes() -> None:
-    for case in (MANY["rows"], MANY["elements"]):
+    for case in (MANY["rows"], MANY["elements"], *TEAMS.values()):
         expected = run(case, "reference")
         for forward, backward in ((1, 2), (2, 1), (7, 3), (2, 64), (1, 1)):
             inputs = case.inputs()
@@ -36,6 +40,72 @@ def test_the_number_of_threads_may_change_between_calls_and_between_the_passes()
             with threads(backward):
                 found = case.results(outputs, inputs)
             assert_close(found, expected, FP64_ROUNDING)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [*MANY, *TEAMS])
+def test_more_threads_than_cores_change_no_bit(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is shared by as many threads as there are cores: more would wait for their turns at every barrier."""
+    case = (MANY | TEAMS)[name]
+    with threads(3):
+        expected = run(case, "cpu", dtype)
+    with threads(64):
+        monkeypatch.setenv("PLASTIKERN_CPU_CORES", "3")
+        # The products of the baseline weight's gradient are torch's own.
+        found = run(case, "cpu", dtype)
+        del found["grad_weight"], expected["grad_weight"]
+        assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(5, 1, 130),
+        Case(5, 1, 68, network="lstm"),
+        Case(5, 1, 6, network="linear", nonlinearity="tanh", features=4000),
+        Case(2, 20, 29),
+    ],
+    ids=["rows", "gates", "few long rows", "elements"],
+)
+def test_more_threads_than_there_is_work_for_change_no_bit(case: Case) -> None:
+    """Each of these is worth two threads."""
+    with threads(2):
+        expected = run(case, "cpu")
+    with threads(64):
+        found = run(case, "cpu")
+    for name in ("grad_weight", "grad_modulator_weight"):
+        found.pop(name, None), expected.pop(name, None)
+    assert_same_bits(found, expected)
+
+
+STARTED = """
+import os, torch
+import plastikern.functional as PF
+from plastikern import PlasticLSTM, PlasticRNN
+networks = PlasticRNN(None, 200, bias=False), PlasticLSTM(1, 200)
+drives = [torch.zeros(9, batch, 200 * network.gates) for network in networks for batch in (1, 4, 40)]
+torch.set_num_threads(64)  # which starts threads at once, for other purposes
+before = len(os.listdir("/proc/self/task"))
+for drive in drives:
+    network = networks[drive.shape[-1] > 200]
+    parameters = network.weight_hh_l0, network.alpha_l0, network.eta_l0
+    with torch.no_grad():
+        if network is networks[0]:
+            PF.plastic_rnn_sequence(drive, None, None, *parameters)
+            rollout = network.rollout(9, drive.shape[1])
+            for row in drive:
+                rollout.step(row)
+        else:
+            PF.plastic_lstm_sequence(drive, None, None, None, *parameters)
+print(len(os.listdir("/proc/self/task")) - before, len(os.sched_getaffinity(0)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell what a process may use")
+def test_no_more_threads_are_started_than_there_are_cores() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, check=True)
+    started, cores = map(int, done.stdout.split())
+    assert started < cores
 
 
 def test_calls_from_several_python_threads_do_not_meet() -> None:

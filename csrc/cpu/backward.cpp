@@ -2,82 +2,10 @@
 // in connection_kernels.cpp.
 #include <vector>
 
-#include "sharing.h"
+#include "backward_scratch.h"
 
 namespace plastikern {
 namespace {
-
-// Distance of vectors that are read and written side by side: whole pages would make a load wait for a store to the
-// same offset of another page, which processors take for the same address at first.
-template <typename S>
-constexpr int64_t apart(int64_t count) {
-    constexpr int64_t page = 4096 / sizeof(S);
-    return (count + page - 1) / page * page + padded<S>(page / 3);
-}
-
-// Up to this size the gradient of alpha is a matrix per thread, to which every step adds; beyond it would crowd out the
-// traces, and is found afterwards, a block of synapses at a time over all steps.
-constexpr int64_t kAlphasBytes = int64_t{256} << 10;
-
-template <typename S>
-struct BackwardScratch {
-    S* zeros;        // (max(O, I),)
-    S* ones;         // (O,)
-    S* reversed;     // per slot n.traces(), where some run backwards
-    S* traces;       // per slot: a segment's traces, (checkpoint_every - 1) * n.traces(), where some are computed again
-    S* grad_traces;  // per slot n.traces()
-    S* grad_posts;   // per slot (O,)
-    S* grad_hiddens;  // per slot (O,)
-    S* grad_cells;    // per slot (O,)
-    S* grad_rates;    // per slot (O,): of the rate in force at one step
-    S* grad_pres;     // per thread and element of a group (3, I), in rotation: a step's total, the step's before, the
-                      // one being read
-    S* modulators;    // per thread (2, kMaxGroup): contributions to the gradient of M, of even and odd steps
-    S *rates, *rate_scales, *eligibility_rates, *alphas;  // per thread (O,)
-    S* packed_pres;                                       // all steps of all elements, (I) rounded up to whole tiles
-    S* alpha_rows;                                        // per thread
-    S* grad_alphas;                                       // per thread, where `adds_alphas`: (O, padded(I))
-    S* pres;                                              // per thread PreRing::size
-    S* segment_pres;  // per thread (segment_steps, padded(I)), and 2 * segment_steps values
-    int64_t segment, segment_steps, row, posts, alpha_size, tiles;
-    bool wants_alphas, adds_alphas;  // alpha is per synapse; its gradient is summed up on the way, not afterwards
-
-    BackwardScratch(const Network<S>& n, const Gradients<S>& g, Parts<S>& parts) {
-        const Sharing sharing = sharing_of(n);
-        const int64_t threads = sharing.threads, slots = sharing.slots();
-        row = apart<S>(n.pres);
-        posts = apart<S>(n.posts);
-        const bool again = !g.reverse || g.lost != nullptr;
-        segment_steps = again ? std::min(n.checkpoint_every, n.steps) : 0;
-        segment = n.traces() * std::max<int64_t>(segment_steps - 1, 0);
-        alpha_size = padded<S>((2 * kGradientRows + 1) * n.steps * n.batch);
-        tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
-        zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
-        ones = parts.take(n.posts);
-        reversed = parts.take(g.reverse ? slots * n.traces() : 0);
-        traces = parts.take(slots * segment);
-        grad_traces = parts.take(slots * n.traces());
-        grad_posts = parts.take(slots * posts);
-        grad_hiddens = parts.take(slots * posts);
-        grad_cells = parts.take(slots * posts);
-        grad_rates = parts.take(slots * posts);
-        grad_pres = parts.take(threads * sharing.group * 3 * row);
-        modulators = parts.take(threads * 2 * kMaxGroup);
-        rates = parts.take(threads * posts);
-        rate_scales = parts.take(threads * posts);
-        eligibility_rates = parts.take(threads * posts);
-        alphas = parts.take(threads * posts);
-        wants_alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
-        adds_alphas = wants_alphas && n.matrix() * static_cast<int64_t>(sizeof(S)) <= kAlphasBytes;
-        const bool afterwards = wants_alphas && !adds_alphas;
-        packed_pres = parts.take(afterwards ? tiles * kernels<S>().tile * n.steps * n.batch : 0);
-        alpha_rows = parts.take(afterwards ? threads * alpha_size : 0);
-        grad_alphas = parts.take(adds_alphas ? threads * n.matrix() : 0);
-        pres = parts.take(threads * PreRing<S>::size(n, sharing.group));
-        segment_pres = parts.take(threads * segment_size(n));
-    }
-    int64_t segment_size(const Network<S>& n) const { return padded<S>(segment_steps * (padded<S>(n.pres) + 2)); }
-};
 
 template <typename S>
 Sequence<S> grad_sums(const Network<S>& n, const Gradients<S>& g) {
@@ -173,6 +101,7 @@ class BackwardGroup {
                 if (runs(k, b)) finish(k, b);
             }
             if (k > 0 && n_.kind == NetworkKind::lstm) through_gates(k - 1);
+            if (k % kGatheredSteps == 0) s_.gather(thread_, begin_, end_);
         }
         team_.barrier();
     }
@@ -212,7 +141,7 @@ class BackwardGroup {
         return s_.modulators + (thread * 2 + k % 2) * kMaxGroup + b - group_.first;
     }
     S* of_slot(S* vectors, int64_t b) const { return vectors + slot(b) * s_.posts; }
-    S* of_thread(S* vectors) const { return vectors + thread_ * s_.posts; }
+    S* of_thread(Sum of) const { return s_.sums[of] + thread_ * s_.posts; }
     S modulator(int64_t t, int64_t b) const { return *a_.modulators.at(t, b); }
     TraceRows<S> segment(int64_t b, int64_t inside) const {
         return packed_traces(n_, s_.traces + slot(b) * s_.segment + inside * n_.traces());
@@ -277,8 +206,8 @@ class BackwardGroup {
         unit = {};
         unit.grad_traces = grad_in_[e];
         unit.grad_traces_out = k == 0 ? first_grads(b) : grad_work(b);
-        unit.grad_alpha = of_thread(s_.alphas);
-        unit.grad_eligibility_rate = of_thread(s_.eligibility_rates);
+        unit.grad_alpha = of_thread(kAlphas);
+        unit.grad_eligibility_rate = of_thread(kEligibilityRates);
         unit.grad_rate = of_slot(s_.grad_rates, b);
         unit.alpha_stride = padded<S>(n_.pres);
         if (s_.adds_alphas) unit.grad_alphas = s_.grad_alphas + thread_ * n_.matrix();
@@ -357,7 +286,7 @@ class BackwardGroup {
         if (n_.connection.layout == Layout::per_synapse) {
             for (int64_t j = begin_; j < end_; ++j) share += grad[j];
         } else {
-            S *rates = of_thread(s_.rates), *scales = of_thread(s_.rate_scales);
+            S *rates = of_thread(kRates), *scales = of_thread(kRateScales);
             for (int64_t j = begin_; j < end_; ++j) rates[j] += grad[j];
             if (n_.modulator) {
                 const Coefficients<S> scale = n_.connection.rate_scale;
@@ -504,19 +433,19 @@ class BackwardGroup {
 };
 
 // Adds up what the threads found, in a fixed order; for one value per layer over the neurons, too.
-template <typename S>
-void add_up(S* per_thread, int64_t threads, int64_t distance, int64_t neurons, int64_t stride, S* to) {
-    const auto summed = [](const S* values, int64_t count, int64_t step) {
+template <typename T, typename S>
+void add_up(T* per_thread, int64_t threads, int64_t distance, int64_t neurons, int64_t stride, S* to) {
+    const auto summed = [](const T* values, int64_t count, int64_t step) {
         double total = 0;
         for (int64_t i = 0; i < count; ++i) total += static_cast<double>(values[i * step]);
-        return static_cast<S>(total);
+        return total;
     };
     if (to == nullptr) return;
-    for (int64_t j = 0; j < neurons; ++j) per_thread[j] = summed(per_thread + j, threads, distance);
+    for (int64_t j = 0; j < neurons; ++j) per_thread[j] = static_cast<T>(summed(per_thread + j, threads, distance));
     if (stride == 0) {
-        *to = summed(per_thread, neurons, 1);
+        *to = static_cast<S>(summed(per_thread, neurons, 1));
     } else {
-        std::copy_n(per_thread, neurons, to);
+        std::transform(per_thread, per_thread + neurons, to, [](T value) { return static_cast<S>(value); });
     }
 }
 
@@ -555,7 +484,7 @@ void backward(const Network<S>& given, const Gradients<S>& g) {
     const int64_t threads = sharing.threads;
     std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
     std::fill_n(s.ones, n.posts, S(1));
-    for (S* sums : {s.rates, s.rate_scales, s.eligibility_rates, s.alphas}) std::fill_n(sums, threads * s.posts, S(0));
+    s.clear_sums();
     if (s.adds_alphas) std::fill_n(s.grad_alphas, threads * n.matrix(), S(0));
     parallel(threads, [&](Team all) {
         packed.fill(all);
@@ -565,12 +494,12 @@ void backward(const Network<S>& given, const Gradients<S>& g) {
     });
     const Connection<S>& c = n.connection;
     if (c.layout != Layout::per_synapse) {
-        add_up(s.rates, threads, s.posts, n.posts, c.rate.stride, g.rate);
-        add_up(s.rate_scales, threads, s.posts, n.posts, c.rate_scale.stride, g.rate_scale);
-        add_up(s.eligibility_rates, threads, s.posts, n.posts, c.eligibility_rate.stride, g.eligibility_rate);
+        add_up(s.totals[kRates], threads, s.posts, n.posts, c.rate.stride, g.rate);
+        add_up(s.totals[kRateScales], threads, s.posts, n.posts, c.rate_scale.stride, g.rate_scale);
+        add_up(s.totals[kEligibilityRates], threads, s.posts, n.posts, c.eligibility_rate.stride, g.eligibility_rate);
     }
     if (c.layout == Layout::per_neuron) {
-        add_up(s.alphas, threads, s.posts, n.posts, c.alpha.stride, g.alpha);
+        add_up(s.totals[kAlphas], threads, s.posts, n.posts, c.alpha.stride, g.alpha);
     } else if (s.adds_alphas) {
         for (int64_t j = 0; j < n.posts; ++j)
             add_up(s.grad_alphas + j * padded<S>(n.pres), threads, n.matrix(), n.pres, 1, g.alpha + j * n.pres);

@@ -236,9 +236,9 @@ int64_t acting_bytes(const Network<S>& n) {
 
 template <typename S>
 void forward_unit(Network<S> given, const Outputs<S>& out, int64_t k, void* memory) {
-    // One step of a small batch is not worth waking threads.
+    // One step of a small batch is not worth waking threads, or many of them.
     const int64_t work = given.batch * given.synapses() * (given.kind == NetworkKind::lstm ? 4 : 1);
-    if (work < 2 * kSplitSynapses) given.threads = 1;
+    given.threads = worthwhile(given.threads, work, 2 * kSplitSynapses);
     Parts<S> kept(memory), counted(nullptr);
     const Packed<S> packed(given, kept);
     S* live = kept.take(given.batch * given.traces());

@@ -78,6 +78,7 @@ struct Cpu {
         if (c.rate.data == nullptr) c.rate = {&zero, 0};
         if (n.modulator && c.rate_scale.data == nullptr) c.rate_scale = {&one, 0};
         n.threads = static_cast<int64_t>(torch::stable::get_num_threads());
+        if (n.threads > 1) n.threads = std::min(n.threads, cores());
     }
     template <typename S>
     static void forward(Network<S>& n, const Outputs<S>& out, const Tensor& /*like*/) {
@@ -111,7 +112,7 @@ void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeat
     const int64_t count = a.numel();
     const float *from_a = pointer<float>(a), *from_b = pointer<float>(b);
     float* to = output_pointer<float>(c);
-    parallel(static_cast<int64_t>(torch::stable::get_num_threads()), [&](Team team) {
+    parallel(std::min(static_cast<int64_t>(torch::stable::get_num_threads()), cores()), [&](Team team) {
         int64_t begin, end;
         team.share(count, begin, end);
         for (int64_t i = 0; i < repeats; ++i) {

@@ -91,15 +91,20 @@ struct Group {
 };
 
 // How a call is shared by `threads` threads: the first `whole` elements are taken by one thread each, in groups, the
-// others by all together.
+// others by the first `together` threads as a team.
 struct Sharing {
-    int64_t threads, whole, group;
+    int64_t threads, whole, group, together;
 
-    // A team is one thread where elements are taken whole, else all of them.
     int64_t teams() const { return whole > 0 ? threads : 1; }
     // Groups of whole elements that one thread takes.
     int64_t slots() const { return teams() * group; }
 };
+
+// Threads that are worth waking for so many synapses, or synapses at so many steps: half of the smallest work that two
+// of them share is enough for each.
+inline int64_t worthwhile(int64_t threads, int64_t work, int64_t smallest) {
+    return std::max(std::min(threads, 2 * work / smallest), int64_t{1});
+}
 
 template <typename S>
 Sharing sharing_of(const Network<S>& n) {
@@ -108,22 +113,27 @@ Sharing sharing_of(const Network<S>& n) {
     const int64_t synapses = n.synapses() * (gated ? 4 : 1);
     // A softmax is over all neurons.
     const bool splits = synapses >= kSplitSynapses && n.nonlinearity != Nonlinearity::softmax;
-    const int64_t together = gated ? std::min(n.batch, kMaxGroup) : 1;
+    const int64_t group = gated ? std::min(n.batch, kMaxGroup) : 1;
+    // At every step a team waits for its slowest thread: one that has no rows, or few, only makes it slower.
+    const int64_t team = splits ? std::min(worthwhile(n.threads, synapses, kSplitSynapses), Team::shares(n.posts)) : 1;
     // The gradient of a rate per synapse is one matrix, to which the elements add in turn.
-    if (n.connection.layout == Layout::per_synapse) return {splits ? n.threads : 1, 0, together};
+    if (n.connection.layout == Layout::per_synapse) return {team, 0, group, team};
     // Elements of a thread in groups of nearly the same size.
     const auto grouped = [&](int64_t each) {
-        const int64_t groups = std::max((each + together - 1) / together, int64_t{1});
+        const int64_t groups = std::max((each + group - 1) / group, int64_t{1});
         return std::max((each + groups - 1) / groups, int64_t{1});
     };
+    const int64_t side_by_side = std::min(n.batch, n.threads);
     if (!splits) {
-        const bool worth_threads = n.batch * synapses * n.steps >= 2 * kSplitSynapses;
-        const int64_t threads = worth_threads ? std::min(n.batch, n.threads) : 1;
-        return {threads, n.batch, grouped((n.batch + threads - 1) / threads)};
+        const int64_t work = n.batch * synapses * n.steps;
+        const int64_t threads = worthwhile(side_by_side, work, 2 * kSplitSynapses);
+        return {threads, n.batch, grouped((n.batch + threads - 1) / threads), 1};
     }
-    const bool fits = 2 * n.threads * n.traces() * static_cast<int64_t>(sizeof(S)) <= kSideBySideBytes;
-    const int64_t each = fits ? n.batch / n.threads : 0;
-    return {n.threads, each * n.threads, grouped(each > 0 ? each : n.batch)};
+    const int64_t fitting = kSideBySideBytes / (2 * n.traces() * static_cast<int64_t>(sizeof(S)));
+    const int64_t threads = std::min(side_by_side, fitting);
+    if (threads < team) return {team, 0, grouped(n.batch), team};
+    const int64_t each = n.batch / threads;
+    return {threads, each * threads, grouped(each), team};
 }
 
 // Calls run(group, thread, team) for every group of elements.
@@ -135,8 +145,9 @@ void for_groups(int64_t batch, Sharing sharing, Team all, Run run) {
     }
     if (sharing.whole == batch) return;
     all.barrier();
-    for (int64_t b = sharing.whole; b < batch; b += sharing.group) {
-        run(Group{b, std::min(b + sharing.group, batch)}, all.rank, all);
+    const Team team{all.rank, std::min(all.size, sharing.together), all.meeting};
+    for (int64_t b = sharing.whole; team.rank < team.size && b < batch; b += sharing.group) {
+        run(Group{b, std::min(b + sharing.group, batch)}, team.rank, team);
     }
 }
 

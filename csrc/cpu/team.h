@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -57,12 +58,28 @@ struct Team {
     }
     // Share of `count` rows, in units of a few.
     void share(int64_t count, int64_t& begin, int64_t& end) const {
-        constexpr int64_t unit = 4;
-        const int64_t units = (count + unit - 1) / unit;
-        begin = std::min(count, units * rank / size * unit);
-        end = std::min(count, units * (rank + 1) / size * unit);
+        const int64_t units = shares(count);
+        begin = std::min(count, units * rank / size * kUnit);
+        end = std::min(count, units * (rank + 1) / size * kUnit);
     }
+    // Into how many shares `count` rows can be divided.
+    static int64_t shares(int64_t count) { return (count + kUnit - 1) / kUnit; }
+
+   private:
+    static constexpr int64_t kUnit = 4;
 };
+
+// The processors that this process may use. More threads than that would wait for each other's turns, at every barrier.
+// The environment variable PLASTIKERN_CPU_CORES says it where the system does not: in a container with a quota of time.
+inline int64_t cores() {
+    const char* wish = std::getenv("PLASTIKERN_CPU_CORES");
+    if (wish != nullptr && std::atoll(wish) > 0) return std::atoll(wish);
+#if defined(_OPENMP)
+    return omp_get_num_procs();
+#else
+    return 1;
+#endif
+}
 
 // Calls body(team) on up to `threads` threads; the team is all of them.
 template <class Body>
