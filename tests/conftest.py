@@ -307,13 +307,13 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads, on a machine with fewer cores, too."""
+def threads(count: int, cores: int | None = None) -> Iterator[None]:
+    """So many threads, on a machine with fewer cores, too; or as on one with that many."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("PLASTIKERN_CPU_CORES", str(count))
+            environment.setenv("PLASTIKERN_CPU_CORES", str(cores or count))
             yield
     finally:
         torch.set_num_threads(before)

@@ -44,13 +44,12 @@ def test_the_number_of_threads_may_change_between_calls_and_between_the_passes()
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", [*MANY, *TEAMS])
-def test_more_threads_than_cores_change_no_bit(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_than_cores_change_no_bit(name: str, dtype: torch.dtype) -> None:
     """The work is shared by as many threads as there are cores: more would wait for their turns at every barrier."""
     case = (MANY | TEAMS)[name]
     with threads(3):
         expected = run(case, "cpu", dtype)
-    with threads(64):
-        monkeypatch.setenv("PLASTIKERN_CPU_CORES", "3")
+    with threads(64, cores=3):
         # The products of the baseline weight's gradient are torch's own.
         found = run(case, "cpu", dtype)
         del found["grad_weight"], expected["grad_weight"]
