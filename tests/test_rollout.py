@@ -218,10 +218,64 @@ def test_mistakes_are_named(backend: str) -> None:
         rollout.finish(inputs[:1])
     with torch.no_grad():
         network.weight_hh_l0.mul_(2)
-    with pytest.raises(RuntimeError, match="a parameter has been changed"):
+    with pytest.raises(RuntimeError, match="a parameter or the first state has been changed"):
         rollout.finish(inputs)
     with pytest.raises(ValueError, match="eval"):
         made("rnn", "simple", layers=2, dropout=0.5, backend=backend).rollout(2, 3)
+
+
+IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
+    "relu": nn.ReLU(inplace=True),
+    "dropout": nn.Dropout(inplace=True),
+    "part": lambda hidden: hidden[0].zero_(),
+    "view": lambda hidden: hidden.view(-1).mul_(2),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("change", IN_PLACE.values(), ids=IN_PLACE)
+def test_what_a_step_returned_is_not_changed_in_place(
+    backend: str, kind: str, mode: Any, change: Callable[[Tensor], Any]
+) -> None:
+    network, inputs = made(kind, "simple", layers=2, backend=backend), torch.randn(4, 2, 4, dtype=torch.float64)
+    for then in ("step", "state", "finish"):
+        rollout = network.rollout(4, 2)
+        with mode():
+            rollout.step(inputs[0])
+            hidden = rollout.step(inputs[1])
+            change(hidden)
+            change(hidden.clone())  # that is allowed
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            rollout.step(inputs[2]) if then == "step" else getattr(rollout, then)()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_states_that_a_rollout_gave_and_inputs_that_it_took_belong_to_others(backend: str, kind: str) -> None:
+    network, inputs = made(kind, "retroactive", backend=backend), torch.randn(5, 2, 4, dtype=torch.float64)
+    rollout = network.rollout(5, 2)
+    for row in inputs.clone():
+        for tensor in rollout.state():
+            tensor.fill_(7)
+        rollout.step(row)
+        row.fill_(7)
+    found, expected = rollout.finish(), network(inputs)
+    assert_close({"output": found[0].detach()}, {"output": expected[0].detach()}, FP64_ROUNDING)
+    assert_close({"trace": found[1].trace.detach()}, {"trace": expected[1].trace.detach()}, FP64_ROUNDING)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["hidden", "trace", "eta_l0"])
+def test_the_first_state_and_the_rates_stay_as_they_are(backend: str, name: str) -> None:
+    network = PlasticRNN(4, 9, plasticity=Plasticity(learn_eta=False), dtype=torch.float64, backend=backend)
+    inputs, first = torch.randn(3, 2, 4, dtype=torch.float64), first_state(network, "rnn", 2).detach()
+    rollout = act(network, inputs, first)
+    with torch.no_grad():
+        (network.eta_l0 if name == "eta_l0" else getattr(first, name)).mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place since the first step"):
+        rollout.finish()
 
 
 @needs_native

@@ -17,6 +17,11 @@ from ..ops import fused
 if TYPE_CHECKING:
     from .recurrent import RecurrentNetwork
 
+CHANGED = (
+    "rollout: activities that a step returned have been modified by an inplace operation, such as "
+    "nn.ReLU(inplace=True), and the next steps would be computed from them; change a copy"
+)
+
 
 # torch.compile would lose the gradients of what was computed before the backward pass is set up.
 _uncompiled = torch.compiler.disable(reason="plastikern: a rollout's steps are no single graph")
@@ -95,12 +100,13 @@ class Rollout:
                 )
         drives = [_drive_of(*input_layer) for input_layer, _ in self._parameters]
         self._layers_and_drives = list(zip(self._layers, drives, strict=True))
+        self._last = self._layers[-1]  # whose activities the steps return
         self._rows, self._taken = self._inputs.unbind(), 0
-        self._read: list[Tensor] = [*network.parameters()]
+        self._read: list[Tensor] = [*network.parameters(), *(tensor for tensor in firsts if tensor is not None)]
         for input_layer, arguments in self._parameters:
             read = (*input_layer, *arguments.values(), *(arguments["modulator"] or ()))
             self._read += [tensor for tensor in read if isinstance(tensor, Tensor)]
-        self._versions = self._present_versions()
+        self._versions = _versions(self._read)
 
     @property
     def taken(self) -> int:
@@ -114,11 +120,12 @@ class Rollout:
             input: (B, features) of the network.
 
         Returns:
-            Activities (B, N) of the last layer, not to be changed in place.
+            Activities (B, N) of the last layer. The next step is computed from them: who changes them in place gets an
+            error there.
 
         Raises:
             TypeError, ValueError: an input of the wrong type, dtype, shape or device.
-            RuntimeError: all steps have been taken.
+            RuntimeError: all steps have been taken, or what the last one returned has been changed in place.
         """
         if self._taken == len(self._rows):
             raise RuntimeError(f"rollout: all {self._taken} steps have been taken")
@@ -132,6 +139,8 @@ class Rollout:
         return self._step(row, input)
 
     def _step(self, row: Tensor, input: Tensor) -> Tensor:
+        if not self._last.unchanged():
+            raise RuntimeError(CHANGED)
         activities = row.copy_(input)
         for layer, drive in self._layers_and_drives:
             activities = layer.step(drive(activities))
@@ -139,7 +148,13 @@ class Rollout:
         return activities
 
     def state(self) -> Any:
-        """The state after the steps so far, without gradients, as the network returns it."""
+        """The state after the steps so far, without gradients, as the network returns it; a copy.
+
+        Raises:
+            RuntimeError: what a step returned has been changed in place.
+        """
+        if not self._last.unchanged():
+            raise RuntimeError(CHANGED)
         return self._stacked([layer.state() for layer in self._layers])
 
     @_uncompiled  # type: ignore[untyped-decorator]
@@ -152,11 +167,14 @@ class Rollout:
 
         Raises:
             ValueError: ``inputs`` are not those of the steps.
-            RuntimeError: a parameter has been changed since the first step.
+            RuntimeError: a parameter, the first state or what a step returned has been changed in place since the first
+                step.
         """
         network, taken = self._network, self._inputs[: self._taken]
-        if self._versions != self._present_versions():
-            raise RuntimeError("rollout: a parameter has been changed in place since the first step")
+        if self._versions != _versions(self._read):
+            raise RuntimeError("rollout: a parameter or the first state has been changed in place since the first step")
+        if not self._last.unchanged():
+            raise RuntimeError(CHANGED)
         if inputs is None:
             activities = taken
         else:
@@ -177,10 +195,6 @@ class Rollout:
     def _stacked(self, lasts: Sequence[Sequence[Tensor]]) -> Any:
         return self._network._stacked(lasts, True)
 
-    def _present_versions(self) -> list[int]:
-        # Tensors made in inference mode have no versions; they cannot be learnt either.
-        return [0 if tensor.is_inference() else tensor._version for tensor in self._read]
-
 
 class _Layer(Protocol):
     """One layer's steps. Its ``arguments`` are those of the network's functions, without the drive."""
@@ -188,8 +202,11 @@ class _Layer(Protocol):
     def step(self, drive: Tensor) -> Tensor:
         """Activities (B, N) after one more step."""
 
+    def unchanged(self) -> bool:
+        """Whether nobody has written into what the steps returned."""
+
     def state(self) -> Sequence[Tensor]:
-        """The state after the steps so far."""
+        """The state after the steps so far; a copy."""
 
     def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
         """Activities of all steps, from their drive, and the last state, with gradients."""
@@ -211,7 +228,7 @@ class _Recorded:
         kind = Network("lstm" if network.gates == 4 else "rnn", arguments["plasticity"], **options)
         self._first = State(**{"cell": None, **first})
         self._recording = fused.Recording(backend, like, self._first, _connection(arguments), kind, steps)
-        self.step = self._recording.step
+        self.step, self.unchanged = self._recording.step, self._recording.unchanged
 
     def state(self) -> Sequence[Tensor]:
         return [tensor for tensor in self._recording.state() if tensor is not None]
@@ -229,23 +246,33 @@ class _Stepped:
         self, network: RecurrentNetwork, first: dict[str, Tensor | None], arguments: dict[str, Any], like: Tensor
     ) -> None:
         self._network, self._first, self._arguments = network, first, arguments
-        # Steps keep nothing for the backward pass, which `finish` computes again.
-        with torch.no_grad():
-            self._now = self._run(like.unsqueeze(0)[:0], arguments)[1:]
+        # Steps keep nothing for the backward pass, which `finish` computes again. Of no step the state is the first one
+        # itself, of which others may have versions.
+        with torch.inference_mode(False), torch.no_grad():
+            self._now: Sequence[Tensor] = [x.clone() for x in self._run(like.unsqueeze(0)[:0], arguments)[1:]]
 
     def _run(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
         return self._network.sequence_function(drive, **arguments, **self._first)
 
     def step(self, drive: Tensor) -> Tensor:
         now = dict(zip(self._first, self._now, strict=False))
-        self._now = self._network.step_function(drive, **self._arguments, **now)
+        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode has no versions
+            self._now = self._network.step_function(drive, **self._arguments, **now)
         return self._now[0]
 
+    def unchanged(self) -> bool:
+        return self._now[0]._version == 0
+
     def state(self) -> Sequence[Tensor]:
-        return self._now
+        return [tensor.clone() for tensor in self._now]
 
     def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
         return self._run(drive, arguments)
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    # Tensors made in inference mode have no versions; they cannot be learnt either.
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _alike(inputs: Tensor, taken: Tensor) -> bool:

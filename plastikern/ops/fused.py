@@ -294,6 +294,10 @@ class Recording:
     def _kept(self) -> tuple[Tensor | None, ...]:
         return self._history, self._modulators, self._checkpoints, self._lost
 
+    def unchanged(self) -> bool:
+        """Whether nobody else has written into the activities, from which the next step is computed."""
+        return self.output._version == 0
+
     def step(self, drive: Tensor) -> Tensor:
         """The activities (B, N) after one more step, without gradients."""
         k = self.taken
