@@ -2,15 +2,92 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+_State = TypeVar("_State", bound="_Tensors")
 
-class RNNState(NamedTuple):
+
+class _Tensors(tuple[Tensor, ...]):
+    """The tensors of a state, by name and by place: those that a network has, so that none is None.
+
+    What takes a tuple apart and puts it together again, ``tuple(part[:, keep] for part in state)`` or a function that
+    detaches a state of ``torch.nn``, works on a plastic one, and every network takes such a plain tuple, too.
+    """
+
+    __slots__ = ()
+    _fields: ClassVar[tuple[str, ...]]
+
+    def __getnewargs__(self) -> tuple[Tensor, ...]:
+        return tuple(self)
+
+    def _asdict(self) -> dict[str, Tensor]:
+        return dict(zip(self._fields, self, strict=False))
+
+    def _replace(self: _State, **changes: Tensor | None) -> _State:
+        return type(self)(**{**self._asdict(), **changes})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={tensor!r}' for name, tensor in self._asdict().items())})"
+
+    def detach(self: _State) -> _State:
+        """The same state without its history, for truncated back-propagation through time."""
+        return type(self)(*[tensor.detach() for tensor in self])
+
+    def to(self: _State, *args: Any, **kwargs: Any) -> _State:
+        """Every tensor on another device or in another dtype; arguments as of ``torch.Tensor.to``."""
+        return type(self)(*[tensor.to(*args, **kwargs) for tensor in self])
+
+    def select(self: _State, elements: Any) -> _State:
+        """The state of some elements of the batch.
+
+        Args:
+            elements: as an index of the dimension B: bool (B,), numbers, a list of them or a slice. A single number
+                takes B away.
+
+        Raises:
+            IndexError: there are no such elements.
+        """
+        index = (slice(None),) * self._batch_axis() + (elements,)
+        return type(self)(*[tensor[index] for tensor in self])
+
+    def reset(self: _State, begins: Tensor) -> _State:
+        """The state with zeros where a new episode begins; elements that go on keep their history.
+
+        Args:
+            begins: bool (B,).
+
+        Raises:
+            TypeError, ValueError: it is something else.
+        """
+        axis = self._batch_axis()
+        batch = self[0].shape[axis]
+        if not isinstance(begins, Tensor) or begins.dtype != torch.bool:
+            got = f"a tensor of {begins.dtype}" if isinstance(begins, Tensor) else type(begins).__name__
+            raise TypeError(f"{type(self).__name__}.reset: begins must be a bool tensor; got {got}")
+        if begins.shape != (batch,):
+            raise ValueError(
+                f"{type(self).__name__}.reset: begins must have shape ({batch},); got {tuple(begins.shape)}"
+            )
+        begins = begins.to(self[0].device)
+        # Chosen, not multiplied: what an episode ended with may be NaN.
+        return type(self)(*[torch.where(begins.view(-1, *(1,) * (x.dim() - axis - 1)), 0, x) for x in self])
+
+    def _batch_axis(self) -> int:
+        """Behind ``num_layers``, where the state has layers: traces are (B, O, I) or (num_layers, B, O, I)."""
+        axis = self[self._fields.index("trace")].dim() - 3
+        if axis < 0:
+            raise ValueError(f"{type(self).__name__}: the state must have a dimension B; got one of a single element")
+        return axis
+
+
+class RNNState(_Tensors):
     """State of a plastic recurrent network; every tensor is differentiable, going in and coming out.
+
+    A tuple (hidden, trace), with retroactive modulation (hidden, trace, eligibility).
 
     Attributes:
         hidden: activities (B, N); with a leading ``num_layers`` in :class:`~plastikern.PlasticRNN`.
@@ -18,17 +95,30 @@ class RNNState(NamedTuple):
         eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
     """
 
-    hidden: Tensor
-    trace: Tensor
-    eligibility: Tensor | None = None
+    __slots__ = ()
+    _fields = ("hidden", "trace", "eligibility")
+    __match_args__ = _fields
 
-    def detach(self) -> RNNState:
-        """The same state without its history, for truncated back-propagation through time."""
-        return RNNState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
+    def __new__(cls, hidden: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> RNNState:
+        return tuple.__new__(cls, (hidden, trace) if eligibility is None else (hidden, trace, eligibility))
+
+    @property
+    def hidden(self) -> Tensor:  # noqa: D102
+        return self[0]
+
+    @property
+    def trace(self) -> Tensor:  # noqa: D102
+        return self[1]
+
+    @property
+    def eligibility(self) -> Tensor | None:  # noqa: D102
+        return self[2] if len(self) > 2 else None
 
 
-class LSTMState(NamedTuple):
+class LSTMState(_Tensors):
     """State of a plastic LSTM; every tensor is differentiable, going in and coming out.
+
+    A tuple (hidden, cell, trace), with retroactive modulation (hidden, cell, trace, eligibility).
 
     Attributes:
         hidden, cell: (B, N); with a leading ``num_layers`` in :class:`~plastikern.PlasticLSTM`.
@@ -36,35 +126,66 @@ class LSTMState(NamedTuple):
         eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
     """
 
-    hidden: Tensor
-    cell: Tensor
-    trace: Tensor
-    eligibility: Tensor | None = None
+    __slots__ = ()
+    _fields = ("hidden", "cell", "trace", "eligibility")
+    __match_args__ = _fields
 
-    def detach(self) -> LSTMState:
-        """The same state without its history, for truncated back-propagation through time."""
-        return LSTMState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
+    def __new__(cls, hidden: Tensor, cell: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> LSTMState:
+        return tuple.__new__(cls, (hidden, cell, trace) if eligibility is None else (hidden, cell, trace, eligibility))
+
+    @property
+    def hidden(self) -> Tensor:  # noqa: D102
+        return self[0]
+
+    @property
+    def cell(self) -> Tensor:  # noqa: D102
+        return self[1]
+
+    @property
+    def trace(self) -> Tensor:  # noqa: D102
+        return self[2]
+
+    @property
+    def eligibility(self) -> Tensor | None:  # noqa: D102
+        return self[3] if len(self) > 3 else None
 
 
-class LinearState(NamedTuple):
+class LinearState(_Tensors):
     """State of a plastic linear layer; every tensor is differentiable, going in and coming out.
+
+    A tuple (trace,), with retroactive modulation (trace, eligibility).
 
     Attributes:
         trace: Hebbian traces (B, O, I), ``trace[b, post, pre]``.
         eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
     """
 
-    trace: Tensor
-    eligibility: Tensor | None = None
+    __slots__ = ()
+    _fields = ("trace", "eligibility")
+    __match_args__ = _fields
 
-    def detach(self) -> LinearState:
-        """The same state without its history, for truncated back-propagation through time."""
-        return LinearState(*(None if tensor is None else tensor.detach() for tensor in self))  # type: ignore[arg-type]
+    def __new__(cls, trace: Tensor, eligibility: Tensor | None = None) -> LinearState:
+        return tuple.__new__(cls, (trace,) if eligibility is None else (trace, eligibility))
+
+    @property
+    def trace(self) -> Tensor:  # noqa: D102
+        return self[0]
+
+    @property
+    def eligibility(self) -> Tensor | None:  # noqa: D102
+        return self[1] if len(self) > 1 else None
 
 
 # Tuples of tensors run no code: torch.load(..., weights_only=True) may make them.
 torch.serialization.add_safe_globals([RNNState, LSTMState, LinearState])
-# Without a name for files, torch.export.save takes no program with such a state; torch has no public way to give one.
-if hasattr(_pytree, "_register_namedtuple"):
-    for _state in (RNNState, LSTMState, LinearState):
-        _pytree._register_namedtuple(_state, serialized_type_name=f"plastikern.{_state.__name__}")
+# With a name for files, torch.export.save takes programs with such a state.
+for _kind in (RNNState, LSTMState, LinearState):
+    _pytree.register_pytree_node(
+        _kind,
+        lambda state: ([*state], None),
+        lambda tensors, _, kind=_kind: kind(*tensors),  # type: ignore[misc]
+        serialized_type_name=f"plastikern.{_kind.__name__}",
+        flatten_with_keys_fn=lambda state: (
+            [(_pytree.GetAttrKey(name), tensor) for name, tensor in state._asdict().items()], None
+        ),
+    )  # fmt: skip
