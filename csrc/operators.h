@@ -152,7 +152,7 @@ class Call {
         check<Device>("trace", trace_, {batch_, posts_, pres_}, dtype_);
         check<Device>("eligibility", eligibility_, {batch_, posts_, pres_}, dtype_);
         check<Device>("modulator_weight", modulator_weight_, {posts_}, dtype_);
-        check<Device>("modulator_bias", modulator_bias_, {}, dtype_);
+        if (modulator_bias.has_value()) coefficient_of_one("modulator_bias", *modulator_bias_);
         STD_TORCH_CHECK(modulator_weight.has_value() == modulator_bias.has_value(), "a modulator has weight and bias");
         STD_TORCH_CHECK(rate.has_value() || has_modulator(), "rate must be a tensor without a modulator");
         STD_TORCH_CHECK(has_modulator() || !rate_scale.has_value(), "rate_scale needs a modulator");
@@ -268,10 +268,15 @@ class Call {
     }
 
    private:
-    // A parameter (O, I), (O,) or ().
+    void coefficient_of_one(const char* name, const Tensor& tensor) const {
+        const bool plain = tensor.dim() == 1 && tensor.numel() == 1;
+        check<Device>(name, tensor, plain ? std::vector<int64_t>{1} : std::vector<int64_t>{}, dtype_);
+    }
+    // A parameter (O, I), (O,) or of one number, () or (1,).
     template <typename S>
     Coefficients<S> coefficients(const char* name, const Tensor& tensor) const {
-        if (tensor.dim() == 0) return check<Device>(name, tensor, {}, dtype_), Coefficients<S>{pointer<S>(tensor), 0};
+        if (tensor.dim() < 2 && tensor.numel() == 1)
+            return check<Device>(name, tensor, tensor.sizes(), dtype_), Coefficients<S>{pointer<S>(tensor), 0};
         if (tensor.dim() == 1)
             return check<Device>(name, tensor, {posts_}, dtype_), Coefficients<S>{pointer<S>(tensor), 1};
         return check<Device>(name, tensor, {posts_, pres_}, dtype_), Coefficients<S>{pointer<S>(tensor), pres_};

@@ -175,7 +175,8 @@ _environment: Any = getattr(os.environ, "_data", os.environ)
 _environment_key: Any = getattr(os.environ, "encodekey", str)(ENVIRONMENT_VARIABLE)
 
 
-def _known(name: str, source: str) -> str:
+def known(name: str, source: str) -> str:
+    """The name, where it is that of a backend."""
     if not isinstance(name, str) or (name != "reference" and name not in FUSED):
         raise ValueError(f"{source} must be one of {', '.join(('reference', *FUSED))}; got {name!r}")
     return name
@@ -192,7 +193,7 @@ def use_backend(name: str) -> Iterator[None]:
         ValueError: a backend that does not exist. A backend that exists but cannot serve a call raises RuntimeError
             there.
     """
-    before, _choice.name = _choice.name, _known(name, "use_backend: name")
+    before, _choice.name = _choice.name, known(name, "use_backend: name")
     try:
         yield
     finally:
@@ -220,6 +221,9 @@ def under_vmap() -> bool:
     return any(transform.key() == vmap for transform in torch._C._functorch.get_interpreter_stack() or ())
 
 
+TRACED = "torch.jit.trace, and torch.onnx.export with it, cannot record the fused kernels; torch.export can"
+
+
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
     """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":
@@ -235,6 +239,8 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
         return lacking
     if under_transform():
         return TRANSFORMED
+    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
+        return TRACED
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
     return None
@@ -247,9 +253,9 @@ def select(requested: str | None, tensor: Tensor) -> str:
     Raises:
         RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
     """
-    name = _known(requested, "backend") if requested is not None else _choice.name
+    name = known(requested, "backend") if requested is not None else _choice.name
     if name is None and _environment.get(_environment_key):
-        name = _known(os.environ[ENVIRONMENT_VARIABLE], ENVIRONMENT_VARIABLE)
+        name = known(os.environ[ENVIRONMENT_VARIABLE], ENVIRONMENT_VARIABLE)
     if name is None:
         return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
     reason = _refusal(name, tensor, requested=True)

@@ -148,7 +148,7 @@ def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator
         for place, part in enumerate(value.chunk(len(sources)) if value.dim() else [value]):
             name = sources[place]
             if name is not None:
-                found[name] = _original(name, part, orientation)
+                found[name] = _original(name, part, orientation, ours + suffix in module._single)
             elif (other := names.get("bias_ih", (None,) * 4)[place]) in found:
                 found[other] += part
             elif part.any():
@@ -156,10 +156,10 @@ def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator
     return {name.replace("h2mod", modulator): value for name, value in found.items()}
 
 
-def _original(name: str, part: Tensor, orientation: str) -> Tensor:
-    """Ours in the shape of the authors' tensor."""
+def _original(name: str, part: Tensor, orientation: str, single: bool) -> Tensor:
+    """Ours in the shape of the authors' tensor; ``single``: one number of a layer, not of its only neuron."""
     columns = name in _ORIENTED and orientation == "columns"
-    if part.dim() == 0:
+    if single:
         part = part.reshape(1)
     elif part.dim() == 1 and (name in _ORIENTED or name == "modfanout.weight"):
         part = part.view(1, 1, -1) if columns else part.unsqueeze(-1)
@@ -280,7 +280,7 @@ def _fitted(name: str, value: object, part: Tensor, orientation: str) -> Tensor:
         hint = ""
         if name in _ORIENTED[1:]:
             made = GRANULARITIES[::-1][min(2, sum(size > 1 for size in value.shape))]
-            hint = f", which is one coefficient per {made}" if made != GRANULARITIES[::-1][part.dim()] else ""
+            hint = f", which is one coefficient per {made}" if made != GRANULARITIES[::-1][0 if part.shape == (1,) else part.dim()] else ""
         got = tuple(value.shape)
         raise ValueError(f"from_authors: {name} must have shape {tuple(expected)} for this module; got {got}{hint}")
     return (value.mT if turned else value).to(part)

@@ -17,13 +17,13 @@ from .nn.base import PlasticModule
 from .plasticity import Plasticity
 from .version import __version__
 
-VERSION = 1
-"""Of the files. What a later version adds to the options has defaults here, so that older files stay readable."""
+VERSION = 2
+"""Of the files: in those of version 1, parameters of one number had the shape (). What a later version adds to the options has defaults here, so that older files stay readable."""
 KINDS: dict[str, type[PlasticModule]] = {
     kind.__name__: kind
     for kind in (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)
 }
-ELSEWHERE = ("plasticity", "modulated", "backend", "device", "dtype")
+ELSEWHERE = ("plasticity", "modulated", "backend", "device", "dtype", "bidirectional", "proj_size")
 """Arguments of modules that are not among the saved options: they have their own place, or are the reader's choice."""
 
 

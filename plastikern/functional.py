@@ -29,7 +29,7 @@ from .checks import (
 )
 from .network import Connection, Inputs, Modulator, Network, State
 from .ops import fused
-from .plasticity import Plasticity
+from .plasticity import Plasticity, one_number
 
 __all__ = [
     "modulator_signal",
@@ -349,6 +349,8 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
         raise ValueError(f"{name}: source must have shape (..., N); got ()")
     dtypes = (torch.float32, *HALF) if source.dtype in HALF or under_autocast(source) else (source.dtype,)
     check_tensor(name, "modulator.weight", modulator.weight, (source.shape[-1],), source, *dtypes)
+    if one_number(modulator.bias):
+        modulator = modulator._replace(bias=modulator.bias.reshape(()))
     check_tensor(name, "modulator.bias", modulator.bias, (), source, *dtypes)
     with without_autocast(source):
         signal = reference.modulator_signal(_wide(source), _wide(modulator), plasticity.modulator_nonlinearity)
@@ -407,7 +409,7 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
     retroactive = plasticity.modulation == "retroactive"
     if (modulator is None) != (plasticity.modulation == "none") or (state.eligibility is not None and not retroactive):
         return False
-    if not isinstance(alpha, Tensor) or alpha.dim() != dims[plasticity.alpha]:
+    if not isinstance(alpha, Tensor) or _dims(alpha) != dims[plasticity.alpha]:
         return False
     rates = [(eta, modulator is None, plasticity.eta), (fading, retroactive, plasticity.eta)]
     if modulator is not None:
@@ -419,9 +421,13 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
         ]
     # Rates per connection are expanded on their way to the operator, which would not see their shapes.
     return all(
-        (isinstance(rate, Tensor) and rate.dim() == dims[granularity] < 2) if wanted else rate is None
+        (isinstance(rate, Tensor) and _dims(rate) == dims[granularity] < 2) if wanted else rate is None
         for rate, wanted, granularity in rates
     )
+
+
+def _dims(coefficient: Tensor) -> int:
+    return 0 if coefficient.shape == (1,) else coefficient.dim()
 
 
 def _sequence(

@@ -22,7 +22,7 @@ class Modulator(NamedTuple):
     3.2; fan-out and half-modulated networks as in the authors' code.
 
     Attributes:
-        weight: :math:`v` (N,). bias: :math:`b` ().
+        weight: :math:`v` (N,). bias: :math:`b` () or (1,).
         fan_out_weight, fan_out_bias: :math:`f` and :math:`g`, (O,) or (O, I) as ``plasticity.fan_out`` says, else None.
         modulated: bool (O,), which post-synaptic neurons the modulator governs; None is all.
     """

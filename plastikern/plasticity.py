@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 RULES = ("hebb", "oja")
 CONSTRAINTS = ("decay", "clip", "soft_clip", "clip_on_read", "none")
 GRANULARITIES = ("connection", "neuron", "layer")
@@ -31,7 +33,8 @@ class Plasticity:
     Args:
         rule: the increment :math:`d_{ji}`, from the activity :math:`y_j` after the step and :math:`x_i` before it.
             ``"hebb"``: :math:`y_j x_i`. ``"oja"``: :math:`y_j (x_i - y_j H_{ji})`.
-        constraint: how the trace stays bounded.
+        constraint: how the trace stays bounded; by default ``"decay"``, with modulation ``"clip"``. Under ``decay`` a
+            negative rate lets traces grow, and a modulator may be negative (docs/limits.md has what grows).
 
             ================ ====================================================================
             ``decay``        :math:`(1 - r) H + r d`
@@ -43,8 +46,8 @@ class Plasticity:
 
             ``"oja"`` decays by itself and is not combined with ``"decay"``.
         clip: the bound :math:`c > 0` of ``clip`` and ``clip_on_read``.
-        alpha: one coefficient per ``"connection"`` (O, I), per post-synaptic ``"neuron"`` (O,), or per ``"layer"`` ().
-        eta: one rate per ``"layer"`` (), per ``"neuron"`` (O,) or per ``"connection"`` (O, I).
+        alpha: one coefficient per ``"connection"`` (O, I), per post-synaptic ``"neuron"`` (O,), or per ``"layer"`` () or (1,).
+        eta: one rate per ``"layer"`` () or (1,), per ``"neuron"`` (O,) or per ``"connection"`` (O, I).
         learn_eta: whether modules register the rates as trained parameters (else as buffers).
         alpha_init: standard deviation of the normal initialisation of ``alpha``.
         eta_init: initial value of ``eta`` and of the eligibility trace's rate.
@@ -76,7 +79,7 @@ class Plasticity:
     """
 
     rule: str = "hebb"
-    constraint: str = "decay"
+    constraint: str = None  # type: ignore[assignment]  # chosen below
     clip: float = 1.0
     alpha: str = "connection"
     eta: str = "layer"
@@ -99,6 +102,8 @@ class Plasticity:
             them: the numbers of the enums in csrc."""
 
     def __post_init__(self) -> None:
+        if self.constraint is None:
+            object.__setattr__(self, "constraint", "decay" if self.modulation == "none" else "clip")
         for name, allowed in (
             ("rule", RULES),
             ("constraint", CONSTRAINTS),
@@ -146,6 +151,11 @@ class Plasticity:
         # Earlier versions kept the codes among the options.
         vars(self).update({name: value for name, value in state.items() if name != "codes"})
         self.__post_init__()
+
+
+def one_number(tensor: object) -> bool:
+    """Whether it is a tensor of one number, () or, as modules have them, (1,)."""
+    return isinstance(tensor, Tensor) and tensor.shape in ((), (1,))
 
 
 def granular_shape(granularity: str, rows: int, columns: int) -> tuple[int, ...]:

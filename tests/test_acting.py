@@ -209,5 +209,5 @@ def test_forward_mode_derivatives_are_refused_also_without_recording() -> None:
     inputs = Case(1, 2, 4).inputs()
     with forward_ad.dual_level(), torch.no_grad():
         drive = forward_ad.make_dual(inputs["drive"][0].detach(), torch.ones(2, 4, dtype=torch.float64))
-        with pytest.raises(RuntimeError, match=r"forward mode|jvp"):
+        with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
             PF.plastic_rnn_step(**{**inputs, "drive": drive}, backend="cpu")

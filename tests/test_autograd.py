@@ -139,7 +139,7 @@ def test_forward_mode_derivatives_are_refused_by_the_fused_path_and_given_by_the
             inputs["drive"] = forward_ad.make_dual(inputs["drive"], torch.ones_like(inputs["drive"]))
             output = case.sequence(inputs, "reference")["output"]
             assert forward_ad.unpack_dual(output).tangent is not None
-            with pytest.raises(RuntimeError, match=r"forward mode|jvp"):
+            with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
                 case.sequence(inputs, "cpu")
 
 

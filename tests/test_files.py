@@ -102,9 +102,9 @@ def test_a_module_survives_pickle_and_copy_with_its_rule(kind: Any) -> None:
 def test_a_state_dict_has_a_version_and_one_of_a_later_is_refused() -> None:
     outer = nn.ModuleDict({"memory": PlasticRNN(3, 4)})
     saved = outer.state_dict()
-    assert saved._metadata["memory"]["version"] == 1
-    saved._metadata["memory"]["version"] = 2
-    message = r"PlasticRNN: the state dict must have version 1 to 1; got 2, from a later plastikern"
+    assert saved._metadata["memory"]["version"] == 2
+    saved._metadata["memory"]["version"] = 3
+    message = r"PlasticRNN: the state dict must have version 1 to 2; got 3, from a later plastikern"
     for strict in (True, False):
         with pytest.raises(RuntimeError, match=message):
             outer.load_state_dict(saved, strict=strict)
@@ -147,7 +147,7 @@ def rewritten(path: Path, **changes: str | None) -> None:
     "changes, message",
     [
         ({"format": None}, "must be a file that plastikern.save wrote"),
-        ({"version": "2", "plastikern": "9.0"}, r"must have version 1 to 1; got 2, written by plastikern 9\.0"),
+        ({"version": "3", "plastikern": "9.0"}, r"must have version 1 to 2; got 3, written by plastikern 9\.0"),
         ({"version": "one"}, "must have version 1 to 1; got one"),
         ({"module": "os.system"}, "does not describe a module of this library: .*os.system"),
         ({"module": None}, "does not describe a module"),

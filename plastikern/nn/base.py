@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..backends import known
 from ..checks import HALF, check_choice, check_dense, check_dtype, check_tensor, described, under_autocast
 from ..hooks import held, run_forward_pre_hooks
 from ..network import Modulator
@@ -28,21 +29,21 @@ class PlasticModule(nn.Module):
                                                                             where a modulator governs every neuron
     ``eligibility_eta``                  as ``plasticity.eta`` says         likewise; only with retroactive modulation
     ``modulator_weight``                 (O,)                               only with modulation; start as those of
-    ``modulator_bias``                   ()                                 ``torch.nn.Linear(O, 1)``
+    ``modulator_bias``                   (1,)                               ``torch.nn.Linear(O, 1)``
     ``fan_out_weight``, ``fan_out_bias`` as ``plasticity.fan_out`` says     only with a fan-out; start as those of
                                                                             ``torch.nn.Linear(1, O)``, U(-1, 1)
     ==================================== ================================== =======================================
 
-    Per ``"connection"`` is (O, I), ``[post, pre]``; per ``"neuron"`` (O,); per ``"layer"`` (). What a network lacks is
+    Per ``"connection"`` is (O, I), ``[post, pre]``; per ``"neuron"`` (O,); per ``"layer"`` (1,). What a network lacks is
     None. ``eta`` and ``eligibility_eta`` are buffers where ``plasticity.learn_eta`` is False. A half-modulated network
     has the buffer ``modulated``, bool (O,), for all layers: True where the modulator sets the rate of a neuron's
     connections, False where ``eta`` does.
     """
 
-    _version = 1
+    _version = 2
     """Of the state dict, the same on every backend: a change that older ones do not fit raises it, and
     ``_load_from_state_dict`` then brings the older ones up to it. One without version, such as a plain dict of tensors,
-    is of version 1."""
+    may be of any. In version 1 parameters of one number had the shape ()."""
     State: ClassVar[type[Any]]
     modulator_inputs: ClassVar[tuple[str, ...]] = ("hidden",)
     modulated: Tensor | None
@@ -69,12 +70,16 @@ class PlasticModule(nn.Module):
                 raise ValueError(f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'")
             anywhere = modulated if isinstance(modulated, Tensor) else torch.empty(0)
             check_tensor(owner, "modulated", modulated, (posts,), anywhere, torch.bool)
+        if backend is not None:
+            known(backend, f"{owner}: backend")
         self.plasticity, self.backend = plasticity, backend
         self._posts, self._pres, self._suffixes = posts, pres, list(weights)
         connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
+        self._single = {name + suffix for suffix in weights for name, shape in connection.items() if shape == ()}
         for suffix, layer in weights.items():
             for name, shape in {**layer, **connection}.items():
-                tensor = None if shape is None else torch.empty(shape, device=device, dtype=dtype)
+                # One number is (1,), since FSDP2 shards no parameter without dimensions.
+                tensor = None if shape is None else torch.empty(shape or (1,), device=device, dtype=dtype)
                 if tensor is not None and name in ("eta", "eligibility_eta") and not plasticity.learn_eta:
                     self.register_buffer(name + suffix, tensor)
                 else:
@@ -162,6 +167,10 @@ class PlasticModule(nn.Module):
         device = next(self.parameters()).device
         if self.modulated is not None and self.modulated.is_meta and device.type != "meta":
             self.modulated = torch.zeros_like(self.modulated, device=device)
+        for name in self._single:
+            value = state_dict.get(prefix + name)
+            if isinstance(value, Tensor) and value.dim() == 0:
+                state_dict[prefix + name] = value.reshape(1)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import functional
-from ..checks import check_choice, check_positive
+from ..checks import check_choice, check_one_direction, check_positive
 from ..plasticity import POSTS, Plasticity
 from ..state import LSTMState
 from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
@@ -101,6 +101,7 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         dropout: probability of dropping an activity between layers while training.
         plasticity: the rule.
         post: the post-synaptic signal of the traces: ``"candidate"``, ``"recurrent"``, ``"cell"`` or ``"hidden"``.
+        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         modulated: bool (N,), only with modulation: the cells of every layer that the modulator governs, the others have
             ``eta``; None is all.
         checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
@@ -128,6 +129,8 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         plasticity: Plasticity = Plasticity(),
         post: str = "candidate",
         *,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         modulated: Tensor | None = None,
         checkpoint_every: int | None = None,
         backend: str | None = None,
@@ -135,6 +138,7 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         dtype: Any = None,
     ) -> None:
         check_positive("PlasticLSTM", "input_size", input_size)
+        check_one_direction("PlasticLSTM", bidirectional, proj_size)
         check_choice("PlasticLSTM", "post", post, POSTS)
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity, modulated, checkpoint_every,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import functional
-from ..checks import check_choice
+from ..checks import check_choice, check_one_direction
 from ..plasticity import NONLINEARITIES, Plasticity
 from ..state import RNNState
 from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
@@ -96,6 +96,7 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         batch_first: input and output are (B, T, features) in place of (T, B, features).
         dropout: probability of dropping an activity between layers while training.
         plasticity: the rule.
+        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         modulated: bool (N,), only with modulation: the neurons of every layer that the modulator governs, the others
             have ``eta``; None is all.
         checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
@@ -123,12 +124,15 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         dropout: float = 0.0,
         plasticity: Plasticity = Plasticity(),
         *,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         modulated: Tensor | None = None,
         checkpoint_every: int | None = None,
         backend: str | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        check_one_direction("PlasticRNN", bidirectional, proj_size)
         check_choice("PlasticRNN", "nonlinearity", nonlinearity, NONLINEARITIES)
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity, modulated, checkpoint_every,

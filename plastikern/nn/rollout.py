@@ -58,7 +58,7 @@ class Rollout:
 
     Raises:
         TypeError, ValueError: an argument of the wrong type, dtype, shape or value.
-        RuntimeError: it is made under ``torch.func.vmap`` or ``torch.export``.
+        RuntimeError: it is made under ``torch.func.vmap`` or ``torch.export``, or the parameters are sharded.
     """
 
     @_uncompiled  # type: ignore[untyped-decorator]
@@ -71,6 +71,11 @@ class Rollout:
             raise RuntimeError("rollout: torch.export takes the network itself, not steps of it")
         if backends.under_vmap():
             raise RuntimeError("rollout: it has no rule for torch.func.vmap; call the network itself there")
+        if any(hasattr(parameter, "full_tensor") for parameter in network.parameters()):
+            raise RuntimeError(
+                "rollout: the parameters are sharded (DTensor), as fully_shard does; call the network's unshard() before, "
+                "and keep them together until the rollout is finished"
+            )
         self._network = network
         firsts = network._entering(state, (network.num_layers,), batch_size)
         # Read once, for the steps and for the backward pass: a parametrization may compute others at the next look.
@@ -100,6 +105,7 @@ class Rollout:
                 )
         drives = [_drive_of(*input_layer) for input_layer, _ in self._parameters]
         self._layers_and_drives = list(zip(self._layers, drives, strict=True))
+        self._finished = False
         self._last = self._layers[-1]  # whose activities the steps return
         self._rows, self._taken = self._inputs.unbind(), 0
         self._read: list[Tensor] = [*network.parameters(), *(tensor for tensor in firsts if tensor is not None)]
@@ -127,6 +133,8 @@ class Rollout:
             TypeError, ValueError: an input of the wrong type, dtype, shape or device.
             RuntimeError: all steps have been taken, or what the last one returned has been changed in place.
         """
+        if self._finished:
+            raise RuntimeError("rollout: it is finished, and takes no further step; begin another from the last state")
         if self._taken == len(self._rows):
             raise RuntimeError(f"rollout: all {self._taken} steps have been taken")
         row = self._rows[self._taken]
@@ -182,7 +190,7 @@ class Rollout:
             check_tensor("rollout", "inputs", activities, tuple(taken.shape), taken)
             if not _alike(activities.detach(), taken):
                 raise ValueError("rollout: inputs must be those of the steps; got other numbers")
-        lasts = []
+        lasts, self._finished = [], True
         for layer, (input_layer, arguments) in zip(self._layers, self._parameters, strict=True):
             activities, *last = layer.finish(network._driven(activities, None, *input_layer), arguments)
             lasts.append(last)

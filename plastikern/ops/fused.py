@@ -23,6 +23,8 @@ GATHERED_ROUNDINGS = 14000.0
 """How many of them may gather there, times the steps: see :func:`reach_backwards`. Measured: with as many, gradients of
 rates stay within tests/tolerances.py from 200 to 20,000 steps wherever those of traces computed again do."""
 
+FORWARD_MODE = "the fused backends have no forward-mode derivatives; backend='reference' has"
+
 
 class Operands(NamedTuple):
     """The tensors of a native call that have gradients, in the order of the operators; those that are missing, None."""
@@ -141,7 +143,7 @@ def checkpoint_spacing(
     if fading is None:
         return root, True
     rates = fading.detach()
-    shrink = abs(1 - rates.item()) if rates.dim() == 0 else float((1 - rates).abs().min())
+    shrink = abs(1 - rates.item()) if rates.numel() == 1 else float((1 - rates).abs().min())
     reach = reach_backwards(shrink, steps, connection.weight.shape[-1])
     if reach < root:
         return root, False
@@ -374,7 +376,8 @@ def _gradients(
         weight = _weight_gradient(drive, total, before, options) if wanted.weight else None
         modulator_weight = _modulator_gradient(modulator, before, kept, options) if wanted.modulator_weight else None
     if wanted.modulator_bias:
-        modulator_bias = modulator.sum()
+        assert operands.modulator_bias is not None
+        modulator_bias = modulator.sum().view(operands.modulator_bias.shape)
     found = Operands(
         drive, features, hidden, cell, trace, eligibility, weight, alpha, rate, scale, eligibility_rate,  # type: ignore[arg-type]
         modulator_weight, modulator_bias,
@@ -463,6 +466,10 @@ class _Step(torch.autograd.Function):
             found[index] = None if grad is None else grad.squeeze(0)
         return None, None, *_first_order(found)
 
+    @staticmethod
+    def jvp(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(FORWARD_MODE)
+
 
 class _Sequence(torch.autograd.Function):
     """``found``: what the operator would return, where a :class:`Recording` has it already."""
@@ -494,3 +501,7 @@ class _Sequence(torch.autograd.Function):
         kept, masks, lengths, operands = Kept(*saved[:7]), Masks(*saved[7:9]), saved[9], Operands(None, *saved[10:])
         found = _backward(grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[4:])
         return None, None, None, None, *_first_order(found)
+
+    @staticmethod
+    def jvp(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(FORWARD_MODE)

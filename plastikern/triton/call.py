@@ -92,7 +92,7 @@ class Call:
 
         self.like = like = alpha
         width, low = posts * gates, (alpha.dtype, *HALF)
-        coefficients = ((), (posts,), (posts, pres))
+        coefficients = ((), (1,), (posts,), (posts, pres))
         check(name, activities, over_time(width if name == "drive" else posts), like=like, dtypes=low)
         check("features", features, over_time(pres), like=like, dtypes=low)
         check("clamp", clamp, over_time(posts), like=like, dtypes=(torch.bool,))
@@ -106,7 +106,7 @@ class Call:
         ):  # fmt: skip
             check(label, tensor, *coefficients, like=like)
         check("modulator_weight", modulator_weight, (posts,), like=like)
-        check("modulator_bias", modulator_bias, (), like=like)
+        check("modulator_bias", modulator_bias, (), (1,), like=like)
         check("modulated", modulated, (posts,), like=like, dtypes=(torch.bool,))
         lengths = self.checked(lengths)
         require((modulator_weight is None) == (modulator_bias is None), "a modulator has weight and bias")

@@ -128,8 +128,8 @@ def added_up(parts: Tensor | None, per_connection: bool, like: Tensor | None) ->
     if like is None or parts is None:
         return None
     total = parts.sum(0) if per_connection else parts.sum((0, 1))
-    if like.dim() == 0:
-        return total.sum()
+    if like.numel() == 1:
+        return total.sum().view(like.shape)
     return total.sum(-1) if total.dim() > like.dim() else total
 
 

@@ -149,8 +149,8 @@ class Options:
 
 
 def dims(tensor: Tensor | None) -> int:
-    """Number of dimensions; 0 of a parameter that is missing."""
-    return 0 if tensor is None else tensor.dim()
+    """Number of dimensions; 0 of a parameter of one number, in whatever shape, and of one that is missing."""
+    return 0 if tensor is None or tensor.shape == (1,) else tensor.dim()
 
 
 def kinds(traces: Tensor) -> State:
