@@ -280,7 +280,11 @@ def _fitted(name: str, value: object, part: Tensor, orientation: str) -> Tensor:
         hint = ""
         if name in _ORIENTED[1:]:
             made = GRANULARITIES[::-1][min(2, sum(size > 1 for size in value.shape))]
-            hint = f", which is one coefficient per {made}" if made != GRANULARITIES[::-1][0 if part.shape == (1,) else part.dim()] else ""
+            hint = (
+                f", which is one coefficient per {made}"
+                if made != GRANULARITIES[::-1][0 if part.shape == (1,) else part.dim()]
+                else ""
+            )
         got = tuple(value.shape)
         raise ValueError(f"from_authors: {name} must have shape {tuple(expected)} for this module; got {got}{hint}")
     return (value.mT if turned else value).to(part)

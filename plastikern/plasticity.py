@@ -46,7 +46,8 @@ class Plasticity:
 
             ``"oja"`` decays by itself and is not combined with ``"decay"``.
         clip: the bound :math:`c > 0` of ``clip`` and ``clip_on_read``.
-        alpha: one coefficient per ``"connection"`` (O, I), per post-synaptic ``"neuron"`` (O,), or per ``"layer"`` () or (1,).
+        alpha: one coefficient per ``"connection"`` (O, I), per post-synaptic ``"neuron"`` (O,), or per ``"layer"`` ()
+            or (1,).
         eta: one rate per ``"layer"`` () or (1,), per ``"neuron"`` (O,) or per ``"connection"`` (O, I).
         learn_eta: whether modules register the rates as trained parameters (else as buffers).
         alpha_init: standard deviation of the normal initialisation of ``alpha``.

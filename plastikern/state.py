@@ -100,18 +100,22 @@ class RNNState(_Tensors):
     __match_args__ = _fields
 
     def __new__(cls, hidden: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> RNNState:
+        """From its tensors; None is left out."""
         return tuple.__new__(cls, (hidden, trace) if eligibility is None else (hidden, trace, eligibility))
 
     @property
-    def hidden(self) -> Tensor:  # noqa: D102
+    def hidden(self) -> Tensor:
+        """Activities."""
         return self[0]
 
     @property
-    def trace(self) -> Tensor:  # noqa: D102
+    def trace(self) -> Tensor:
+        """Hebbian traces."""
         return self[1]
 
     @property
-    def eligibility(self) -> Tensor | None:  # noqa: D102
+    def eligibility(self) -> Tensor | None:
+        """Eligibility traces, or None."""
         return self[2] if len(self) > 2 else None
 
 
@@ -131,22 +135,27 @@ class LSTMState(_Tensors):
     __match_args__ = _fields
 
     def __new__(cls, hidden: Tensor, cell: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> LSTMState:
+        """From its tensors; None is left out."""
         return tuple.__new__(cls, (hidden, cell, trace) if eligibility is None else (hidden, cell, trace, eligibility))
 
     @property
-    def hidden(self) -> Tensor:  # noqa: D102
+    def hidden(self) -> Tensor:
+        """Activities."""
         return self[0]
 
     @property
-    def cell(self) -> Tensor:  # noqa: D102
+    def cell(self) -> Tensor:
+        """Of an LSTM."""
         return self[1]
 
     @property
-    def trace(self) -> Tensor:  # noqa: D102
+    def trace(self) -> Tensor:
+        """Hebbian traces."""
         return self[2]
 
     @property
-    def eligibility(self) -> Tensor | None:  # noqa: D102
+    def eligibility(self) -> Tensor | None:
+        """Eligibility traces, or None."""
         return self[3] if len(self) > 3 else None
 
 
@@ -165,14 +174,17 @@ class LinearState(_Tensors):
     __match_args__ = _fields
 
     def __new__(cls, trace: Tensor, eligibility: Tensor | None = None) -> LinearState:
+        """From its tensors; None is left out."""
         return tuple.__new__(cls, (trace,) if eligibility is None else (trace, eligibility))
 
     @property
-    def trace(self) -> Tensor:  # noqa: D102
+    def trace(self) -> Tensor:
+        """Hebbian traces."""
         return self[0]
 
     @property
-    def eligibility(self) -> Tensor | None:  # noqa: D102
+    def eligibility(self) -> Tensor | None:
+        """Eligibility traces, or None."""
         return self[1] if len(self) > 1 else None
 
 

@@ -307,7 +307,7 @@ def test_a_layer_of_several_takes_the_parameters() -> None:
     assert all(torch.equal(after[name], before[name]) for name in before if name.endswith("_l0"))
     torch.testing.assert_close(after["weight_hh_l1"], theirs["w"].mT.float())
     torch.testing.assert_close(after["bias_ih_l1"], theirs["i2h.bias"].float())
-    assert not after["bias_hh_l1"].any() and after["eta_l1"].shape == ()
+    assert not after["bias_hh_l1"].any() and after["eta_l1"].shape == (1,)
 
 
 ETA = {"eta": torch.ones(1)}

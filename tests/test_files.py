@@ -148,7 +148,7 @@ def rewritten(path: Path, **changes: str | None) -> None:
     [
         ({"format": None}, "must be a file that plastikern.save wrote"),
         ({"version": "3", "plastikern": "9.0"}, r"must have version 1 to 2; got 3, written by plastikern 9\.0"),
-        ({"version": "one"}, "must have version 1 to 1; got one"),
+        ({"version": "one"}, "must have version 1 to 2; got one"),
         ({"module": "os.system"}, "does not describe a module of this library: .*os.system"),
         ({"module": None}, "does not describe a module"),
         ({"options": '{"hidden_size": "4"}'}, "does not describe a module"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import close
 
-from plastikern import LinearState, LSTMState, Modulator, Plasticity, RNNState
+from plastikern import LinearState, LSTMState, Modulator, Plasticity, PlasticRNN, RNNState
 from plastikern.plasticity import granular_shape
 
 
@@ -150,3 +150,24 @@ def test_an_option_of_the_modulator_needs_one(name: str, value: str) -> None:
 @pytest.mark.parametrize("granularity, shape", [("connection", (3, 4)), ("neuron", (3,)), ("layer", ())])
 def test_a_coefficient_has_the_shape_of_its_granularity(granularity: str, shape: tuple[int, ...]) -> None:
     assert granular_shape(granularity, 3, 4) == shape
+
+
+@pytest.mark.parametrize("modulation", ["simple", "retroactive"])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid", "linear"])
+@pytest.mark.parametrize("rule", ["hebb", "oja"])
+def test_traces_of_a_modulated_network_as_it_is_made_stay_bounded(
+    modulation: str, nonlinearity: str, rule: str
+) -> None:
+    plasticity = Plasticity(rule, modulation=modulation, modulator_nonlinearity=nonlinearity)
+    assert plasticity.constraint == "clip"
+    torch.manual_seed(0)
+    with torch.no_grad():
+        state = PlasticRNN(20, 50, plasticity=plasticity, backend="reference")(torch.randn(400, 2, 20))[1]
+    assert state.trace.abs().max() <= plasticity.clip and state.hidden.isfinite().all()
+
+
+def test_defaults_stand_where_an_option_is_named() -> None:
+    assert Plasticity().constraint == "decay"
+    assert Plasticity(modulation="none") == Plasticity(constraint="decay")
+    assert Plasticity(modulation="simple", constraint="decay").constraint == "decay"
+    assert Plasticity(modulation="simple") == Plasticity(modulation="simple", constraint="clip")

@@ -46,7 +46,10 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
         module: nn.Module = make()
         fully_shard(module)
         train(module, slice(2 * rank, 2 * rank + 2))
-        whole = {key: value.full_tensor() if isinstance(value, DTensor) else value for key, value in module.state_dict().items()}
+        whole = {
+            key: value.full_tensor() if isinstance(value, DTensor) else value
+            for key, value in module.state_dict().items()
+        }
         if rank == 0:
             torch.save(whole, Path(folder, name))
         if name != "linear":
@@ -101,7 +104,12 @@ def test_one_number_is_the_same_in_either_shape(backend: str, neurons: int, half
     def results(shape: tuple[int, ...]) -> list[Tensor]:
         alpha, eta, fading, bias = given = [number.reshape(shape).requires_grad_() for number in numbers.clone()]
         modulator = Modulator(weight[0], bias, modulated=mask)
-        options: dict[str, Any] = {"modulator": modulator, "eligibility_eta": fading, "plasticity": MODULATED, "backend": backend}
+        options: dict[str, Any] = {
+            "modulator": modulator,
+            "eligibility_eta": fading,
+            "plasticity": MODULATED,
+            "backend": backend,
+        }
         rate = eta if half else None
         output, *_ = PF.plastic_rnn_sequence(drive, None, None, weight, alpha, rate, **options)
         stepped = PF.plastic_rnn_step(drive[0], None, None, weight, alpha, rate, **options)[0]
