@@ -18,8 +18,8 @@ from .plasticity import Plasticity
 from .version import __version__
 
 VERSION = 2
-"""Of the files: in those of version 1, parameters of one number had the shape (). What a later version adds to the options
-has defaults here, so that older files stay readable."""
+"""Of the files: in those of version 1, parameters of one number had the shape (). What a later version adds to
+the options has defaults here, so that older files stay readable."""
 KINDS: dict[str, type[PlasticModule]] = {
     kind.__name__: kind
     for kind in (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)

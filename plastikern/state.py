@@ -96,8 +96,7 @@ class RNNState(_Tensors):
     """
 
     __slots__ = ()
-    _fields = ("hidden", "trace", "eligibility")
-    __match_args__ = _fields
+    _fields = __match_args__ = ("hidden", "trace", "eligibility")
 
     def __new__(cls, hidden: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> RNNState:
         """From its tensors; None is left out."""
@@ -131,8 +130,7 @@ class LSTMState(_Tensors):
     """
 
     __slots__ = ()
-    _fields = ("hidden", "cell", "trace", "eligibility")
-    __match_args__ = _fields
+    _fields = __match_args__ = ("hidden", "cell", "trace", "eligibility")
 
     def __new__(cls, hidden: Tensor, cell: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> LSTMState:
         """From its tensors; None is left out."""
@@ -170,8 +168,7 @@ class LinearState(_Tensors):
     """
 
     __slots__ = ()
-    _fields = ("trace", "eligibility")
-    __match_args__ = _fields
+    _fields = __match_args__ = ("trace", "eligibility")
 
     def __new__(cls, trace: Tensor, eligibility: Tensor | None = None) -> LinearState:
         """From its tensors; None is left out."""

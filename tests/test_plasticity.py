@@ -108,6 +108,8 @@ def test_records_of_tensors_are_made_again_likewise(record: Any) -> None:
 )
 @pytest.mark.parametrize("value", ["Hebb", "", None, 1])
 def test_an_unknown_option_is_refused_with_those_that_exist(name: str, options: str, value: Any) -> None:
+    if (name, value) == ("constraint", None):
+        pytest.skip("None is the default")
     with pytest.raises(ValueError, match=f"{name} must be one of {options}; got {value!r}"):
         Plasticity(**{name: value})
 

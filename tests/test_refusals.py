@@ -60,7 +60,7 @@ def test_forward_mode_and_tracing_are_refused_by_the_kernels(kind: Any) -> None:
             fused(dual)
         assert one_line(error)
         assert forward_ad.unpack_dual(reference(dual)[0]).tangent is not None
-    with pytest.raises(RuntimeError, match="torch.jit.trace, .*cannot record the fused kernels") as error:
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace, .*cannot record the fused kernels") as error:
         torch.jit.trace(fused, input, strict=False, check_trace=False)
     assert one_line(error)
 

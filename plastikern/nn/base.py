@@ -35,9 +35,9 @@ class PlasticModule(nn.Module):
     ==================================== ================================== =======================================
 
     Per ``"connection"`` is (O, I), ``[post, pre]``; per ``"neuron"`` (O,); per ``"layer"`` (1,). What a network lacks
-    is None. ``eta`` and ``eligibility_eta`` are buffers where ``plasticity.learn_eta`` is False. A half-modulated network
-    has the buffer ``modulated``, bool (O,), for all layers: True where the modulator sets the rate of a neuron's
-    connections, False where ``eta`` does.
+    is None. ``eta`` and ``eligibility_eta`` are buffers where ``plasticity.learn_eta`` is False. A half-modulated
+    network has the buffer ``modulated``, bool (O,), for all layers: True where the modulator sets the rate of a
+    neuron's connections, False where ``eta`` does.
     """
 
     _version = 2

@@ -73,8 +73,8 @@ class Rollout:
             raise RuntimeError("rollout: it has no rule for torch.func.vmap; call the network itself there")
         if any(hasattr(parameter, "full_tensor") for parameter in network.parameters()):
             raise RuntimeError(
-                "rollout: the parameters are sharded (DTensor), as fully_shard leaves them; call the network's unshard() "
-                "before, and keep them whole until the rollout is finished"
+                "rollout: the parameters are sharded (DTensor), as fully_shard leaves them; call the network's "
+                "unshard() before, and keep them whole until the rollout is finished"
             )
         self._network = network
         firsts = network._entering(state, (network.num_layers,), batch_size)
