@@ -109,9 +109,10 @@ def spoken(name: str) -> str:
 def test_a_wrong_shape_or_dtype_is_named_in_every_network(case: Case) -> None:
     inputs = case.inputs()
     for name, right in inputs.items():
-        got = re.escape(str((*right.shape, 1)))
+        wrong = right.unsqueeze(-1) if right.dim() else right.view(1, 1)  # one number may be (1,)
+        got = re.escape(str(tuple(wrong.shape)))
         with pytest.raises(ValueError, match=rf"^plastic_{case.network}_sequence: {spoken(name)} must .*; got {got}"):
-            case.sequence({**inputs, name: right.unsqueeze(-1)}, None)
+            case.sequence({**inputs, name: wrong}, None)
         if name == ("input" if case.network == "linear" else "drive"):
             continue
         with pytest.raises(TypeError, match=rf"{spoken(name)} must have dtype torch\.float64; got torch\.float32"):
