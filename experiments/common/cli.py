@@ -8,13 +8,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.common import collection, parallel, report
+from experiments.common import collection, ownership, parallel, report
 from experiments.common.config import Config, ExperimentError, override, parse_seeds, require, select
 from experiments.common.experiment import Experiment
 from experiments.common.metrics import METRICS, read, read_runs
@@ -26,6 +27,7 @@ FAILED = 2
 
 
 REPORT = "report"
+CAMPAIGN = "campaign"
 
 
 def main(
@@ -33,7 +35,7 @@ def main(
     arguments: Sequence[str],
     program: str = "python -m experiments",
 ) -> int:
-    """Run one experiment, or collect the runs that are there; the exit status.
+    """Run one experiment, or a whole campaign, or collect the runs that are there; the exit status.
 
     Args:
         experiments: names, and the experiments, or the modules whose ``EXPERIMENT`` they are; a single one need not be
@@ -43,6 +45,8 @@ def main(
     """
     if arguments[:1] == [REPORT]:
         return _collect(arguments[1:], program)
+    if arguments[:1] == [CAMPAIGN]:
+        return _campaign(experiments, arguments[1:], program)
     options = _parser(experiments, program).parse_args(arguments)
     kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
     command = f"{parallel.launcher(program)} {shlex.join(kept)}"
@@ -51,7 +55,7 @@ def main(
         _run(importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind, options, command)
     except (ExperimentError, OSError) as error:  # such as a folder that cannot be written, or a disk that is full
         print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        return ownership.TAKEN_AWAY if isinstance(error, ownership.BusyError) else FAILED
     except Stopped as stopped:
         if parallel.rank() == 0:
             print(f"{stopped}; to resume: {command} --resume", file=sys.stderr)
@@ -77,12 +81,23 @@ def _collect(arguments: Sequence[str], program: str) -> int:
     return 0
 
 
+def _campaign(experiments: Mapping[str, Any], arguments: Sequence[str], program: str) -> int:
+    from experiments.campaign import command
+
+    try:
+        number = command.run(arguments, experiments, program)
+    except (ExperimentError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    return SIGNALLED + number if number else 0
+
+
 def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description="See docs/experiments.md.")
     add = parser.add_argument
     names = list(experiments)
     only: dict[str, Any] = {"nargs": "?", "default": names[0]} if len(names) == 1 else {}
-    add("name", metavar="NAME", choices=names, help=f"one of: {', '.join(names)}; or {REPORT}", **only)
+    add("name", metavar="NAME", choices=names, help=f"one of: {', '.join(names)}; or {CAMPAIGN} or {REPORT}", **only)
     add("--preset", "--model", default="quick", help="settings to start from (default: quick)")
     add("--net", "--cell", help="network of the preset (default: its first)")
     add("--seeds", default="0", help="such as 0-9 or 0,3,5-7 (default: 0)")
@@ -125,30 +140,32 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
     config = override(config, assignments)
     out = options.out or Path("runs") / f"{kind.name}-{options.preset}-{config.net}"
     beside = {str(folder): read_runs(folder) for folder in options.beside}
-    first = parallel.rank() == 0
-    if first:
-        _claim(out, config, seeds, options.resume, options.overwrite)
-    parallel.wait()
     experiment = kind(config, device, options.backend, options.data)
-    if first:
-        print(f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}")
-        threads = f"{torch.get_num_threads()} CPU threads"
-        processes = "" if parallel.size() == 1 else f" in each of {parallel.size()} processes"
-        print(f"backend {backend} on {device}, {threads}{processes}; results in {out}")
+    folders = [out / f"seed-{seed}" for seed in seeds]
+    first = parallel.rank() == 0
+    with ExitStack() as held:
+        if first:
+            for folder in folders:
+                held.enter_context(ownership.hold(folder))
+            _claim(out, config, folders, options.resume, options.overwrite)
+        parallel.wait()
+        if first:
+            print(f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}")
+            threads = f"{torch.get_num_threads()} CPU threads"
+            processes = "" if parallel.size() == 1 else f" in each of {parallel.size()} processes"
+            print(f"backend {backend} on {device}, {threads}{processes}; results in {out}")
+        results = []
+        with StopRequest() as stop:
+            for seed, folder in zip(seeds, folders, strict=True):
+                model, result = train(experiment, seed, folder, options.resume, stop, command, options.tensorboard)
+                results.append(result)
+        if first:
+            report.show(experiment, model, results, out, beside, options.compare_reference)
 
-    results = []
-    with StopRequest() as stop:
-        for seed in seeds:
-            folder = out / f"seed-{seed}"
-            model, result = train(experiment, seed, folder, options.resume, stop, command, options.tensorboard)
-            results.append(result)
-    if first:
-        report.show(experiment, model, results, out, beside, options.compare_reference)
 
-
-def _claim(out: Path, config: Config, seeds: Sequence[int], resume: bool, overwrite: bool) -> None:
+def _claim(out: Path, config: Config, folders: Sequence[Path], resume: bool, overwrite: bool) -> None:
     """Refuse to write into runs that are there, unless told how, or beside runs with other settings."""
-    files = [out / f"seed-{seed}" / name for seed in seeds for name in (METRICS, CHECKPOINT)]
+    files = [folder / name for folder in folders for name in (METRICS, CHECKPOINT)]
     there = [file for file in files if file.exists()]
     if there and not (resume or overwrite):
         raise ExperimentError(f"{there[0].parent} holds a run: use --resume, --overwrite, or another --out")

@@ -14,7 +14,7 @@ import numpy
 
 from experiments.common.config import require
 from experiments.common.metrics import METRICS, Line, read_runs
-from experiments.common.report import CURVES, TIMES, show_value
+from experiments.common.report import CURVES, PICTURES, TIMES, show_value
 
 PAGE, TABLE = "report.html", "report.md"
 COLUMNS = ("experiment", "result", "published", "ours", "seeds", "episodes", "wall time", "state", "command")
@@ -151,8 +151,8 @@ def _page(results: Sequence[Result], rows: Sequence[dict[str, str]]) -> str:
     )
     figures = ""
     for result in results:
-        pictures = [result.folder / CURVES, *sorted(result.folder.glob("*.gif")), *sorted(result.folder.glob("*.png"))]
-        shown = "".join(_embedded(path) for path in dict.fromkeys(pictures) if path.exists())
+        pictures = [result.folder / CURVES, *sorted(result.folder.glob("seed-*/*"))]
+        shown = "".join(_embedded(path) for path in pictures if path.suffix in PICTURES and path.exists())
         if shown:
             figures += f"<h2>{html.escape(result.name)}</h2>\n{shown}\n"
     style = (

@@ -17,6 +17,7 @@ from experiments.common.plots import learning_curves
 
 NO_COMPARISON = "no speed-up to measure: this run was on the pure PyTorch path (python -m plastikern says why)"
 CURVES = "learning_curves.png"
+PICTURES = (".gif", ".png")
 TIMES = ("seconds_per_episode", "update_share")
 
 
@@ -31,7 +32,7 @@ def show(
     """Print medians over the seeds and the speed, and draw all runs of ``out``.
 
     Args:
-        model: of the last seed, for figures and for the comparison.
+        model: of the last seed, for the comparison.
         results: the result line of each seed.
         beside: other runs by label, drawn in the same figure.
         compared: whether to time the pure PyTorch path as well.
@@ -45,7 +46,7 @@ def show(
     print(f"  {share:.0%} of the training loop in acting, forward, backward and optimiser")
     groups = {str(out): metrics.read_runs(out), **beside}
     figures = [learning_curves(out / CURVES, groups, experiment.metrics, experiment.published())]
-    figures += experiment.figures(model, out)
+    figures += sorted(path for path in out.glob("seed-*/*") if path.suffix in PICTURES)
     if compared:  # last, for the reference path may take more memory than there is
         print(f"  {compare(experiment, model) or NO_COMPARISON}")
     print("  figures: " + ", ".join(str(figure) for figure in figures))

@@ -137,8 +137,10 @@ def train(
             if stopping:
                 reached = round(run.episode, 3)
                 raise Stopped(f"stopped at episode {reached} of {config.episodes} of seed {seed}", stopping)
-        result = write(run.result())
+        result = run.result()
         if metrics is not None:
+            experiment.figures(run.model, folder)
+            metrics.write(result)  # last: whoever finds it knows that nothing of this run is missing
             metrics.sync()
     finally:
         progress.bar.close()
