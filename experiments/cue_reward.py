@@ -76,7 +76,7 @@ CODE = CueRewardConfig(steps=120, clip_gradient=2.0, go_input=True, see_bias=Tru
 CONTROL = replace(CODE, bits=4, fixed_cues=True)
 # Learns in a tenth of the updates. An answer changes nothing but its own reward, and right and wrong ones tell the same
 # about the target: without a discounted share of later rewards, a return is that much less noise.
-OURS = replace(CODE, hidden=64, learning_rate=1e-3, discount=0.0, episodes=1_200_000)
+OURS = replace(CODE, hidden=64, learning_rate=1e-3, discount=0.0, episodes=1_200_000, evaluate_every=250)
 
 
 def _nets(config: CueRewardConfig) -> dict[str, CueRewardConfig]:
@@ -212,8 +212,25 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
     def published(self) -> Sequence[published.Curve | published.Level]:
         return published.CUE_REWARD_LEVELS if self.config.steps == 120 and not self.config.fixed_cues else ()
 
-    def figures(self, model: nn.Module, folder: Path) -> list[Path]:
-        """The modulator (without one, the change of the trace norm) around rewards of some episodes."""
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Besides the metrics, what the network makes of an answer's outcome when it sees it."""
+        rewards, signals = self._watched(model)
+        found = {"trace_norm": float(signals[drawing.TRACES][-1].mean())} if drawing.TRACES in signals else {}
+        if drawing.MODULATOR in signals:
+            # The reward of a step is an input of the next one.
+            seen = signals[drawing.MODULATOR][1:]
+            for name, outcome in (("right", 1), ("wrong", -1)):
+                there = rewards[:-1] == outcome
+                if there.any():
+                    found[f"modulator_after_{name}"] = float(seen[there].mean())
+        return {**self.final_metrics(model), **found}
+
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
+        return super().evaluate(model)
+
+    @torch.no_grad()
+    def _watched(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rewards and signals (T, B) of some episodes, always the same."""
         assert isinstance(model, Agent)
         episode = self.episodes(stream(0, "film"), FIGURE_EPISODES, slice(0, FIGURE_EPISODES))
         recorded: dict[str, list[Tensor]] = {}
@@ -223,11 +240,14 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
                 recorded.setdefault(name, []).append(value)
 
         trajectory = act(model, *episode, watch)
-        signals = {name: torch.stack(values).cpu().numpy() for name, values in recorded.items()}
-        caption = (
-            f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {trajectory.rewards.sum(0).mean():.4g}"
-        )
-        return [drawing.around_rewards(folder / "rewards.png", signals, trajectory.rewards.cpu().numpy(), caption)]
+        return trajectory.rewards.cpu(), {name: torch.stack(values).cpu() for name, values in recorded.items()}
+
+    def figures(self, model: nn.Module, folder: Path) -> list[Path]:
+        """The modulator (without one, the change of the trace norm) around rewards of some episodes."""
+        rewards, signals = self._watched(model)
+        caption = f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {rewards.sum(0).mean():.4g}"
+        curves = {name: values.numpy() for name, values in signals.items()}
+        return [drawing.around_rewards(folder / "rewards.png", curves, rewards.numpy(), caption)]
 
 
 EXPERIMENT = CueReward

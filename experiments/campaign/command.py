@@ -16,7 +16,7 @@ from experiments.campaign.state import State
 from experiments.campaign.table import Task
 from experiments.campaign.workers import Workers, cores
 from experiments.common import collection, ownership
-from experiments.common.config import ExperimentError, require
+from experiments.common.config import require
 from experiments.common.training import StopRequest
 
 POLL_SECONDS = 5.0

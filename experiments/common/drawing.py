@@ -13,6 +13,7 @@ from torch import Tensor
 from experiments.common.agents import Agent, State
 from experiments.common.plots import new_figure
 
+TRACES, MODULATOR = "norm of the traces", "modulator"
 MILLISECONDS = 120
 DOT = 4
 AGENT = (31, 119, 180)
@@ -25,9 +26,9 @@ def signals(agent: Agent, state: State) -> dict[str, Tensor]:
     hidden, *traces = state
     if not traces:
         return {"norm of the activities": hidden.norm(dim=-1)}
-    found = {"norm of the traces": traces[0].flatten(1).norm(dim=-1)}
+    found = {TRACES: traces[0].flatten(1).norm(dim=-1)}
     modulator = agent.modulator_signal(hidden)
-    return found if modulator is None else {**found, "modulator": modulator}
+    return found if modulator is None else {**found, MODULATOR: modulator}
 
 
 def maze_film(

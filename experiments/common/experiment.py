@@ -52,6 +52,7 @@ class Experiment(ABC, Generic[ConfigT]):
         self.device = device
         self.backend = backend
         self.data = data
+        self.gradient: Tensor | None = None
 
     def prepare(self, seed: int) -> None:
         """Called before the run of a seed, where the task itself depends on it."""
@@ -86,7 +87,7 @@ class Experiment(ABC, Generic[ConfigT]):
         torch.autograd.backward(values["loss"])
         parallel.average_gradients(model)
         if self.config.clip_gradient:
-            nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_gradient)
+            self.gradient = nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_gradient)
         optimizer.step()
         return values
 
@@ -127,9 +128,13 @@ class Experiment(ABC, Generic[ConfigT]):
         """Go on from what :meth:`carried` gave; empty where a checkpoint has none."""
 
     def observe(self, model: nn.Module) -> dict[str, float]:
-        """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate."""
+        """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate, and
+        the norm that the last gradient had before it was clipped, where it is."""
         etas = {name: value for name, value in model.named_parameters() if name.split(".")[-1].startswith("eta")}
-        return {"eta" if len(etas) == 1 else name: float(value.detach().mean()) for name, value in etas.items()}
+        seen = {"eta" if len(etas) == 1 else name: float(value.detach().mean()) for name, value in etas.items()}
+        if self.gradient is not None and self.gradient.isfinite():
+            seen["gradient"] = float(self.gradient)
+        return seen
 
     def speed(self, seconds: float) -> str:
         """What is done in a second where an episode takes so many."""
