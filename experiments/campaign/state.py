@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from experiments.campaign.table import Task
 from experiments.common import ownership
 from experiments.common.collection import duration
-from experiments.common.metrics import METRICS, Line
-
-TAIL = 1 << 16
-"""Bytes at the end of a metrics file in which its last lines are looked for."""
+from experiments.common.metrics import METRICS, read_end
+from experiments.common.report import counted
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class State:
 
 def reached(task: Task) -> State:
     """The state of a run; of one that has not begun, too."""
-    last = _last_lines(task.folder / METRICS)
+    last = read_end(task.folder / METRICS)
     line = next((line for line in reversed(last) if "seconds" in line), None)
     if line is None:
         return State()
@@ -49,33 +44,23 @@ def reached(task: Task) -> State:
     return State(line["episode"], line["seconds"], finished, numbers)
 
 
-def _last_lines(path: Path) -> list[Line]:
-    """Whole lines from the end of a metrics file; none where it is not there."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - TAIL, 0))
-            whole = file.tell() == 0
-            texts = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    return [json.loads(text) for text in (texts if whole else texts[1:])]
-
-
 def seconds_left(states: Sequence[tuple[Task, State]]) -> tuple[float, int]:
     """Processor time that the unfinished runs still need, by the speeds measured; and how many have no measure.
 
-    A run goes on at its own speed; one that has not begun takes that of the others in its result folder.
+    A run goes on at its own speed; one that has not begun takes that of the others in its result folder, or, where
+    there are none, of other nets in the same preset.
     """
     speeds: dict[str, list[float]] = {}
     for task, state in states:
         if state.episode:
-            speeds.setdefault(task.name, []).append(state.seconds / state.episode)
+            for name in (task.name, task.group):
+                speeds.setdefault(name, []).append(state.seconds / state.episode)
     left, unknown = 0.0, 0
     for task, state in states:
         if state.finished:
             continue
-        measured = [state.seconds / state.episode] if state.episode else speeds.get(task.name, [])
-        if measured:
+        own = [state.seconds / state.episode] if state.episode else []
+        if measured := own or speeds.get(task.name) or speeds.get(task.group):
             left += median(measured) * max(task.episodes - state.episode, 0)
         else:
             unknown += 1
@@ -106,7 +91,7 @@ def summary(states: Sequence[tuple[Task, State]], running: Iterable[Task], jobs:
     """
     finished = sum(state.finished for _, state in states)
     left, unknown = seconds_left(states)
-    text = f"{finished} of {len(states)} runs finished, {len(list(running))} running"
+    text = f"{finished} of {counted(len(states), 'run')} finished, {len(list(running))} running"
     if left:
         text += f", about {duration(left / jobs)} left by the speeds measured"
-    return text + (f", besides {unknown} runs without a measure yet" if unknown else "")
+    return text + (f", besides {counted(unknown, 'run')} without a measure yet" if unknown else "")

@@ -46,12 +46,14 @@ class Task:
 
     Attributes:
         name: of the result folder.
+        group: of the results that differ in their nets only.
         folder: of the run, ``seed-N`` in the result folder.
         episodes: that it trains.
         arguments: of ``python -m experiments`` for this run; the same command resumes it.
     """
 
     name: str
+    group: str
     seed: int
     folder: Path
     episodes: int
@@ -125,15 +127,17 @@ def _of_row(row: Row, experiments: Mapping[str, Any], folder: Path, data: Path |
     kind = experiments[row.experiment]
     kind = importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind
     changes = [*row.set, *([] if row.episodes is None else [f"episodes={row.episodes}"])]
+    group = "-".join(part for part in (row.experiment, row.preset, row.label) if part)
     made = []
     for seed in parse_seeds(row.seeds):
         for net in row.nets:
             config = override(select(kind.presets, row.preset, net), changes)
-            name = "-".join(part for part in (row.experiment, row.preset, row.label, net) if part)
+            name = f"{group}-{net}"
             arguments = [row.experiment, "--preset", row.preset, "--net", net, "--seeds", str(seed)]
             arguments += ["--episodes", str(config.episodes), "--threads", "1"]
             arguments += ["--set", *row.set] if row.set else []
             arguments += ["--data", str(data)] if data else []
             arguments += ["--out", str(folder / name), "--resume"]
-            made.append(Task(name, seed, folder / name / f"seed-{seed}", config.episodes, tuple(arguments)))
+            run = folder / name / f"seed-{seed}"
+            made.append(Task(name, group, seed, run, config.episodes, tuple(arguments)))
     return made

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib.util
+import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -14,11 +18,13 @@ import numpy
 
 from experiments.common.config import require
 from experiments.common.metrics import METRICS, Line, read_runs
-from experiments.common.report import CURVES, PICTURES, TIMES, show_value
+from experiments.common.plots import compare_results, new_figure
+from experiments.common.report import PICTURES, TIMES, show_value
 
 PAGE, TABLE = "report.html", "report.md"
+VERDICTS = "verdicts.md"
 COLUMNS = ("experiment", "result", "published", "ours", "seeds", "episodes", "wall time", "state", "command")
-CURVE_POINTS = 50
+CURVE_POINTS = 100
 """Points of a learning curve in a results file."""
 
 
@@ -36,6 +42,11 @@ class Result(NamedTuple):
     @property
     def header(self) -> Line:
         return self.runs[0][0]
+
+    @property
+    def group(self) -> str:
+        """Name of the results that differ in their nets only."""
+        return self.name.removesuffix(f"-{self.header['config']['net']}")
 
     def last(self, kind: str) -> list[Line]:
         """The last line of a kind of each run that has one."""
@@ -68,20 +79,45 @@ class Result(NamedTuple):
 
 
 def write(out: Path, results: Path | None) -> None:
-    """Write ``report.html`` and ``report.md`` into ``out``, and a JSON file of each result into ``results``."""
+    """Write ``report.html`` and ``report.md`` into ``out``, and a JSON file of each result into ``results``, with the
+    verdicts that follow from all files there."""
     found = list(_results(out))
     require(bool(found), f"{out} holds no runs")
-    rows = [row for result in found for row in _rows(result)]
-    (out / TABLE).write_text(markdown(rows), encoding="utf-8")
-    (out / PAGE).write_text(_page(found, rows), encoding="utf-8")
+    summaries = {result.name: summary(result) for result in found}
+    tables = {"": markdown(COLUMNS, [row for result in found for row in _rows(result)])}
+    if table := _verdicts(summaries, {result.group for result in found}):
+        tables["Verdicts"] = table
     written = [out / PAGE, out / TABLE]
+    _put(out / TABLE, "\n".join(f"## {title}\n\n{table}" if title else table for title, table in tables.items()))
+    _put(out / PAGE, _page(found, summaries, tables))
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
-        for result in found:
-            path = results / f"{result.name}.json"
-            path.write_text(json.dumps(summary(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            written.append(path)
+        for name, content in summaries.items():
+            _put(results / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+            written.append(results / f"{name}.json")
+        kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
+        if table := _verdicts(kept):
+            _put(results / VERDICTS, table)
+            written.append(results / VERDICTS)
     print("written: " + ", ".join(str(path) for path in written))
+
+
+def _verdicts(summaries: Mapping[str, Any], groups: Collection[str] | None = None) -> str:
+    """A table of the verdicts; empty where none of the claims is about these groups."""
+    if importlib.util.find_spec("scipy") is None:
+        print("note: no verdicts, for scipy is missing: pip install scipy", file=sys.stderr)
+        return ""
+    from experiments.common import claims
+
+    rows = claims.rows(summaries, groups)
+    return markdown(claims.COLUMNS, rows) if rows else ""
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a file as a whole: several machines may report on one folder."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _results(out: Path) -> Iterator[Result]:
@@ -134,41 +170,49 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     """A table of the rows."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(tuple(row.get(column, "") for column in COLUMNS) for row in rows)]
+    lines = [columns, ("---",) * len(columns), *(tuple(row.get(column, "") for column in columns) for row in rows)]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-def _page(results: Sequence[Result], rows: Sequence[dict[str, str]]) -> str:
-    """One page that needs no other file: the table, then every result's figures."""
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{html.escape(row.get(column, '').replace('`', ''))}</td>" for column in COLUMNS)
-        + "</tr>\n"
-        for row in rows
-    )
-    figures = ""
-    for result in results:
-        pictures = [result.folder / CURVES, *sorted(result.folder.glob("seed-*/*"))]
-        shown = "".join(_embedded(path) for path in pictures if path.suffix in PICTURES and path.exists())
-        if shown:
-            figures += f"<h2>{html.escape(result.name)}</h2>\n{shown}\n"
+def _page(results: Sequence[Result], summaries: Mapping[str, Any], tables: Mapping[str, str]) -> str:
+    """One page that needs no other file: the tables, the nets of each experiment beside each other, their pictures."""
+    shown = "".join(f"<h2>{title}</h2>\n{_html_table(table)}" for title, table in reversed(list(tables.items())))
+    for group in dict.fromkeys(result.group for result in results):
+        members = [result for result in results if result.group == group]
+        figure, _ = new_figure(8.0, 5.0)
+        compare_results(figure, {result.header["config"]["net"]: summaries[result.name] for result in members})
+        content = io.BytesIO()
+        figure.savefig(content, dpi=110)
+        shown += f"<h2>{html.escape(group)}</h2>\n{_embedded(f'{group}.png', content.getvalue())}"
+        for result in members:
+            first = sorted(result.folder.glob("seed-*"))[0]
+            pictures = [path for path in sorted(first.iterdir()) if path.suffix in PICTURES]
+            shown += "".join(_embedded(f"{result.name} {path.name}", path.read_bytes()) for path in pictures)
     style = (
         "body { font-family: sans-serif; margin: 2em } table { border-collapse: collapse } img { max-width: 100% }"
         " td, th { border: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; vertical-align: top }"
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>Experiments</title>'
-        f"<style>{style}</style></head>\n<body>\n<h1>Experiments</h1>\n<table>\n<tr>{head}</tr>\n{body}</table>\n"
-        f"{figures}</body>\n</html>\n"
+        f"<style>{style}</style></head>\n<body>\n<h1>Experiments</h1>\n{shown}</body>\n</html>\n"
     )
 
 
-def _embedded(path: Path) -> str:
-    content = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img alt="{html.escape(path.name)}" src="data:image/{path.suffix[1:]};base64,{content}"></p>\n'
+def _html_table(table: str) -> str:
+    """A Markdown table in HTML."""
+    head, _, *rows = (line[2:-2].split(" | ") for line in table.replace("`", "").splitlines())
+    lines = [("th", head), *(("td", row) for row in rows)]
+    body = "".join(
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n" for tag, cells in lines
+    )
+    return f"<table>\n{body}</table>\n"
+
+
+def _embedded(name: str, content: bytes) -> str:
+    data = f"data:image/{Path(name).suffix[1:]};base64,{base64.b64encode(content).decode()}"
+    return f'<p><img alt="{html.escape(name)}" src="{data}"></p>\n'
 
 
 def summary(result: Result) -> dict[str, Any]:
@@ -179,11 +223,19 @@ def summary(result: Result) -> dict[str, Any]:
         lines = _thinned([line for line in run if line["kind"] == "train"])
         names = [name for name in (lines[0] if lines else {}) if "_last_" in name or name in ("episode", "seconds")]
         seeds[str(run[0]["seed"])] = {
-            "curve": {name: [line[name] for line in lines] for name in names},
-            "tests": _thinned([line for line in run if line["kind"] == "test"]),
+            "curve": {name: [_short(line[name]) for line in lines] for name in names},
+            "tests": [
+                {name: _short(number) for name, number in line.items()}
+                for line in _thinned([line for line in run if line["kind"] == "test"])
+            ],
             "result": next((line for line in run if line["kind"] == "result"), None),
         }
     return {**header, "finished": result.finished, "episodes": result.episodes, "seeds": seeds}
+
+
+def _short(value: Any) -> Any:
+    """A number to six digits: a curve needs no more."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _thinned(lines: list[Line]) -> list[Line]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ Line = dict[str, Any]
 
 
 METRICS = "metrics.jsonl"
+TAIL = 1 << 16
+"""Bytes of the end of a file that :func:`read_end` looks at: many lines."""
 
 
 class MetricsFile:
@@ -75,12 +78,28 @@ def _step(episode: float) -> int:
 
 def read(path: Path) -> list[Line]:
     """All whole lines of a metrics file; a last line that a kill left unfinished is dropped."""
+    return _parsed(path, path.read_bytes().split(b"\n")[:-1], "line")
+
+
+def read_end(path: Path) -> list[Line]:
+    """The last whole lines of a metrics file, however long it is; none where it is not there."""
+    try:
+        with open(path, "rb") as file:
+            start = max(os.fstat(file.fileno()).st_size - TAIL, 0)
+            file.seek(start)
+            texts = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return _parsed(path, texts[1:] if start else texts, "line at the end,")
+
+
+def _parsed(path: Path, texts: Sequence[bytes], noun: str) -> list[Line]:
     lines = []
-    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, text in enumerate(texts, start=1):
         try:
             lines.append(json.loads(text))
         except ValueError as error:
-            raise ExperimentError(f"{path}: line {number} is not JSON: {error}") from error
+            raise ExperimentError(f"{path}: {noun} {number} is not JSON: {error}") from error
     return lines
 
 

@@ -37,7 +37,7 @@ def show(
         beside: other runs by label, drawn in the same figure.
         compared: whether to time the pure PyTorch path as well.
     """
-    print(f"result of {_counted(len(results), 'seed')}, {results[0]['episode']} episodes:")
+    print(f"result of {counted(len(results), 'seed')}, {results[0]['episode']} episodes:")
     for name in results[0]:
         if name not in ("kind", "episode", *TIMES):
             print(f"  {name.replace('_', ' ')}: {_spread(name, [result[name] for result in results])}")
@@ -52,7 +52,8 @@ def show(
     print("  figures: " + ", ".join(str(figure) for figure in figures))
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

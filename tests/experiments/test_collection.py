@@ -61,7 +61,7 @@ def test_the_page_needs_no_other_file(runs):
 
 def test_results_are_small_files_without_checkpoints(runs, tmp_path):
     assert report(runs, "--results", str(tmp_path / "results")) == 0
-    files = {path.name: path for path in (tmp_path / "results").iterdir()}
+    files = {path.name: path for path in (tmp_path / "results").glob("*.json")}
     assert set(files) == {"maze-b.json", "patterns-a.json"}
     found = json.loads(files["patterns-a.json"].read_text())
     assert set(found["seeds"]) == {"0", "1", "2"}
