@@ -14,6 +14,7 @@ from experiments.common import drawing, published
 from experiments.common.agents import Agent, State
 from experiments.common.config import Presets, require
 from experiments.common.experiment import stream
+from experiments.common.metrics import METRICS, read
 from experiments.common.reinforcement import AgentConfig, ReinforcementLearning, nets
 from experiments.common.worlds import World, act
 
@@ -243,11 +244,15 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         return trajectory.rewards.cpu(), {name: torch.stack(values).cpu() for name, values in recorded.items()}
 
     def figures(self, model: nn.Module, folder: Path) -> list[Path]:
-        """The modulator (without one, the change of the trace norm) around rewards of some episodes."""
+        """Signals of the network around rewards of some episodes; and how it came to learn, from its metrics."""
         rewards, signals = self._watched(model)
         caption = f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {rewards.sum(0).mean():.4g}"
         curves = {name: values.numpy() for name, values in signals.items()}
-        return [drawing.around_rewards(folder / "rewards.png", curves, rewards.numpy(), caption)]
+        drawn = [drawing.around_rewards(folder / "rewards.png", curves, rewards.numpy(), caption)]
+        lines = read(folder / METRICS) if (folder / METRICS).exists() else []
+        if any(line["kind"] == "train" for line in lines):
+            drawn.append(drawing.insight(folder / "insight.png", lines, f"network {self.config.net}"))
+        return drawn
 
 
 EXPERIMENT = CueReward

@@ -18,7 +18,8 @@ import plastikern
 import plastikern.__main__
 from benchmarks import __main__ as benchmarks
 from experiments.__main__ import EXPERIMENTS
-from experiments.common import cli, collection
+from experiments.campaign.command import Campaign
+from experiments.common import cli, collection, speed
 from experiments.common.config import override, parse_seeds, select
 from experiments.common.experiment import Experiment
 from plastikern import library, selftest
@@ -110,6 +111,9 @@ def check_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(cli, "_run", check_settings)
         patch.setattr(collection, "write", lambda out, results: None)
+        patch.setattr(Campaign, "run", lambda campaign, stop: None)
+        patch.setattr(speed, "_row", lambda subject, updates: {})
+        patch.setattr(speed, "backend_in_use", lambda backend, device: "cpu")
         patch.setattr(selftest, "main", lambda device, backend, repeats, networks: 0)
         patch.setattr(gpu_check, "run", lambda parser, chosen: 0)
         patch.setattr(plastikern.__main__, "show", lambda: None)
@@ -163,6 +167,8 @@ def test_commands_are_taken_by_their_programs(page: Path, monkeypatch: pytest.Mo
         "python -m experiments maze --prest paper2",
         "python -m experiments maze --set no_such_setting=1",
         "python -m experiments report --into x",
+        "python -m experiments campaign --only nothing",
+        "python -m experiments speed --only nothing",
         "python -m benchmarks --workloads nothing",
         "python -m plastikern selftest --card 3",
         "python -m benchmarks.nothing",

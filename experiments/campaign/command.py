@@ -16,7 +16,7 @@ from experiments.campaign.state import State
 from experiments.campaign.table import Task
 from experiments.campaign.workers import Workers, cores
 from experiments.common import collection, ownership
-from experiments.common.config import require
+from experiments.common.config import assigned, require
 from experiments.common.training import StopRequest
 
 POLL_SECONDS = 5.0
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) 
     options = parser(program).parse_args(arguments)
     require(options.jobs >= 1, f"--jobs: expected at least 1; got {options.jobs}")
     rows = table.chosen(table.read(options.table), [name for name in options.only.split(",") if name])
-    tasks = table.tasks(rows, experiments, options.folder, options.seeds, _data(options.data, experiments))
+    tasks = table.tasks(rows, experiments, options.folder, options.seeds, assigned(options.data, experiments))
     if options.status:
         states = [(task, state.reached(task)) for task in tasks]
         print(*(state.describe(*each) for each in states), sep="\n")
@@ -65,18 +65,6 @@ def run(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) 
     failed = [state.describe(task, State(), why) for task, why in campaign.workers.failures.items()]
     require(not failed, "\n".join(failed))
     return 0
-
-
-def _data(assignments: Sequence[str], experiments: Mapping[str, Any]) -> dict[str, Path]:
-    data = {}
-    for assignment in assignments:
-        name, equals, path = assignment.partition("=")
-        require(bool(equals), f"--data {assignment}: expected EXPERIMENT=PATH")
-        require(
-            name in experiments, f"--data {assignment}: no experiment {name!r}; there are: {', '.join(experiments)}"
-        )
-        data[name] = Path(path)
-    return data
 
 
 class Campaign:

@@ -28,6 +28,7 @@ FAILED = 2
 
 REPORT = "report"
 CAMPAIGN = "campaign"
+SPEED = "speed"
 
 
 def main(
@@ -35,7 +36,7 @@ def main(
     arguments: Sequence[str],
     program: str = "python -m experiments",
 ) -> int:
-    """Run one experiment, or a whole campaign, or collect the runs that are there; the exit status.
+    """Run one experiment, or a whole campaign, or tell of them; the exit status.
 
     Args:
         experiments: names, and the experiments, or the modules whose ``EXPERIMENT`` they are; a single one need not be
@@ -43,10 +44,13 @@ def main(
         arguments: of the command line, without the program's name.
         program: what the user types before them.
     """
-    if arguments[:1] == [REPORT]:
-        return _collect(arguments[1:], program)
-    if arguments[:1] == [CAMPAIGN]:
-        return _campaign(experiments, arguments[1:], program)
+    others = {REPORT: _collect, CAMPAIGN: _campaign, SPEED: _speed}
+    if arguments and arguments[0] in others:
+        try:
+            return others[arguments[0]](arguments[1:], experiments, program)
+        except (ExperimentError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return FAILED
     options = _parser(experiments, program).parse_args(arguments)
     kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
     command = f"{parallel.launcher(program)} {shlex.join(kept)}"
@@ -68,28 +72,27 @@ def main(
     return 0
 
 
-def _collect(arguments: Sequence[str], program: str) -> int:
+def _collect(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) -> int:
     parser = argparse.ArgumentParser(prog=f"{program} {REPORT}", description="Collect all runs on one page.")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder with results, at any depth")
     parser.add_argument("--results", type=Path, help="also write a small JSON file of each result into this folder")
     options = parser.parse_args(arguments)
-    try:
-        collection.write(options.out, options.results)
-    except (ExperimentError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    collection.write(options.out, options.results)
     return 0
 
 
-def _campaign(experiments: Mapping[str, Any], arguments: Sequence[str], program: str) -> int:
+def _campaign(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) -> int:
     from experiments.campaign import command
 
-    try:
-        number = command.run(arguments, experiments, program)
-    except (ExperimentError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    number = command.run(arguments, experiments, program)
     return SIGNALLED + number if number else 0
+
+
+def _speed(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) -> int:
+    from experiments.common import speed
+
+    speed.run(arguments, experiments, program)
+    return 0
 
 
 def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentParser:
@@ -97,7 +100,13 @@ def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentPa
     add = parser.add_argument
     names = list(experiments)
     only: dict[str, Any] = {"nargs": "?", "default": names[0]} if len(names) == 1 else {}
-    add("name", metavar="NAME", choices=names, help=f"one of: {', '.join(names)}; or {CAMPAIGN} or {REPORT}", **only)
+    add(
+        "name",
+        metavar="NAME",
+        choices=names,
+        help=f"one of: {', '.join((*names, CAMPAIGN, REPORT, SPEED))}",
+        **only,
+    )
     add("--preset", "--model", default="quick", help="settings to start from (default: quick)")
     add("--net", "--cell", help="network of the preset (default: its first)")
     add("--seeds", default="0", help="such as 0-9 or 0,3,5-7 (default: 0)")

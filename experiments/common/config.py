@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 MAX_SEEDS = 10_000
@@ -113,6 +114,17 @@ def _read(key: str, text: str, kind: type) -> Any:
     except ValueError:
         expected = {int: "a whole number", float: "a number"}[kind]
         raise ExperimentError(f"--set {key}: expected {expected}; got {text!r}") from None
+
+
+def assigned(assignments: Iterable[str], experiments: Iterable[str]) -> dict[str, Path]:
+    """The data of each experiment, from ``EXPERIMENT=PATH`` texts."""
+    data, known = {}, tuple(experiments)
+    for assignment in assignments:
+        name, equals, path = assignment.partition("=")
+        require(bool(equals), f"--data {assignment}: expected EXPERIMENT=PATH")
+        require(name in known, f"--data {assignment}: no experiment {name!r}; there are: {', '.join(known)}")
+        data[name] = Path(path)
+    return data
 
 
 def parse_seeds(text: str) -> list[int]:

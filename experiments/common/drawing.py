@@ -11,12 +11,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from experiments.common.agents import Agent, State
+from experiments.common.metrics import Line
 from experiments.common.plots import new_figure
 
 TRACES, MODULATOR = "norm of the traces", "modulator"
 MILLISECONDS = 120
 DOT = 4
 AGENT = (31, 119, 180)
+LEAST_RISE = 2.0
 BEFORE, AFTER = 4, 6
 """Steps around an answer."""
 
@@ -105,3 +107,56 @@ def around_rewards(path: Path, curves: Mapping[str, numpy.ndarray], rewards: num
     figure.suptitle(caption, fontsize="small")
     figure.savefig(path, dpi=120)
     return path
+
+
+def insight(path: Path, lines: Sequence[Line], caption: str) -> Path:
+    """How a network came to learn: its reward, what it makes of outcomes, its traces and its gradients, around the
+    episodes in which the reward rises; of one that does not learn, over all of its training.
+
+    Args:
+        lines: of the metrics of a run.
+    """
+    train: Sequence[Line] = [line for line in lines if line["kind"] == "train"]
+    tests: Sequence[Line] = [line for line in lines if line["kind"] == "test"]
+    running = next(name for name in train[-1] if name.startswith("reward_last_"))
+    panels = (
+        ("reward", (("C7", train, "reward"), ("C0", train, running))),
+        (
+            "modulator where the outcome is seen",
+            (("C0", tests, "modulator_after_right"), ("C3", tests, "modulator_after_wrong")),
+        ),
+        ("norm of the traces at the end of an episode", (("C0", tests, "trace_norm"),)),
+        ("norm of the gradient", (("C0", train, "gradient"),)),
+    )
+    shown = {
+        title: found
+        for title, curves in panels
+        if (found := [(colour, data, name) for colour, data, name in curves if any(name in line for line in data)])
+    }
+    figure, _ = new_figure(8.0, 1.2 + 1.7 * len(shown))
+    rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, curves) in zip(rows, shown.items(), strict=True):
+        for colour, data, name in curves:
+            points = [(line["episode"], line[name]) for line in data if name in line]
+            axes.plot(*zip(*points, strict=True), colour, linewidth=0.8, label=name.replace("_", " "))
+        axes.set_title(title, fontsize="small", loc="left")
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    rows[-1].set(xlabel="episode", xlim=_rise([line["episode"] for line in train], [line[running] for line in train]))
+    figure.suptitle(caption, fontsize="small")
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _rise(episodes: Sequence[float], rewards: Sequence[float]) -> tuple[float, float]:
+    """From well before a tenth of the final reward to well after nine tenths of it; all episodes if it is near 0."""
+    start, end = episodes[0], episodes[-1]
+    if rewards[-1] < LEAST_RISE:
+        return start, end
+    low, high = (
+        next(episode for episode, reward in zip(episodes, rewards, strict=True) if reward >= share * rewards[-1])
+        for share in (0.1, 0.9)
+    )
+    margin = max(2 * (high - low), 0.02 * (end - start))
+    return max(low - margin, start), min(high + margin, end)

@@ -2,19 +2,20 @@
 
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from PIL import Image
 
+from experiments.common import drawing
 from experiments.common.config import ExperimentError
 from experiments.common.experiment import stream
 from experiments.common.worlds import act
 from experiments.cue_reward import CueReward, draw_trials
 
 CPU = torch.device("cpu")
-PRESETS = {preset: CueReward.presets[preset]["retroactive"] for preset in ("paper", "code", "control")}
+PRESETS = {preset: CueReward.presets[preset]["retroactive"] for preset in ("paper", "code", "control", "ours")}
 
 
 def small(preset: str, **changes) -> CueReward:
@@ -145,3 +146,41 @@ def test_signals_around_rewards_are_drawn(tmp_path, net):
     with Image.open(figure) as image:
         image.verify()
         assert image.size[0] > (500 if net == "rnn" else 1_000)
+
+
+@pytest.mark.parametrize("reward", [0.5, 16.0])
+def test_the_rise_of_the_reward_is_drawn_around_its_episodes(tmp_path, reward):
+    rise = [0.0] * 400 + [reward * step / 20 for step in range(21)] + [reward] * 579
+    lines = [
+        {"kind": "train", "episode": 30 * n, "reward": value, "reward_last_250": value, "gradient": 0.1}
+        for n, value in enumerate(rise)
+    ]
+    lines[1:1] = [{"kind": "test", "episode": 0, "trace_norm": 1.0, "modulator_after_right": 0.3}]
+    with Image.open(drawing.insight(tmp_path / "insight.png", lines, "network")) as image:
+        image.verify()
+    shown = drawing._rise([line["episode"] for line in lines if line["kind"] == "train"], rise)
+    if reward == 16.0:
+        assert shown[0] < 400 * 30 < 420 * 30 < shown[1] and shown[1] - shown[0] < 4000
+    else:
+        assert shown == (0, 30 * 999), "nothing has been learned: all of it is shown"
+
+
+def test_evaluations_tell_what_the_network_makes_of_an_outcome():
+    for net, keys in {
+        "rnn": set(),
+        "plastic": {"trace_norm"},
+        "simple": {"trace_norm", "modulator_after_right", "modulator_after_wrong"},
+    }.items():
+        task = small("ours", net=net)
+        found = task.evaluate(task.build(None))
+        assert set(found) == {"test_loss", "test_reward"} | keys
+        assert set(task.final_metrics(task.build(None))) == {"test_loss", "test_reward"}
+
+
+def test_the_protocol_of_ours_differs_from_the_codes_in_what_its_page_lists_and_is_the_same_for_all_nets():
+    presets = CueReward.presets
+    for net, ours in presets["ours"].items():
+        code = asdict(presets["code"][net])
+        assert {name: value for name, value in asdict(ours).items() if code[name] != value} == {
+            "hidden": 64, "learning_rate": 1e-3, "discount": 0.0, "episodes": 1_200_000, "evaluate_every": 250,
+        }  # fmt: skip
