@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -142,4 +143,5 @@ class Campaign:
         lines += [state.describe(task, State(), why) for task, why in self.workers.failures.items()]
         up = f"\033[{self._lines}A\033[J" if self._lines else ""
         self._lines = len(lines) + 1
-        print(up + "\n".join([*lines, overview]), file=sys.stderr, flush=True)
+        width = shutil.get_terminal_size().columns - 1
+        print(up + "\n".join(line[:width] for line in [*lines, overview]), file=sys.stderr, flush=True)

@@ -44,8 +44,8 @@ def reached(task: Task) -> State:
     return State(line["episode"], line["seconds"], finished, numbers)
 
 
-def seconds_left(states: Sequence[tuple[Task, State]]) -> tuple[float, int]:
-    """Processor time that the unfinished runs still need, by the speeds measured; and how many have no measure.
+def time_left(states: Sequence[tuple[Task, State]], jobs: int) -> tuple[float, int]:
+    """Seconds until all runs are finished, ``jobs`` at a time, by the speeds measured; and how many have no measure.
 
     A run goes on at its own speed; one that has not begun takes that of the others in its result folder, or, where
     there are none, of other nets in the same preset.
@@ -55,16 +55,16 @@ def seconds_left(states: Sequence[tuple[Task, State]]) -> tuple[float, int]:
         if state.episode:
             for name in (task.name, task.group):
                 speeds.setdefault(name, []).append(state.seconds / state.episode)
-    left, unknown = 0.0, 0
+    left, unknown = [0.0], 0
     for task, state in states:
         if state.finished:
             continue
         own = [state.seconds / state.episode] if state.episode else []
         if measured := own or speeds.get(task.name) or speeds.get(task.group):
-            left += median(measured) * max(task.episodes - state.episode, 0)
+            left.append(median(measured) * max(task.episodes - state.episode, 0))
         else:
             unknown += 1
-    return left, unknown
+    return max(sum(left) / jobs, *left), unknown
 
 
 def describe(task: Task, state: State, failure: str = "") -> str:
@@ -90,8 +90,8 @@ def summary(states: Sequence[tuple[Task, State]], running: Iterable[Task], jobs:
         jobs: processes at a time, for the time that is left.
     """
     finished = sum(state.finished for _, state in states)
-    left, unknown = seconds_left(states)
+    left, unknown = time_left(states, jobs)
     text = f"{finished} of {counted(len(states), 'run')} finished, {len(list(running))} running"
     if left:
-        text += f", about {duration(left / jobs)} left by the speeds measured"
+        text += f", about {duration(left)} left by the speeds measured"
     return text + (f", besides {counted(unknown, 'run')} without a measure yet" if unknown else "")

@@ -39,6 +39,18 @@ class Row:
     set: Sequence[str] = field(default_factory=list)
     label: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("experiment", "preset", "seeds", "label"):
+            self._require(name, "a string", isinstance(getattr(self, name), str))
+        for name in ("nets", "set"):
+            value = getattr(self, name)
+            strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
+            self._require(name, "a list of strings", strings)
+        self._require("episodes", "a whole number", self.episodes is None or type(self.episodes) is int)
+
+    def _require(self, name: str, expected: str, given: bool) -> None:
+        require(given, f"expected {expected} for {name}; got {getattr(self, name)!r}")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -80,6 +92,8 @@ def read(path: Path) -> dict[str, Row]:
             rows[name] = Row(**table)
         except TypeError as error:
             raise ExperimentError(f"{path}, [{name}]: {str(error).partition('() ')[2]}") from None
+        except ExperimentError as error:
+            raise ExperimentError(f"{path}, [{name}]: {error}") from None
     return rows
 
 

@@ -9,14 +9,18 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from experiments.__main__ import EXPERIMENTS
 from experiments.campaign import state, table
+from experiments.campaign.command import Campaign
 from experiments.campaign.state import State
 from experiments.campaign.table import TABLE
+from experiments.campaign.workers import Workers
 from experiments.common import ownership
 from experiments.common.cli import main
 from experiments.common.config import ExperimentError
@@ -86,6 +90,9 @@ def test_a_later_row_goes_on_with_runs_and_other_settings_need_a_label(tiny: Pat
         ('"0-1"', '"1-0"', r"\[first\]: --seeds: the range 1-0 runs backwards"),
         ("preset =", "presets =", r"\[first\]: no such key: presets; there are: episodes"),
         ('preset = "quick"\n', "", r"\[first\]: missing 1 required keyword-only argument: 'preset'"),
+        ('"0-1"', "0", r"\[first\]: expected a string for seeds; got 0"),
+        ('["plastic"]', '"plastic"', r"\[first\]: expected a list of strings for nets; got 'plastic'"),
+        ("episodes = 8", "episodes = true", r"\[first\]: expected a whole number for episodes; got True"),
         ("[first]", "[first", r"tiny.toml: .*line 2"),
         ("[first]", "number = 1\n[first]", r"expected tables only; got number = 1"),
     ],
@@ -152,11 +159,12 @@ def test_what_is_left_follows_from_the_speeds_measured(tmp_path: Path) -> None:
         task(tmp_path, name, seed) for name, seed in (("a-b-x", 0), ("a-b-x", 1), ("a-b-y", 0), ("c-d-x", 0))
     )
     states = [(begun, State(40, 80.0)), (same, State()), (net, State()), (other, State())]
-    assert state.seconds_left(states) == (60 * 2 + 100 * 2 + 100 * 2, 1)
+    assert state.time_left(states, jobs=1) == (60 * 2 + 100 * 2 + 100 * 2, 1)
+    assert state.time_left(states, jobs=8) == (100 * 2, 1), "a run is not shared out"
     text = state.summary(states, [begun], jobs=2)
     assert text.startswith("0 of 4 runs finished, 1 running, about 4 min 20 s left by the speeds measured")
     assert text.endswith("besides 1 run without a measure yet")
-    assert state.seconds_left([(begun, State(100, 80.0, True))]) == (0.0, 0)
+    assert state.time_left([(begun, State(100, 80.0, True))], jobs=1) == (0.0, 0)
 
 
 HOLDER = """
@@ -195,3 +203,34 @@ def test_a_run_belongs_to_one_process_until_that_ends_however_it_ends(
     with ownership.hold(out / "seed-1"):
         pass
     assert not ownership.owner(out / "seed-1")
+
+
+def waited_for(event: Callable[[], object]) -> bool:
+    """Whether something happens within a minute."""
+    return any(event() or time.sleep(0.05) for _ in range(1200))
+
+
+def test_a_run_of_another_machine_is_taken_over_when_nothing_is_heard_of_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.1)
+    run = task(tmp_path)
+    campaign = Campaign([run], Workers(EXPERIMENTS, 1), 1)
+    assert campaign._free(run)
+    lost = []
+    monkeypatch.setattr(ownership, "_leave", lost.append)
+    with ownership.hold(run.folder):
+        lock = run.folder / ownership.LOCK
+        elsewhere = re.sub(r"host=.*", "host=elsewhere", lock.read_text())
+        for _ in range(20):
+            assert not campaign._free(run), "its owner gives signs of life"
+            time.sleep(0.1)
+        # That owner is cut off, and what is left of it is its lock.
+        lock.unlink()
+        lock.write_text(elsewhere)
+        assert ownership.owner(run.folder) == f"process {os.getpid()} on elsewhere"
+        assert not campaign._free(run), "that may be only late"
+        assert waited_for(lambda: campaign._free(run))
+        assert waited_for(lambda: lost)
+    assert lost == [run.folder], "the former owner notices, before it writes"
