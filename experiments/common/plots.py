@@ -16,6 +16,8 @@ from experiments.common.published import Curve, Level
 FEW = 5
 SKIPPED = 0.02
 LOGARITHMIC = 30
+NEAR = 0.5
+"""Share of the measured range within which a published level is still drawn."""
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, FigureCanvasAgg]:
@@ -111,7 +113,10 @@ def finish(axes: Any, published: Sequence[Curve | Level]) -> None:
         axes.plot(curve.episodes, curve.values, f"k{marker}:", markersize=4, linewidth=0.7, label=curve.label)
         within = [value for episode, value in zip(curve.episodes, curve.values, strict=True) if episode <= end]
         ys = numpy.append(ys, within)
+    levels = [number for number in published if isinstance(number, Level)]
     low, high = float(numpy.nanmin(ys)), float(numpy.nanmax(ys))
+    near = [level.value for level in levels if low - NEAR * (high - low) <= level.value <= high + NEAR * (high - low)]
+    low, high = min([low, *near]), max([high, *near])
     margin = 0.06 * (high - low) or 1.0
     bounds = (low - margin, high + margin)
     if low > 0 and high > LOGARITHMIC * low:
@@ -119,7 +124,7 @@ def finish(axes: Any, published: Sequence[Curve | Level]) -> None:
         bounds = (low / 1.2, high * 1.2)
     elif 0 < low < 0.5 * high:
         bounds = (0.0, bounds[1])
-    for style, level in zip(("--", "-.", ":"), (each for each in published if isinstance(each, Level)), strict=False):
+    for style, level in zip(("--", "-.", ":"), levels, strict=False):
         if bounds[0] <= level.value <= bounds[1]:
             axes.axhline(level.value, color="k", linestyle=style, linewidth=0.7, label=level.label)
         else:

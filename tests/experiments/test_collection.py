@@ -7,6 +7,8 @@ import pytest
 from experiments.__main__ import EXPERIMENTS
 from experiments.common.cli import main
 from experiments.common.collection import duration
+from experiments.common.plots import draw, finish, new_figure, quartiles
+from experiments.common.published import Level
 
 RUNS = {
     "patterns-a": ["patterns", "--seeds", "0-2", "--set", "bits=50", "patterns=2"],
@@ -103,3 +105,24 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(4.6, "0 min 05 s"), (3599, "59 min 59 s"), (7380, "2 h 03 min")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_axes_fit_what_was_measured_and_a_level_far_off_is_named_beneath():
+    figure, _ = new_figure(4, 3)
+    axes = figure.subplots()
+    curve = {0: 900.0} | {episode: 20.0 - episode / 100 for episode in range(100, 1001, 100)}
+    draw(axes, "C0", "ours", [curve])
+    finish(axes, [Level("near", "loss", 8.0), Level("far", "loss", 300.0)])
+    low, high = axes.get_ylim()
+    assert low < 8 and 19 < high < 25, "the loss of the start would press the rest flat"
+    assert axes.get_xlim() == (0, 1020)
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["ours", "near", "far: 300, beyond this axis"]
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0, "it hides no line"
+
+
+def test_seeds_that_are_further_than_others_are_drawn_to_their_ends():
+    episodes, (_, middle, _) = quartiles([{1: 1.0, 2: 2.0}, {1: 3.0, 2: 4.0, 3: 5.0}])
+    assert episodes == [1, 2, 3]
+    assert middle.tolist() == [2, 3, 5]
