@@ -62,9 +62,10 @@ def run(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) 
     if stop.signal:
         print("stopped; the same command goes on", file=sys.stderr)
         return stop.signal
-    collection.write(options.folder, None)
-    failed = [state.describe(task, State(), why) for task, why in campaign.workers.failures.items()]
-    require(not failed, "\n".join(failed))
+    failures = campaign.workers.failures
+    if len(failures) < len(tasks):
+        collection.write(options.folder, None)
+    require(not failures, "\n".join(state.describe(task, State(), why) for task, why in failures.items()))
     return 0
 
 

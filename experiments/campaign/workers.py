@@ -37,7 +37,7 @@ def work(experiments: Mapping[str, Any], task: Task, core: int) -> None:
         os.sched_setaffinity(0, {core})
     threading.Thread(target=_follow_parent, daemon=True).start()
     task.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(task.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(task.folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     from experiments.common.cli import main

@@ -19,6 +19,7 @@ from experiments.common import checkpoint
 from experiments.common.cli import main
 from experiments.common.config import ExperimentError
 from experiments.common.metrics import read
+from experiments.patterns import Patterns
 
 resource = pytest.importorskip("resource", reason="limits of a process exist on POSIX only")
 
@@ -94,6 +95,22 @@ def test_a_run_that_is_stopped_at_random_moments_ends_with_the_numbers_of_an_unb
             updates = reached
     assert run(tmp_path, "--resume") == 0
     assert numbers(tmp_path) == numbers(unbroken)
+
+
+def test_a_run_with_a_result_lacks_nothing(tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stopped while it draws its figures has no result yet, and draws them when it goes on."""
+
+    def stopped(experiment: Patterns, model: object, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Patterns, "figures", stopped)
+    assert run(tmp_path) == 128 + signal.SIGINT
+    assert numbers(tmp_path) == numbers(unbroken)[:-1]
+    drawn = []
+    monkeypatch.setattr(Patterns, "figures", lambda experiment, model, folder: drawn.append(folder) or [])
+    assert run(tmp_path, "--resume") == 0
+    assert numbers(tmp_path) == numbers(unbroken)
+    assert drawn == [tmp_path / "seed-0"]
 
 
 @contextmanager
