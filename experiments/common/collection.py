@@ -80,26 +80,35 @@ class Result(NamedTuple):
 
 def write(out: Path, results: Path | None) -> None:
     """Write ``report.html`` and ``report.md`` into ``out``, and a JSON file of each result into ``results``, with the
-    verdicts that follow from all files there."""
+    verdicts that follow from all files there; where ``out`` holds no runs, only these verdicts."""
     found = list(_results(out))
-    require(bool(found), f"{out} holds no runs")
+    kept = list(results.glob("*.json")) if results is not None else []
+    require(bool(found or kept), f"{out} holds no runs")
     summaries = {result.name: summary(result) for result in found}
-    tables = {"": markdown(COLUMNS, [row for result in found for row in _rows(result)])}
-    if table := _verdicts(summaries, {result.group for result in found}):
-        tables["Verdicts"] = table
-    written = [out / PAGE, out / TABLE]
-    _put(out / TABLE, "\n".join(f"## {title}\n\n{table}" if title else table for title, table in tables.items()))
-    _put(out / PAGE, _page(found, summaries, tables))
+    written = _report(out, found, summaries) if found else []
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
         for name, content in summaries.items():
             _put(results / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
             written.append(results / f"{name}.json")
-        kept = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
-        if table := _verdicts(kept):
+        if table := verdicts_of(results):
             _put(results / VERDICTS, table)
             written.append(results / VERDICTS)
     print("written: " + ", ".join(str(path) for path in written))
+
+
+def _report(out: Path, found: Sequence[Result], summaries: Mapping[str, Any]) -> list[Path]:
+    tables = {"": markdown(COLUMNS, [row for result in found for row in _rows(result)])}
+    if table := _verdicts(summaries, {result.group for result in found}):
+        tables["Verdicts"] = table
+    _put(out / TABLE, "\n".join(f"## {title}\n\n{table}" if title else table for title, table in tables.items()))
+    _put(out / PAGE, _page(found, summaries, tables))
+    return [out / PAGE, out / TABLE]
+
+
+def verdicts_of(results: Path) -> str:
+    """The table of verdicts on all claims from the results files of a folder; empty without scipy."""
+    return _verdicts({path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")})
 
 
 def _verdicts(summaries: Mapping[str, Any], groups: Collection[str] | None = None) -> str:

@@ -13,7 +13,7 @@ pytest.importorskip("scipy", reason="the tests of the verdicts are scipy's")
 
 from experiments.__main__ import EXPERIMENTS
 from experiments.campaign import table
-from experiments.common import claims
+from experiments.common import claims, collection
 from experiments.common.cli import main
 from experiments.common.verdicts import (
     NOT_REPRODUCED,
@@ -153,3 +153,12 @@ def test_reports_and_result_files_come_with_their_verdicts(tmp_path: Path) -> No
     kept = (tmp_path / "results" / "verdicts.md").read_text()
     assert kept.count("\n") == 2 + len(claims.CLAIMS)
     assert json.loads((tmp_path / "results" / "maze-demo-rnn.json").read_text())["episodes"] == 60
+
+
+def test_the_verdicts_of_the_documentation_follow_from_its_result_files(tmp_path: Path) -> None:
+    results = Path(__file__).resolve().parents[2] / "docs" / "results"
+    anew = "python -m experiments report --results docs/results"
+    assert (results / "verdicts.md").read_text() == collection.verdicts_of(results), f"write it anew: {anew}"
+    (tmp_path / "one.json").write_text((results / "maze-demo-rnn.json").read_text())
+    assert main(EXPERIMENTS, ["report", "--out", str(tmp_path / "nothing"), "--results", str(tmp_path)]) == 0
+    assert (tmp_path / "verdicts.md").read_text() == collection.verdicts_of(tmp_path)
