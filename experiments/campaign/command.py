@@ -125,7 +125,7 @@ class Campaign:
             return True
         lock = self._locks.setdefault(task, ownership.lease(task.folder))
         try:
-            lock.acquire(timeout=0)
+            ownership.acquire(lock)
         except Timeout:
             return False
         lock.release()

@@ -205,6 +205,14 @@ def test_a_run_belongs_to_one_process_until_that_ends_however_it_ends(
     assert not ownership.owner(out / "seed-1")
 
 
+def test_a_lock_whose_owner_was_killed_before_it_wrote_its_name_is_taken(tmp_path: Path) -> None:
+    (tmp_path / ownership.LOCK).touch()
+    assert ownership.owner(tmp_path) == "an unknown process"
+    with ownership.hold(tmp_path):
+        assert ownership.owner(tmp_path).startswith(f"process {os.getpid()} on ")
+    assert not ownership.owner(tmp_path)
+
+
 def waited_for(event: Callable[[], object]) -> bool:
     """Whether something happens within a minute."""
     return any(event() or time.sleep(0.05) for _ in range(1200))
