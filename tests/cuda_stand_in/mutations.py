@@ -78,10 +78,10 @@ MUTATIONS = (
 
 def build(source: str) -> None:
     """Compiles, in the copy, the objects that a mutation of C++ touches."""
-    compiler, torch, nvcc = toolchain.find_compiler(), toolchain.find_torch(), native._choose_cuda(TREE, "cuda")
+    compiler, torch, nvcc = toolchain.find_compiler(), toolchain.find_torch(), native.choose_cuda(TREE, "cuda")
     assert torch is not None and nvcc is not None
     touched = OPS if source == STREAM else source
-    for unit in native._plan(TREE, compiler, torch, nvcc):
+    for unit in native.plan(TREE, compiler, torch, nvcc):
         if unit.command[-1] == touched:
             subprocess.run([*unit.command, "-o", str(unit.object)], cwd=TREE, check=True, capture_output=True)
 
