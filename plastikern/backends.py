@@ -221,7 +221,14 @@ def under_vmap() -> bool:
     return any(transform.key() == vmap for transform in torch._C._functorch.get_interpreter_stack() or ())
 
 
-TRACED = "torch.jit.trace, and torch.onnx.export with it, cannot record the fused kernels; torch.export can"
+TRACED = "torch.jit.trace cannot record the fused kernels; torch.export can"
+ONNX = "ONNX has no form for the fused kernels; backend='reference' is made of operators that it has"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _for_onnx() -> bool:
+    """Whether a program is exported for ONNX; strict export would take torch's own function for False."""
+    return torch.onnx.is_in_onnx_export()
 
 
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
@@ -239,6 +246,8 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
         return lacking
     if under_transform():
         return TRANSFORMED
+    if torch.compiler.is_exporting() and _for_onnx():
+        return ONNX
     if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
         return TRACED
     if tensor.dtype not in (torch.float32, torch.float64):

@@ -39,9 +39,12 @@ MISSING: str | None = _load()
 """Why there is no native library, or None where there is one."""
 
 
-@cache
 def _info() -> dict[str, Any]:
     return {**json.loads(torch.ops.plastikern.build_info()), "capability": torch.ops.plastikern.cpu_capability()}
+
+
+# Asked for at once: at a first call it could get into a program that torch is exporting.
+_INFO: dict[str, Any] = _info() if MISSING is None else {}
 
 
 @cache
@@ -63,4 +66,4 @@ def operators() -> str:
 
 def info() -> dict[str, Any]:
     """How the native library was built and which instruction set it chose on this machine; empty without one."""
-    return {} if MISSING is not None else _info()
+    return {} if MISSING is not None else _INFO

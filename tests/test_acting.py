@@ -150,7 +150,7 @@ WRONG = {
     "trace": lambda tensor: tensor[1:],
     "eligibility": lambda tensor: tensor.to("meta"),
     "weight": lambda tensor: tensor[:-1],
-    "alpha": lambda tensor: tensor.unsqueeze(0),
+    "alpha": lambda tensor: tensor.expand(2, *tensor.shape),
     "eta": lambda tensor: 0.1,
     "eligibility_eta": lambda tensor: None,
     "input": lambda tensor: tensor[:, :0],

@@ -60,9 +60,24 @@ def test_forward_mode_and_tracing_are_refused_by_the_kernels(kind: Any) -> None:
             fused(dual)
         assert one_line(error)
         assert forward_ad.unpack_dual(reference(dual)[0]).tangent is not None
-    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace, .*cannot record the fused kernels") as error:
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace cannot record the fused kernels") as error:
         torch.jit.trace(fused, input, strict=False, check_trace=False)
     assert one_line(error)
+
+
+@needs_native
+@pytest.mark.parametrize("kind", MODULES)
+def test_onnx_is_given_the_reference_and_the_kernels_refuse_it_in_one_line(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What torch.onnx.export does first; what it does then needs the package onnxscript.
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    input = torch.randn(2, 3) if "Cell" in kind.__name__ else torch.randn(5, 2, 3)
+    with torch.no_grad():
+        program = torch.export.export(kind(3, 4), (input,), strict=False)
+        assert not [node for node in program.graph.nodes if "plastikern" in str(node.target)]
+        with pytest.raises(RuntimeError, match="ONNX has no form for the fused kernels; backend='reference'"):
+            torch.export.export(kind(3, 4, backend="cpu"), (input,), strict=False)
 
 
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])

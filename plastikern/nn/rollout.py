@@ -258,6 +258,7 @@ class _Stepped:
         # itself, of which others may have versions.
         with torch.inference_mode(False), torch.no_grad():
             self._now: Sequence[Tensor] = [x.clone() for x in self._run(like.unsqueeze(0)[:0], arguments)[1:]]
+        self._version: int | None = self._now[0]._version
 
     def _run(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
         return self._network.sequence_function(drive, **arguments, **self._first)
@@ -266,10 +267,12 @@ class _Stepped:
         now = dict(zip(self._first, self._now, strict=False))
         with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode has no versions
             self._now = self._network.step_function(drive, **self._arguments, **now)
+        # Compiled code sees another number.
+        self._version = None if torch.compiler.is_compiling() else self._now[0]._version
         return self._now[0]
 
     def unchanged(self) -> bool:
-        return self._now[0]._version == 0
+        return self._version is None or self._now[0]._version == self._version
 
     def state(self) -> Sequence[Tensor]:
         return [tensor.clone() for tensor in self._now]
