@@ -43,7 +43,8 @@ def call(**changes: Any) -> Any:
 @pytest.mark.parametrize("extra", [1, -1])
 def test_a_wrong_shape_is_named(name: str, extra: int) -> None:
     right = SHAPES[name]
-    wrong = (*right, 1) if extra == 1 else right[1:] if right else (4,)
+    # One number may be (1,).
+    wrong = (*right, 1 if right else 2) if extra == 1 else right[1:] if right else (4,)
     expected = "(T, B, N)" if name == "drive" else str(right)
     with pytest.raises(ValueError, match=re.escape(f"{name} must have shape {expected}; got {wrong}")):
         call(**{name: torch.zeros(wrong, dtype=torch.float64)})

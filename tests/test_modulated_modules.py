@@ -45,7 +45,7 @@ def test_a_layer_has_the_parameters_that_its_rule_uses(kind: Any, half: bool, mo
     plasticity = Plasticity(constraint="clip", modulation=modulation, fan_out=fan_out, eta="neuron")
     module = made(kind, plasticity, modulated=HALF if half else None)
     matrix = (4, 3) if kind is PlasticLinear else (4, 4)
-    expected: dict[str, tuple[int, ...]] = {"alpha": matrix, "modulator_weight": (4,), "modulator_bias": ()}
+    expected: dict[str, tuple[int, ...]] = {"alpha": matrix, "modulator_weight": (4,), "modulator_bias": (1,)}
     if half:
         expected["eta"] = (4,)
     if modulation == "retroactive":
@@ -73,7 +73,7 @@ def test_the_modulator_starts_as_torch_nn_linear_would(kind: Any) -> None:
     for name in ("fan_out_weight", "fan_out_bias"):
         assert 0.95 < getattr(module, name + suffix).abs().max() <= 1
     assert "eligibility_eta" + suffix in dict(module.named_buffers())
-    assert torch.equal(getattr(module, "eligibility_eta" + suffix), torch.tensor(0.07))
+    assert torch.equal(getattr(module, "eligibility_eta" + suffix), torch.tensor([0.07]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

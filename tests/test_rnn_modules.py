@@ -137,7 +137,7 @@ def test_dropout_acts_between_layers_and_only_in_training() -> None:
 
 
 @pytest.mark.parametrize("learn_eta", [True, False])
-@pytest.mark.parametrize("granularity, shape", [("connection", (4, 4)), ("neuron", (4,)), ("layer", ())])
+@pytest.mark.parametrize("granularity, shape", [("connection", (4, 4)), ("neuron", (4,)), ("layer", (1,))])
 def test_a_module_survives_state_dict_copy_and_pickle(
     learn_eta: bool, granularity: str, shape: tuple[int, ...]
 ) -> None:

@@ -218,7 +218,12 @@ def test_an_interrupted_run_kills_its_stage_and_leaves_a_whole_file(tmp_path: Pa
         "cli.stages = lambda setup: [Stage('long', '', 600, [Step('step', sleeps, 600)])];"
         f"sys.exit(cli.main(['--out', {str(tmp_path)!r}]))"
     )
-    process_ = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process_ = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     log = tmp_path / "long.log"
     while process_.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 1):
         time.sleep(0.1)
