@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import library
+from .checks import exporting
 from .version import __version__
 
 
@@ -246,7 +247,7 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
         return lacking
     if under_transform():
         return TRANSFORMED
-    if torch.compiler.is_exporting() and _for_onnx():
+    if exporting() and _for_onnx():
         return ONNX
     if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
         return TRACED

@@ -23,6 +23,12 @@ def described(value: object) -> str:
 _has_autocast = torch.compiler.assume_constant_result(torch.amp.is_autocast_available)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def exporting() -> bool:
+    """Whether torch.export is making a program. torch.compile of PyTorch 2.10 and 2.11 takes torch's own for True."""
+    return torch.compiler.is_exporting()
+
+
 def under_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device; no error where there is no autocast, such as on ``meta``."""
     kind = tensor.device.type

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import backends
-from ..checks import HALF, check_positive, check_tensor, has_values
+from ..checks import HALF, check_positive, check_tensor, exporting, has_values
 from ..hooks import run_forward_hooks, run_forward_pre_hooks
 from ..network import Connection, Network, State
 from ..ops import fused
@@ -67,7 +67,7 @@ class Rollout:
             check_positive("rollout", name, value)
         if network.dropout and network.training and network.num_layers > 1:
             raise ValueError("rollout: a network with dropout acts in evaluation mode only; call its eval() before")
-        if torch.compiler.is_exporting():
+        if exporting():
             raise RuntimeError("rollout: torch.export takes the network itself, not steps of it")
         if backends.under_vmap():
             raise RuntimeError("rollout: it has no rule for torch.func.vmap; call the network itself there")

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from .. import backends
 from ..backends import FUSED
-from ..checks import has_values, lengths_on, without_autocast
+from ..checks import exporting, has_values, lengths_on, without_autocast
 from ..network import KINDS, Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
 from . import fakes
@@ -213,7 +213,7 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(one).tangent is not None for one in given):
         raise RuntimeError(FORWARD_MODE)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-    return wanted and not torch.compiler.is_exporting()
+    return wanted and not exporting()
 
 
 def step(backend: str, inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
