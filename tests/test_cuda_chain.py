@@ -88,7 +88,9 @@ def checked(launches: list[Event], device: int = 0, architecture: int = 90) -> l
 def elsewhere(program: str, cards: str = "H100", **environment: str) -> subprocess.CompletedProcess[str]:
     """A program in a process of its own, with other cards."""
     known = {**os.environ, "STAND_IN_CARDS": cards, **environment}
-    command = [sys.executable, "-c", f"from test_cuda_chain import *\n{program}"]
+    # Ended at once: while the interpreter ends, torch 2.14 sometimes aborts in a thread of autograd.
+    end = "sys.stdout.flush()\nos._exit(0)"
+    command = [sys.executable, "-c", f"from test_cuda_chain import *\n{program}\n{end}"]
     # Not where plastikern's own folder is, whose library is linked to the static runtime.
     folder = Path(__file__).parent
     return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, check=False)
