@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ SHARED = 0x38C00
 OURS = "launch of plastikern"
 """What an error is ordered for that torch's own kernels are not to have."""
 Event = dict[str, Any]
+Way = Callable[[Any], Any]
 
 
 class Record:
@@ -67,6 +68,13 @@ def record() -> Iterator[Record]:
 
 def network(kind: type = PlasticRNN, size: int = 40, backend: str | None = "cuda", device: str = "cuda:0") -> Any:
     return kind(4, size, plasticity=CLIPPED, backend=backend, device=device)
+
+
+def compiled(module: Any) -> Any:
+    return torch.compile(module, fullgraph=True, backend="aot_eager")
+
+
+each_way = pytest.mark.parametrize("way", [lambda module: module, compiled], ids=["called", "compiled"])
 
 
 def train(module: Any, batch: int = 3, steps: int = 6, **further: Any) -> None:
@@ -135,10 +143,9 @@ def test_a_compiled_network_gets_to_the_same_launches(record: Record, backend: s
     module = network(backend=backend)
     train(module)
     kernels = [launch["kernel"] for launch in checked(record.launches())]
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     for _ in range(2):
         record.take()
-        compiled(torch.zeros(6, 3, 4, device="cuda"))[0].sum().backward()
+        compiled(module)(torch.zeros(6, 3, 4, device="cuda"))[0].sum().backward()
         assert [launch["kernel"] for launch in checked(record.launches())] == kernels
 
 
@@ -221,18 +228,25 @@ def test_shared_memory_is_allowed_once_and_memory_is_not_asked_for_again(record:
     assert not calls & {"cudaFuncSetAttribute", "cudaMalloc", "cudaHostAlloc", "cudaDeviceSynchronize"}
 
 
+@each_way
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
-def test_lengths_come_without_waiting_for_the_device(record: Record, kind: type, backend: str) -> None:
-    module = network(kind, backend=backend)
-    train(module, lengths=[6, 4, 1])
+def test_lengths_come_without_waiting_for_the_device(record: Record, kind: type, backend: str, way: Way) -> None:
+    module = way(network(kind, backend=backend))
+    train(module, lengths=torch.tensor([6, 4, 1]))
     record.take()
-    train(module, lengths=[6, 4, 2])
+    train(module, lengths=torch.tensor([6, 4, 2]))
     events = record.take()
     copies = [event for event in events if event["call"].startswith("cudaMemcpy") and event["of_host"]]
     lengths = [event for event in copies if event["bytes"] == 3 * 8]
     assert lengths and not any(event.get("waits") for event in events if "Memcpy" in event["call"])
     assert not [event for event in events if event["call"].endswith("Synchronize")]
+
+
+def test_triton_launches_nothing_to_time_it(record: Record) -> None:
+    train(network(backend="triton"))
+    kernels = [launch["kernel"] for launch in record.launches()]
+    assert kernels == ["plastic_sequence_forward", "plastic_sequence_backward", "plastic_alpha_gradient"]
 
 
 def test_a_batch_beyond_any_grid_axis_is_launched(record: Record) -> None:
@@ -267,16 +281,17 @@ def test_a_call_and_its_backward_pass_are_captured(record: Record, backend: str)
     assert replayed["nodes"] >= len(launches)
 
 
-def test_lengths_are_refused_by_name_while_a_graph_is_captured(record: Record) -> None:
-    module, input = network(), torch.zeros(6, 3, 4, device="cuda")
-    module(input, lengths=[6, 4, 1])
+@each_way
+def test_lengths_are_refused_by_name_while_a_graph_is_captured(record: Record, way: Way) -> None:
+    module, input, lengths = way(network()), torch.zeros(6, 3, 4, device="cuda"), torch.tensor([6, 4, 1])
+    module(input, lengths=lengths)
     with (
         pytest.raises(RuntimeError, match="lengths are copied from the host"),
         torch.cuda.graph(torch.cuda.CUDAGraph()),
     ):
-        module(input, lengths=[6, 4, 1])
+        module(input, lengths=lengths)
     record.take()
-    train(module, lengths=[6, 4, 1])
+    train(module, lengths=lengths)
     checked(record.launches())
 
 

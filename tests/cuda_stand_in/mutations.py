@@ -17,7 +17,7 @@ from build_backend import native, toolchain
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ROOT / "build" / "mutations"
 OPS, PASSES, PLAN = "csrc/cuda/ops.cpp", "csrc/cuda/passes.cu", "csrc/cuda/plan.cpp"
-BACKENDS, STREAM = "plastikern/backends.py", "csrc/cuda/stream.h"
+BACKENDS, CHECKS, STREAM = "plastikern/backends.py", "plastikern/checks.py", "csrc/cuda/stream.h"
 
 
 class Mutation(NamedTuple):
@@ -51,6 +51,16 @@ MUTATIONS = (
     Mutation(OPS, "/*pin_memory=*/true", "/*pin_memory=*/false", "lengths_come and cuda"),
     Mutation(OPS, "        on.check_not_captured();", "", "refused_by_name_while"),
     Mutation(PASSES, "status != cudaStreamCaptureStatusNone", "false", "refused_by_name_while"),
+    Mutation(CHECKS, "lengths = lengths.pin_memory()", "pass", "lengths_come and cuda"),
+    Mutation(CHECKS, "to(device, non_blocking=True)", "to(device)", "lengths_come and cuda"),
+    Mutation(CHECKS, "if torch.cuda.is_current_stream_capturing():", "if False:", "refused_by_name_while"),
+    # What Triton launches, and where.
+    Mutation("plastikern/triton/drivers.py", "torch.cuda.device(call.like.device)", "nullcontext()", "second_card"),
+    Mutation(
+        "plastikern/triton/steps.py", "plastic_step_synapses_forward, (programs * size.batch,)",
+        "plastic_step_synapses_forward, (programs, size.batch)", "beyond_any_grid",
+    ),
+    Mutation("plastikern/triton/launch.py", 'os.environ.get(AUTOTUNE) == "1"', "True", "nothing_to_time"),
     # Shared memory.
     Mutation(PASSES, "    allow_shared(kernel);", "", "every_size"),
     Mutation(PASSES, "attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)", "48 * 1024", "every_size"),
