@@ -115,8 +115,9 @@ def _check_coefficient(
     name: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, *dtypes: torch.dtype
 ) -> None:
     """One number may be () or (1,)."""
-    plain = shape == () and one_number(tensor)
-    check_tensor(name, argument, tensor, tuple(tensor.shape) if plain else shape, like, *dtypes)  # type: ignore
+    if shape == () and one_number(tensor):
+        shape = tuple(tensor.shape)  # type: ignore[attr-defined]
+    check_tensor(name, argument, tensor, shape, like, *dtypes)
 
 
 def _check_wanted(name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity) -> None:

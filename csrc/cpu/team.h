@@ -75,7 +75,8 @@ inline int64_t cores() {
     const char* wish = std::getenv("PLASTIKERN_CPU_CORES");
     if (wish != nullptr && std::atoll(wish) > 0) return std::atoll(wish);
 #if defined(_OPENMP)
-    return omp_get_num_procs();
+    static const int64_t usable = omp_get_num_procs();  // asks the kernel, for a microsecond of every step
+    return usable;
 #else
     return 1;
 #endif
