@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .checks import DTYPES, HALF, check_choice, check_dense, check_dtype, check_flag, check_tensor, described
 from .network import Connection, Inputs, Modulator, Network, State
-from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape, one_number
+from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape
 
 
 def activities_of(inputs: Inputs) -> Tensor:
@@ -83,7 +83,8 @@ def _check_connection(
 ) -> None:  # fmt: skip
     weight, alpha, eta, eligibility_eta, modulator = connection
     check_tensor(name, "weight", weight, (rows, pres), like, *dtypes)
-    _check_coefficient(name, "alpha", alpha, granular_shape(plasticity.alpha, posts, pres), like, *dtypes)
+    alpha_shape = granular_shape(plasticity.alpha, posts, pres) or _of_one(alpha)
+    check_tensor(name, "alpha", alpha, alpha_shape, like, *dtypes)
     _check_wanted(name, "modulator", modulator, plasticity.modulation != "none", plasticity)
     if modulator is not None and not isinstance(modulator, Modulator):
         raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
@@ -92,15 +93,16 @@ def _check_connection(
     _check_wanted(name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity)
     rate_shape = granular_shape(plasticity.eta, posts, pres)
     if eta is not None:
-        _check_coefficient(name, "eta", eta, rate_shape, like, *dtypes)
+        check_tensor(name, "eta", eta, rate_shape or _of_one(eta), like, *dtypes)
     if eligibility_eta is not None:
-        _check_coefficient(name, "eligibility_eta", eligibility_eta, rate_shape, like, *dtypes)
+        shape = rate_shape or _of_one(eligibility_eta)
+        check_tensor(name, "eligibility_eta", eligibility_eta, shape, like, *dtypes)
     if modulator is None:
         return
     possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
     check_choice(name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",)))
     check_tensor(name, "modulator.weight", modulator.weight, (posts,), like, *dtypes)
-    _check_coefficient(name, "modulator.bias", modulator.bias, (), like, *dtypes)
+    check_tensor(name, "modulator.bias", modulator.bias, _of_one(modulator.bias), like, *dtypes)
     for argument in ("fan_out_weight", "fan_out_bias"):
         tensor = getattr(modulator, argument)
         _check_wanted(name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity)
@@ -111,13 +113,9 @@ def _check_connection(
         check_tensor(name, "modulator.modulated", modulated, (posts,), like, torch.bool)
 
 
-def _check_coefficient(
-    name: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, *dtypes: torch.dtype
-) -> None:
-    """One number may be () or (1,)."""
-    if shape == () and one_number(tensor):
-        shape = tuple(tensor.shape)  # type: ignore[attr-defined]
-    check_tensor(name, argument, tensor, shape, like, *dtypes)
+def _of_one(tensor: object) -> tuple[int, ...]:
+    """The shape of one number: (1,) where that is what is given."""
+    return (1,) if isinstance(tensor, Tensor) and tensor.shape == (1,) else ()
 
 
 def _check_wanted(name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity) -> None:

@@ -247,9 +247,10 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
         return lacking
     if under_transform():
         return TRANSFORMED
-    if exporting() and _for_onnx():
-        return ONNX
-    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling():  # torch.export, too
+        if exporting() and _for_onnx():
+            return ONNX
+    elif torch._C._get_tracing_state() is not None:
         return TRACED
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"

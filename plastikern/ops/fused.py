@@ -209,10 +209,11 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
     Raises:
         RuntimeError: a tensor carries a forward-mode derivative.
     """
-    given = [tensor for tensor in tensors if tensor is not None]
-    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(one).tangent is not None for one in given):
-        raise RuntimeError(FORWARD_MODE)
-    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+    if forward_ad._current_level >= 0:
+        for tensor in tensors:
+            if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+                raise RuntimeError(FORWARD_MODE)
+    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     return wanted and not exporting()
 
 
