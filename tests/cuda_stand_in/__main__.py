@@ -86,11 +86,9 @@ def registers(library: Path, folder: Path) -> Path:
 
 def package(folder: Path, runtime: Path) -> Path:
     """plastikern with its library linked to the stand-in: links to all of its files, and that library."""
-    compiler = toolchain.find_compiler()
-    torch = toolchain.find_torch()
-    nvcc = cuda.find_nvcc()
+    compiler, torch, nvcc = toolchain.find_compiler(), toolchain.find_torch(), native.choose_cuda(ROOT, "cuda")
     assert torch is not None and nvcc is not None
-    units = sorted(path for path in native.objects(ROOT).glob("csrc/**/*.o") if ".emulated" not in path.name)
+    units = [unit.object for unit in native.plan(ROOT, compiler, torch, nvcc)]
     shadow = folder / "package" / "plastikern"
     shutil.rmtree(shadow, ignore_errors=True)
     shadow.mkdir(parents=True)
