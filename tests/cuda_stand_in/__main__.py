@@ -1,7 +1,7 @@
 """Runs pytest under a CUDA build of torch that believes in a card: ``python -m tests.cuda_stand_in PYTHON WORDS...``.
 
-``PYTHON`` is the interpreter of an environment with such a torch, and pytest; it is given the words. Needs nvcc and a
-library that was built with CUDA kernels: its objects are linked once more, to the shared CUDA runtime in the place of
+``PYTHON`` is the interpreter of an environment with such a torch, and pytest; it is given the words. Needs nvcc. The
+library is built with CUDA kernels, and its objects are linked once more, to the shared CUDA runtime in the place of
 the static one, since the stand-in stands where that runtime is (see stand_in.h).
 """
 
@@ -110,6 +110,8 @@ def main(python: str, words: list[str]) -> int:
     folder = ROOT / "build" / "stand_in" / version
     folder.mkdir(parents=True, exist_ok=True)
     preloaded = stand_ins(folder, libraries)
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0+PTX")  # of the card that is described by default
+    native.build(ROOT, "cuda")
     shadow = package(folder, preloaded[1])
     environment = {
         **os.environ,

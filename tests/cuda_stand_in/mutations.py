@@ -6,6 +6,7 @@ that no test notices is printed, and the exit status says so. ``PYTHON`` is as f
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -96,19 +97,26 @@ def build(source: str) -> None:
             subprocess.run([*unit.command, "-o", str(unit.object)], cwd=TREE, check=True, capture_output=True)
 
 
+def rewrite(path: Path, text: str) -> None:
+    """Writes a file with its former time, so that the builder compiles no more than :func:`build` does."""
+    before = path.stat()
+    path.write_text(text)
+    os.utime(path, (before.st_atime, before.st_mtime))
+
+
 def noticed(python: str, mutation: Mutation) -> bool:
     """Whether a test fails of those that should."""
     path = TREE / mutation.file
     text = path.read_text()
     assert text.count(mutation.line) >= 1, f"{mutation.file} has no {mutation.line!r} any more"
-    path.write_text(text.replace(mutation.line, mutation.becomes, 1))
+    rewrite(path, text.replace(mutation.line, mutation.becomes, 1))
     command = [sys.executable, "-m", "tests.cuda_stand_in", python, "-q", "-x", "tests/test_cuda_chain.py", "-k"]
     try:
         if mutation.file.startswith("csrc"):
             build(mutation.file)
         done = subprocess.run([*command, mutation.tests], cwd=TREE, capture_output=True, text=True, check=False)
     finally:
-        path.write_text(text)
+        rewrite(path, text)
         if mutation.file.startswith("csrc"):
             build(mutation.file)
     return done.returncode == 1 and " failed" in done.stdout
