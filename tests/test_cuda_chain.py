@@ -175,7 +175,8 @@ def test_work_goes_to_the_current_stream_of_the_tensors_device(record: Record, b
     with torch.cuda.stream(stream):
         train(module, lengths=[6, 4, 1])
     events = record.take()
-    checked([event for event in events if is_ours(event)])
+    launches = checked([event for event in events if is_ours(event)])
+    assert {launch["stream"] for launch in launches} == {stream.cuda_stream}
     memory = [event for event in events if event["call"] in ("cudaMemsetAsync", "cudaMemcpyAsync")]
     assert {event["stream"] for event in memory} == {stream.cuda_stream}
     train(module)
