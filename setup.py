@@ -12,7 +12,9 @@ from setuptools.command.build_ext import build_ext
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
 except ImportError:  # without build isolation pip takes whatever is installed
-    raise SystemExit("plastikern: the build needs setuptools 77 or newer: pip install --upgrade setuptools") from None
+    raise SystemExit(
+        "plastikern: the build needs setuptools 77 or newer: pip install --upgrade setuptools"
+    ) from None
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))

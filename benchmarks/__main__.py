@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.against and any(variant.backend is None for variant in options.variants):
         parser.error(f"--against compares variants of the library only: {variants.LIBRARY}BACKEND")
     if options.against and options.repeats is not None and options.repeats < against.LEAST_PAIRS:
-        parser.error(f"--against needs --repeats {against.LEAST_PAIRS} or more: fewer pairs tell nothing")
+        parser.error(
+            f"--against needs --repeats {against.LEAST_PAIRS} or more: fewer pairs tell nothing"
+        )
     left_out = {
         variant.name: reason
         for variant in options.variants
@@ -71,7 +73,9 @@ def _measured(options: argparse.Namespace, plan: Plan, left_out: dict[str, str])
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="plastikern-benchmarks-"))
         workers = stack.enter_context(
-            Workers(plan.threads, Path(scratch), plan.device, limit=options.limit, cache=options.cache)
+            Workers(
+                plan.threads, Path(scratch), plan.device, limit=options.limit, cache=options.cache
+            )
         )
         told = stack.enter_context(_lines(options.jsonl))
         for workload in options.workloads:
@@ -80,7 +84,9 @@ def _measured(options: argparse.Namespace, plan: Plan, left_out: dict[str, str])
             if options.json:
                 _write(options.json, report)
     print(render(report))
-    return int(any(failure["variant"].startswith(variants.LIBRARY) for failure in report["failures"]))
+    return int(
+        any(failure["variant"].startswith(variants.LIBRARY) for failure in report["failures"])
+    )
 
 
 @contextlib.contextmanager
@@ -142,7 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         + "; ".join(f"on {device.name} {','.join(device.variants)}" for device in DEVICES.values()),
     )  # fmt: skip
     parser.add_argument(
-        "--passes", type=_list_of(_pass), default=list(PASSES), help="of forward, forward_backward (default both)"
+        "--passes",
+        type=_list_of(_pass),
+        default=list(PASSES),
+        help="of forward, forward_backward (default both)",
     )
     parser.add_argument(
         "--repeats", type=_positive(int),
@@ -154,7 +163,10 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds that the samples of one variant and pass may take; at least 3 are taken (default 45)",
     )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_positive(int), default=available_cores(), help="default: the cores of this process"
+        "--threads",
+        type=_positive(int),
+        default=available_cores(),
+        help="default: the cores of this process",
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure the peak memory")
     parser.add_argument(
@@ -169,7 +181,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jsonl", type=Path, metavar="FILE", help="append a line of JSON for each row and failure as it comes"
     )  # fmt: skip
-    parser.add_argument("--check-only", action="store_true", help="compile and check every variant, and time nothing")
+    parser.add_argument(
+        "--check-only",
+        action="store_true",
+        help="compile and check every variant, and time nothing",
+    )
     parser.add_argument(
         "--cache", type=Path, metavar="FOLDER",
         help="keep there what torch.compile makes; compile_s of a later run is then that of finding it again",

@@ -17,7 +17,9 @@ from .workloads import FORWARD, Drives, Inputs, Parameters, State, Workload
 TOLERANCE = 1e-4
 
 
-def reference(workload: Workload, place: str = "cpu", whole_batch: bool = False) -> dict[str, list[Tensor]]:
+def reference(
+    workload: Workload, place: str = "cpu", whole_batch: bool = False
+) -> dict[str, list[Tensor]]:
     """Outputs, and outputs with gradients, of the library's reference backend in fp64, computed on a device of torch.
 
     One element of the batch at a time (unless ``whole_batch``), and checkpointed every sqrt(T) steps, so that the truth
@@ -27,7 +29,9 @@ def reference(workload: Workload, place: str = "cpu", whole_batch: bool = False)
     outputs = []
     drive_gradients: list[list[Tensor]] = [[] for _ in inputs.drives]
     gradients = [torch.zeros_like(tensor) for tensor in inputs.parameters.values()]
-    for element in [inputs] if whole_batch else (inputs.element(index) for index in range(workload.batch)):
+    for element in (
+        [inputs] if whole_batch else (inputs.element(index) for index in range(workload.batch))
+    ):
         for tensor in element.differentiated():
             tensor.requires_grad_()
         output = _sequence(workload, element)
@@ -65,6 +69,10 @@ def max_rel_error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     errors = []
     for tensor, expected in zip(got, truth, strict=True):
         if tensor.shape != expected.shape:
-            raise ValueError(f"shape {tuple(tensor.shape)} where {tuple(expected.shape)} is expected")
-        errors.append(float((tensor.detach().cpu().double() - expected).abs().max() / expected.abs().max()))
+            raise ValueError(
+                f"shape {tuple(tensor.shape)} where {tuple(expected.shape)} is expected"
+            )
+        errors.append(
+            float((tensor.detach().cpu().double() - expected).abs().max() / expected.abs().max())
+        )
     return math.nan if any(map(math.isnan, errors)) else max(errors)

@@ -59,9 +59,14 @@ def run(
     Raises:
         Refused: no such revision, it does not build, or the parity tests of this tree fail.
     """
-    commit, choice = commit_of(ROOT, name), "cuda" if any(v.backend == "cuda" for v in plan.variants) else "cpu"
+    commit, choice = (
+        commit_of(ROOT, name),
+        "cuda" if any(v.backend == "cuda" for v in plan.variants) else "cpu",
+    )
     cache = ROOT / "build" / "against"
-    here = pack(ROOT, HERE, library(ROOT, cache, choice, say), scratch / "here", "tests", "pyproject.toml")
+    here = pack(
+        ROOT, HERE, library(ROOT, cache, choice, say), scratch / "here", "tests", "pyproject.toml"
+    )
     check_parity(here, [v.backend or "" for v in plan.variants], say)
     with checked_out(ROOT, commit, scratch / "revision") as tree:
         there = pack(tree, name, library(tree, cache, choice, say), scratch / "there")
@@ -71,7 +76,9 @@ def run(
     for workload in workloads:
         for variant in plan.variants:
             found = compare(workload, variant, plan, (here, there), scratch, say)
-            report["comparisons"] += [{**row, "verdict": verdict(row, threshold)} for row in found["comparisons"]]
+            report["comparisons"] += [
+                {**row, "verdict": verdict(row, threshold)} for row in found["comparisons"]
+            ]
             report["failures"] += found["failures"]
     return report
 
@@ -81,7 +88,9 @@ def commit_of(root: Path, name: str) -> str:
     # What begins with a dash would be read as an option.
     done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if done.returncode != 0:
-        raise Refused(f"--against {name}: there is no such revision in the git repository of {root}")
+        raise Refused(
+            f"--against {name}: there is no such revision in the git repository of {root}"
+        )
     return done.stdout.strip()
 
 
@@ -99,7 +108,9 @@ def checked_out(root: Path, commit: str, folder: Path) -> Iterator[Path]:
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         raise Refused("--against: git is not installed") from None
 
@@ -110,7 +121,9 @@ def fingerprint(tree: Path, choice: str) -> str:
     for folder in ("csrc", "build_backend"):
         for path in sorted((tree / folder).rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                found.update(f"{path.relative_to(tree)} {path.stat().st_size}\n".encode() + path.read_bytes())
+                found.update(
+                    f"{path.relative_to(tree)} {path.stat().st_size}\n".encode() + path.read_bytes()
+                )
     return found.hexdigest()[:16]
 
 
@@ -121,8 +134,12 @@ def library(tree: Path, cache: Path, choice: str, say: Say) -> Path:
         return known
     say(f"building the native library of {tree}")
     script = BUILD.format(choice)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tree, capture_output=True, text=True, check=False)
-    built = [line.removeprefix(BUILT) for line in done.stdout.splitlines() if line.startswith(BUILT)]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tree, capture_output=True, text=True, check=False
+    )
+    built = [
+        line.removeprefix(BUILT) for line in done.stdout.splitlines() if line.startswith(BUILT)
+    ]
     if done.returncode != 0 or not built:
         raise Refused(
             f"the native library of {tree} cannot be built: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
@@ -161,7 +178,9 @@ def check_parity(side: Side, backends: Sequence[str], say: Say) -> None:
         )  # fmt: skip
         if done.returncode != 0:
             last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-3:]
-            raise Refused(f"parity fails, so no speed-up is reported: {' '.join(arguments)}: {' | '.join(last)}")
+            raise Refused(
+                f"parity fails, so no speed-up is reported: {' '.join(arguments)}: {' | '.join(last)}"
+            )
 
 
 def compare(
@@ -184,10 +203,13 @@ def compare(
     failures: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         if not truth.exists():
-            with start(workload.name, parse(f"{LIBRARY}reference"), plan.threads, scratch, sides[0].folder) as process:
+            with start(
+                workload.name, parse(f"{LIBRARY}reference"), plan.threads, scratch, sides[0].folder
+            ) as process:
                 process.ask("reference", path=str(truth))
         processes = [
-            stack.enter_context(start(workload.name, variant, plan.threads, scratch, side.folder)) for side in sides
+            stack.enter_context(start(workload.name, variant, plan.threads, scratch, side.folder))
+            for side in sides
         ]
         for which in (name for name in plan.passes if name in workload.passes):
             about = {"workload": workload.name, "variant": variant.name, "pass": which}
@@ -196,8 +218,12 @@ def compare(
                 try:
                     package = Path(process.ask("package")["path"])
                     if side.folder.resolve() not in package.resolve().parents:
-                        raise WorkerFailed(f"its package is {package}, expected one in {side.folder}")
-                    both.append(Samples(process, process.ask("prepare", which=which, reference=str(truth))))
+                        raise WorkerFailed(
+                            f"its package is {package}, expected one in {side.folder}"
+                        )
+                    both.append(
+                        Samples(process, process.ask("prepare", which=which, reference=str(truth)))
+                    )
                 except WorkerFailed as error:
                     failures.append({**about, "side": side.name, "reason": str(error)})
             if len(both) == 2:
@@ -237,12 +263,16 @@ def verdict(row: dict[str, Any], threshold: float) -> str:
 
 def status_of(report: dict[str, Any]) -> int:
     """The exit status: 1 for a slowdown, or where something could not be compared."""
-    return int(bool(report["failures"]) or any(row["verdict"] == "slower" for row in report["comparisons"]))
+    return int(
+        bool(report["failures"]) or any(row["verdict"] == "slower" for row in report["comparisons"])
+    )
 
 
 def render(report: dict[str, Any]) -> str:
     """The report as text: times of this tree over those of the revision, below 1 where this tree is faster."""
-    lines = [f"{HERE} against {report['against']} ({report['commit'][:12]}), slower beyond {report['threshold']:.0%}"]
+    lines = [
+        f"{HERE} against {report['against']} ({report['commit'][:12]}), slower beyond {report['threshold']:.0%}"
+    ]
     for row in report["comparisons"]:
         lines.append(
             f"  {row['verdict']:6}  {row['workload']}, {row['pass']}, {row['variant']}: {row['ratio']:.3f} times its "
@@ -250,5 +280,7 @@ def render(report: dict[str, Any]) -> str:
             f"{row['there_ms']:.2f} ms"
         )
     for failure in report["failures"]:
-        lines.append(f"  FAILED  {failure['workload']}, {failure['pass']}, {failure['side']}: {failure['reason']}")
+        lines.append(
+            f"  FAILED  {failure['workload']}, {failure['pass']}, {failure['side']}: {failure['reason']}"
+        )
     return "\n".join(lines)

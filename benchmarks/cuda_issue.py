@@ -57,9 +57,14 @@ def kinds(instruction: Instruction) -> list[str]:
     return [kind for kind, operations in KINDS.items() if instruction.operation in operations]
 
 
-def disassembled(program: str, path: Path, disassembler: str) -> Iterator[tuple[str, str, list[Instruction]]]:
+def disassembled(
+    program: str, path: Path, disassembler: str
+) -> Iterator[tuple[str, str, list[Instruction]]]:
     """Architecture, name and instructions of every forward and backward kernel in a library."""
-    environment = {**os.environ, "PATH": f"{Path(disassembler).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(disassembler).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     command = [program, "-sass", str(path)]
     architecture, kernel = "", None
     code: list[Instruction] = []
@@ -89,7 +94,10 @@ def change_needs(rule: str, constraint: str, retroactive: bool) -> Needs:
     # What the rule changes times its rate: added by the same instruction, unless the constraint needs it alone.
     change = 0 if retroactive or rule == "hebb" else 1
     multiply_add = {"clip": 1, "clip_on_read": 1, "decay": 2, "soft_clip": 3}[constraint] + change
-    return {"multiply_add": multiply_add, "compare": 2 if constraint in ("clip", "soft_clip") else 0}
+    return {
+        "multiply_add": multiply_add,
+        "compare": 2 if constraint in ("clip", "soft_clip") else 0,
+    }
 
 
 def eligibility_needs(rule: str, retroactive: bool) -> int:
@@ -118,7 +126,12 @@ def needs_of(kernel: str) -> dict[str, Needs]:
     # The adjoint of a bound compares once more.
     compare = change["compare"] + on_read + (1 if change["compare"] or on_read else 0)
     # Traces and their gradients, weight, alpha; half of pre of two steps, and of the two sums of a column.
-    plain = {"multiply_add": multiply_add, "compare": compare, "store": traces + 1, "load": 2 * traces + 2 + 1}
+    plain = {
+        "multiply_add": multiply_add,
+        "compare": compare,
+        "store": traces + 1,
+        "load": 2 * traces + 2 + 1,
+    }
     alpha = _more(plain, store=1, load=1)
     gates = {"multiply_add": 3, "load": 6}
     return {
@@ -132,7 +145,12 @@ def recompute_needs(kernel: str) -> Needs:
     _, rule, constraint, *rest = kernel.split()
     retroactive = "retroactive" in rest
     needs = change_needs(rule, constraint, retroactive)
-    return _more(needs, multiply_add=eligibility_needs(rule, retroactive), any_store=2 if retroactive else 1, load=1)
+    return _more(
+        needs,
+        multiply_add=eligibility_needs(rule, retroactive),
+        any_store=2 if retroactive else 1,
+        load=1,
+    )
 
 
 def _more(needs: Needs, **more: int) -> Needs:
@@ -240,8 +258,12 @@ def differences(found: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where library and table differ")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail where library and table differ"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument(
         "files", nargs="*", type=Path, help="libraries or cubins (default: the library as built, which replaces all)"
@@ -262,7 +284,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(wrong) or f"{number} kernels are as the table says")
         return 1 if wrong else 0
     if chosen.files:
-        found = in_order({name: counts().get(name, {}) | found.get(name, {}) for name in {**counts(), **found}})
+        found = in_order(
+            {name: counts().get(name, {}) | found.get(name, {}) for name in {**counts(), **found}}
+        )
     COUNTS.write_text(json.dumps(found, indent=1) + "\n")
     print(f"{COUNTS.name}: {number} kernels")
     return 0

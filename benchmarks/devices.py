@@ -146,7 +146,9 @@ class Device:
 
         module, sizes = workload.module(), (workload.steps_of_call, workload.batch)
         directions = (False,) if which == FORWARD else (False, True)
-        return ", ".join(dict.fromkeys(plan(module, sizes, gpu, backward)["form"] for backward in directions))
+        return ", ".join(
+            dict.fromkeys(plan(module, sizes, gpu, backward)["form"] for backward in directions)
+        )
 
 
 class Cuda(Device):
@@ -172,7 +174,11 @@ class Cuda(Device):
     def missing(self) -> str | None:
         if torch.cuda.is_available():
             return None
-        built = f"is built for CUDA {torch.version.cuda} and sees none" if torch.version.cuda else "has no CUDA"
+        built = (
+            f"is built for CUDA {torch.version.cuda} and sees none"
+            if torch.version.cuda
+            else "has no CUDA"
+        )
         return f"no CUDA device: torch {torch.__version__} {built}"
 
     def refuses(self, variant: Variant) -> str | None:
@@ -246,7 +252,11 @@ class Cuda(Device):
         torch.compiler.cudagraph_mark_step_begin()
 
     def skipped_graphs(self) -> int:
-        return int(torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]) if "torch._dynamo" in sys.modules else 0
+        return (
+            int(torch._dynamo.utils.counters["inductor"]["cudagraph_skips"])
+            if "torch._dynamo" in sys.modules
+            else 0
+        )
 
     def gpu(self) -> Gpu | None:
         from plastikern.explanation import gpu_of
@@ -270,7 +280,11 @@ class Emulated(Device):
     probes = False
 
     def missing(self) -> str | None:
-        return None if (TESTS / "emulated.py").exists() else f"no emulator: {TESTS / 'emulated.py'} is not there"
+        return (
+            None
+            if (TESTS / "emulated.py").exists()
+            else f"no emulator: {TESTS / 'emulated.py'} is not there"
+        )
 
     def refuses(self, variant: Variant) -> str | None:
         return Cuda().refuses(variant)
@@ -319,7 +333,11 @@ class Emulated(Device):
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _tensors(part)]
+    return (
+        [value]
+        if isinstance(value, Tensor)
+        else [tensor for part in value for tensor in _tensors(part)]
+    )
 
 
 DEVICES = {device.name: device for device in (Device(), Cuda(), Emulated())}

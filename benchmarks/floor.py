@@ -35,7 +35,9 @@ class Traffic:
 
     @property
     def bytes(self) -> int:
-        return FLOAT_BYTES * ((self.reads + self.writes) * self.synapse_steps + self.shared + self.once)
+        return FLOAT_BYTES * (
+            (self.reads + self.writes) * self.synapse_steps + self.shared + self.once
+        )
 
     @property
     def write_share(self) -> float:
@@ -124,7 +126,11 @@ def probes() -> list[Probe]:
     if operator is None:
         return [Probe("torch addcmul_", 3, 1, 3, _addcmul)]
     # c = 0.999 c + a b.
-    return [Probe("plastikern::bandwidth", 3, 1, 3, lambda tensors, repeats: operator(*tensors, repeats))]
+    return [
+        Probe(
+            "plastikern::bandwidth", 3, 1, 3, lambda tensors, repeats: operator(*tensors, repeats)
+        )
+    ]
 
 
 def probe_for(traffic: Traffic) -> Probe:

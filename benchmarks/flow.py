@@ -34,7 +34,11 @@ class Instruction(NamedTuple):
     @property
     def target(self) -> int | None:
         """Where a branch or a call goes; compilers leave loops by calls that do not return, too."""
-        found = re.search(r"0x([0-9a-f]+)\s*$", self.operands) if self.operation in ("BRA", "CALL") else None
+        found = (
+            re.search(r"0x([0-9a-f]+)\s*$", self.operands)
+            if self.operation in ("BRA", "CALL")
+            else None
+        )
         return int(found[1], 16) if found else None
 
     @property
@@ -76,9 +80,16 @@ def blocks_of(code: Sequence[Instruction]) -> list[Block]:
         for index, instruction in enumerate(code)
         if instruction.target in place and ".DIV" not in instruction.name
     }
-    ends = {index for index, instruction in enumerate(code) if instruction.operation in ("BRA", "CALL", *ENDS)}
+    ends = {
+        index
+        for index, instruction in enumerate(code)
+        if instruction.operation in ("BRA", "CALL", *ENDS)
+    }
     starts = sorted({0, *jumps.values(), *(index + 1 for index in ends if index + 1 < len(code))})
-    blocks = {start: Block(list(code[start:end])) for start, end in zip(starts, [*starts[1:], len(code)], strict=True)}
+    blocks = {
+        start: Block(list(code[start:end]))
+        for start, end in zip(starts, [*starts[1:], len(code)], strict=True)
+    }
     for start, block in blocks.items():
         last = start + len(block.instructions) - 1
         if code[last].falls_through:
@@ -134,7 +145,9 @@ def _find_dominators(blocks: Sequence[Block]) -> None:
     while changed:
         changed = False
         for block in blocks[1:]:
-            found = frozenset.intersection(*(other.dominators for other in block.preceding)) | {block}
+            found = frozenset.intersection(*(other.dominators for other in block.preceding)) | {
+                block
+            }
             if found != block.dominators:
                 block.dominators, changed = found, True
 
@@ -165,12 +178,18 @@ def shortest(
 
     def after(so_far: tuple[int, ...], block: Block) -> tuple[int, ...]:
         found = Counter(kind for instruction in block.instructions for kind in kinds(instruction))
-        return tuple(min(most, count + found[name]) for most, count, name in zip(wanted, so_far, names, strict=True))
+        return tuple(
+            min(most, count + found[name])
+            for most, count, name in zip(wanted, so_far, names, strict=True)
+        )
 
     avoided = {
         block
         for block in loop.body
-        if any(instruction.operation in avoid and not instruction.predicated for instruction in block.instructions)
+        if any(
+            instruction.operation in avoid and not instruction.predicated
+            for instruction in block.instructions
+        )
     }
 
     def cost(block: Block) -> int:

@@ -20,7 +20,9 @@ UNROLL = 4
 class JaxProgram(Program):
     ahead_of_time = True
 
-    def __init__(self, workload: Workload, step: Callable[[Any, Any, Any], Any], unroll: int = 1) -> None:
+    def __init__(
+        self, workload: Workload, step: Callable[[Any, Any, Any], Any], unroll: int = 1
+    ) -> None:
         self._executables: dict[str, Any] = {}
 
         def sequence(parameters: Any, state: Any, drives: Any) -> Any:
@@ -42,8 +44,13 @@ class JaxProgram(Program):
         self._forward, self._forward_backward = forward, forward_backward
 
     def place(self, inputs: Inputs) -> Any:
-        parameters = {name: jnp.asarray(tensor.numpy()) for name, tensor in inputs.parameters.items()}
-        state, drives = (tuple(jnp.asarray(tensor.numpy()) for tensor in of) for of in (inputs.state, inputs.drives))
+        parameters = {
+            name: jnp.asarray(tensor.numpy()) for name, tensor in inputs.parameters.items()
+        }
+        state, drives = (
+            tuple(jnp.asarray(tensor.numpy()) for tensor in of)
+            for of in (inputs.state, inputs.drives)
+        )
         return parameters, state, drives, jnp.asarray(inputs.upstream.numpy())
 
     def compile(self, placed: Any, which: str) -> None:

@@ -32,7 +32,11 @@ PARTS = {
     ),
     "output layer and loss": ("_CrossEntropy", "_CrossEntropyBackward"),
     "embedding": ("aten::embedding", "aten::embedding_dense_backward"),
-    "norm of the gradient, SGD": ("aten::linalg_vector_norm", "aten::_foreach_mul_", "aten::_fused_sgd_"),
+    "norm of the gradient, SGD": (
+        "aten::linalg_vector_norm",
+        "aten::_foreach_mul_",
+        "aten::_fused_sgd_",
+    ),
 }
 """What the profiler calls the parts; the rest is mostly the products of the layers' inputs with their weights."""
 
@@ -75,27 +79,41 @@ def shares(contender: Contender, updates: int) -> dict[str, float]:
         for _ in range(updates):
             contender.update()
         total = perf_counter() - start
-    found: dict[str, float] = {event.key: event.cpu_time_total / 1e3 for event in profiled.key_averages()}
-    parts = {part: sum(found.get(name, 0.0) for name in names) / updates for part, names in PARTS.items()}
+    found: dict[str, float] = {
+        event.key: event.cpu_time_total / 1e3 for event in profiled.key_averages()
+    }
+    parts = {
+        part: sum(found.get(name, 0.0) for name in names) / updates for part, names in PARTS.items()
+    }
     return {**parts, "rest": total * 1e3 / updates - sum(parts.values())}
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.language_step", description=__doc__)
     add: Any = parser.add_argument
-    add("--data", type=Path, help="folder or zip with the Penn Treebank (default: it is downloaded)")
+    add(
+        "--data", type=Path, help="folder or zip with the Penn Treebank (default: it is downloaded)"
+    )
     add("--model", choices=["small", "large"], default="small")
     add("--cell", choices=list(MODULATION), default="simple")
     add("--threads", type=int, default=2)
     add("--updates", type=int, default=8)
-    add("--batch", type=int, help="columns, where the pure PyTorch path of the large model needs too much memory")
+    add(
+        "--batch",
+        type=int,
+        help="columns, where the pure PyTorch path of the large model needs too much memory",
+    )
     add("--bptt", type=int, help="steps of an update, likewise")
     add(
         "--plain-loss",
         action="store_true",
         help="cross_entropy of torch in place of the layer that has its loss inside",
     )
-    add("--alone", action="store_true", help="without the pure PyTorch path, which may need too much memory")
+    add(
+        "--alone",
+        action="store_true",
+        help="without the pure PyTorch path, which may need too much memory",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     config = Language.presets[options.model][options.cell]
@@ -114,7 +132,9 @@ def main(arguments: list[str]) -> int:
     for part, milliseconds in parts.items():
         print(f"{part}: {milliseconds:.1f} ms, {milliseconds / sum(parts.values()):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    print(f"losses: {', '.join(f'{loss:.4f}' for loss in fused.losses[:: max(options.updates // 10, 1)])}")
+    print(
+        f"losses: {', '.join(f'{loss:.4f}' for loss in fused.losses[:: max(options.updates // 10, 1)])}"
+    )
     if options.alone:
         return 0
     fused, plain = contender(None), contender("reference")
@@ -123,7 +143,9 @@ def main(arguments: list[str]) -> int:
         plain.update()
     ratio = plain.show("pure PyTorch") / fused.show("plastikern")
     apart = max(abs(ours - theirs) for ours, theirs in zip(fused.losses, plain.losses, strict=True))
-    print(f"ratio: {ratio:.2f}; losses {plain.losses[0]:.4f} to {plain.losses[-1]:.4f}, at most {apart:.1e} apart")
+    print(
+        f"ratio: {ratio:.2f}; losses {plain.losses[0]:.4f} to {plain.losses[-1]:.4f}, at most {apart:.1e} apart"
+    )
     return 0
 
 

@@ -45,7 +45,10 @@ def machine(threads: int) -> dict[str, Any]:
 
 def _caches() -> list[dict[str, str | None]]:
     folders = sorted((CPU / "cache").glob("index*"))
-    return [{name: _text(folder / name) for name in ("level", "type", "size", "shared_cpu_list")} for folder in folders]
+    return [
+        {name: _text(folder / name) for name in ("level", "type", "size", "shared_cpu_list")}
+        for folder in folders
+    ]
 
 
 def _text(path: Path) -> str | None:

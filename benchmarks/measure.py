@@ -59,9 +59,9 @@ class Samples:
     def take(self, which: str) -> None:
         expected = min([self.prepared["seconds"], *self.times])
         iterations = max(1, math.ceil(self.process.device.sample_seconds / expected))
-        seconds = self.process.ask("sample", which=which, iterations=iterations, warm=expected < WARM_SECONDS)[
-            "seconds"
-        ]
+        seconds = self.process.ask(
+            "sample", which=which, iterations=iterations, warm=expected < WARM_SECONDS
+        )["seconds"]
         self.times.append(seconds)
         self.spent += seconds * iterations
 
@@ -69,7 +69,9 @@ class Samples:
         self.host_seconds = self.process.ask("host", which=which)["seconds"]
 
 
-def measure(workload: Workload, plan: Plan, workers: Workers, say: Say, told: Told) -> dict[str, Any]:
+def measure(
+    workload: Workload, plan: Plan, workers: Workers, say: Say, told: Told
+) -> dict[str, Any]:
     """Rows, failures, bandwidth, floors and what was left out of one workload; ``told`` gets the first two at once."""
     variants = [variant for variant in plan.variants if variant.family not in workload.without]
     run = Run(workload, plan, workers, say, told)
@@ -96,8 +98,16 @@ def measure(workload: Workload, plan: Plan, workers: Workers, say: Say, told: To
 class Run:
     """One workload, while it is measured. What the reference's worker raises ends it, other failures are noted."""
 
-    def __init__(self, workload: Workload, plan: Plan, workers: Workers, say: Say, told: Told) -> None:
-        self._workload, self._plan, self._workers, self._say, self._told = workload, plan, workers, say, told
+    def __init__(
+        self, workload: Workload, plan: Plan, workers: Workers, say: Say, told: Told
+    ) -> None:
+        self._workload, self._plan, self._workers, self._say, self._told = (
+            workload,
+            plan,
+            workers,
+            say,
+            told,
+        )
         self._truth = workers.scratch / f"{workload.name}.pt"
         self.rows: list[dict[str, Any]] = []
         self.failures: list[dict[str, str]] = []
@@ -107,7 +117,12 @@ class Run:
         return self._workers.of(self._workload.name, variant)
 
     def fail(self, variant: str, which: str, error: WorkerFailed) -> None:
-        failure = {"workload": self._workload.name, "variant": variant, "pass": which, "reason": str(error)}
+        failure = {
+            "workload": self._workload.name,
+            "variant": variant,
+            "pass": which,
+            "reason": str(error),
+        }
         self.failures.append(failure)
         self._told(failure)
 
@@ -120,7 +135,9 @@ class Run:
         passes = [name for name in self._plan.passes if name in self._workload.passes]
         with contextlib.ExitStack() as stack:
             # All of them start at once.
-            probe, *processes = (stack.enter_context(self._worker(variant)) for variant in (REFERENCE, *variants))
+            probe, *processes = (
+                stack.enter_context(self._worker(variant)) for variant in (REFERENCE, *variants)
+            )
             facts = {}
             for process in (probe, *processes):
                 try:
@@ -128,7 +145,9 @@ class Run:
                 except WorkerFailed as error:
                     self.fail(process.variant.name, "all", error)
             for which in passes:
-                prepared = self._prepare([process for process in processes if process in facts], which)
+                prepared = self._prepare(
+                    [process for process in processes if process in facts], which
+                )
                 if self._plan.check_only:
                     for samples in prepared:
                         self._told(_fields(self._workload, samples, which, facts[samples.process]))
@@ -147,18 +166,26 @@ class Run:
         for process in processes:
             self._say(f"{self._workload.name}, {which}: checking {process.variant.name}")
             try:
-                ready.append(Samples(process, process.ask("prepare", which=which, reference=str(self._truth))))
+                ready.append(
+                    Samples(
+                        process, process.ask("prepare", which=which, reference=str(self._truth))
+                    )
+                )
             except WorkerFailed as error:
                 self.fail(process.variant.name, which, error)
         return ready
 
-    def _rounds(self, prepared: Sequence[Samples], probe: WorkerProcess, which: str) -> list[Samples]:
+    def _rounds(
+        self, prepared: Sequence[Samples], probe: WorkerProcess, which: str
+    ) -> list[Samples]:
         """One sample of each variant and of the bandwidth in turn, again and again: a slow minute hits all of them.
 
         Those that fail on the way are not among what is returned.
         """
         kernels = ("forward",) if which == FORWARD else ("forward", "backward")
-        rates: dict[str, list[dict[str, Any]]] = {kernel: [] for kernel in kernels if self._plan.device.probes}
+        rates: dict[str, list[dict[str, Any]]] = {
+            kernel: [] for kernel in kernels if self._plan.device.probes
+        }
         left = list(prepared)
 
         def ask(samples: Samples, request: Callable[[str], None]) -> None:
@@ -194,12 +221,15 @@ class Run:
 def _bandwidth(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # The spread shows whether somebody else used the memory during the run: then the floors mean nothing.
     p20, median, p80 = (
-        float(value) for value in np.percentile([answer["gb_per_s"] for answer in answers], (20, 50, 80))
+        float(value)
+        for value in np.percentile([answer["gb_per_s"] for answer in answers], (20, 50, 80))
     )
     return {**answers[0], "gb_per_s": median, "p20_gb_per_s": p20, "p80_gb_per_s": p80}
 
 
-def _row(workload: Workload, samples: Samples, which: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _row(
+    workload: Workload, samples: Samples, which: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     p20, median, p80 = (1e3 * float(value) for value in np.percentile(samples.times, (20, 50, 80)))
     return {
         **_fields(workload, samples, which, facts),
@@ -211,7 +241,9 @@ def _row(workload: Workload, samples: Samples, which: str, facts: Mapping[str, A
     }
 
 
-def _fields(workload: Workload, samples: Samples, which: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(
+    workload: Workload, samples: Samples, which: str, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is known of a variant once it is checked."""
     known = ("program", "form", "compile_s", "max_rel_error", "peak_bytes")
     return {

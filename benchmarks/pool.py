@@ -53,9 +53,19 @@ class WorkerProcess:
         # The worker imports what the parent imports, and compiles into a folder of its own, so that no variant finds
         # another's work done; the processes of one variant share it.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package or ""), *sys.path]))
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str((cache or scratch).resolve() / f"{variant.name}-inductor")
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(
+            (cache or scratch).resolve() / f"{variant.name}-inductor"
+        )
         environment["OMP_NUM_THREADS"] = str(threads)
-        arguments = [sys.executable, "-m", "benchmarks.worker", workload, variant.name, str(threads), device.name]
+        arguments = [
+            sys.executable,
+            "-m",
+            "benchmarks.worker",
+            workload,
+            variant.name,
+            str(threads),
+            device.name,
+        ]
         self._process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
             cwd=package,  # which comes first of all the paths
@@ -89,7 +99,9 @@ class WorkerProcess:
         elif hung:
             answer = {"failed": f"no answer within {self._limit:g} s; its process was ended"}
         else:
-            answer = {"failed": f"its process ended with status {self._process.wait()}: {self._last_words()}"}
+            answer = {
+                "failed": f"its process ended with status {self._process.wait()}: {self._last_words()}"
+            }
         if "failed" in answer:
             self.failed = True
             raise WorkerFailed(answer["failed"])
@@ -117,7 +129,12 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def worker(
-    workload: str, variant: Variant, threads: int, scratch: Path, package: Path | None = None, **options: Any
+    workload: str,
+    variant: Variant,
+    threads: int,
+    scratch: Path,
+    package: Path | None = None,
+    **options: Any,
 ) -> Iterator[WorkerProcess]:
     """A worker for the length of a ``with`` block; ``options`` as :class:`WorkerProcess` takes them."""
     process = WorkerProcess(workload, variant, threads, scratch, package, **options)

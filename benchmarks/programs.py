@@ -93,11 +93,15 @@ class CapturedProgram(TorchProgram):
 
     def run(self, placed: Inputs, which: str) -> tuple[Tensor, tuple[Tensor, ...]]:
         if which not in self._replays:
-            self._replays[which] = self._device.captured(lambda: super(CapturedProgram, self).run(placed, which))
+            self._replays[which] = self._device.captured(
+                lambda: super(CapturedProgram, self).run(placed, which)
+            )
         return self._replays[which]()
 
 
-def programs(variant: Variant, workload: Workload, device: Device = DEVICES["cpu"]) -> dict[str, Program]:
+def programs(
+    variant: Variant, workload: Workload, device: Device = DEVICES["cpu"]
+) -> dict[str, Program]:
     """The programs that a variant offers for a workload, by a short name."""
     if variant.family in workload.without:
         return {}
@@ -111,7 +115,10 @@ def programs(variant: Variant, workload: Workload, device: Device = DEVICES["cpu
     if variant.kind == EAGER:
         steps = workload.eager_steps()
         if variant.graph and workload.steps_of_call < workload.steps:
-            return {name: TorchProgram(_by_graphs(workload, step, device), device) for name, step in steps.items()}
+            return {
+                name: TorchProgram(_by_graphs(workload, step, device), device)
+                for name, step in steps.items()
+            }
         return {name: program(_stepwise(workload, step), device) for name, step in steps.items()}
     return _compiled_programs(variant, workload, device)
 
@@ -121,7 +128,10 @@ def _compiled_programs(variant: Variant, workload: Workload, device: Device) -> 
     steps, options = workload.compiled_steps(), {"dynamic": False, **device.compile_options}
     compiled = {name: torch.compile(step, **options) for name, step in steps.items()}
     if variant.kind == "compile-step":
-        return {name: CompiledProgram(_stepwise(workload, step), device) for name, step in compiled.items()}
+        return {
+            name: CompiledProgram(_stepwise(workload, step), device)
+            for name, step in compiled.items()
+        }
     return {
         f"{name}, {length} steps": CompiledProgram(
             _chunkwise(workload, torch.compile(_chunk(step), **options), compiled[name], length),
@@ -147,7 +157,9 @@ def _library(workload: Workload, backend: str) -> SequenceFunction:
     return sequence
 
 
-def _steps(step: Step, parameters: Parameters, state: State, drives: Drives) -> tuple[Tensor, State]:
+def _steps(
+    step: Step, parameters: Parameters, state: State, drives: Drives
+) -> tuple[Tensor, State]:
     outputs = []
     # One unbind, whose backward is one stack; indexing would fill a whole drive's gradient with zeros at every step.
     for step_drives in zip(*(drive.unbind(0) for drive in drives), strict=True):
@@ -168,7 +180,10 @@ def _by_graphs(workload: Workload, step: Step, device: Device) -> SequenceFuncti
     kept: list[Any] = []
 
     def capture(parameters: Parameters, state: State, drives: Drives) -> None:
-        drives, state = tuple(drive[0].clone() for drive in drives), tuple(tensor.clone() for tensor in state)
+        drives, state = (
+            tuple(drive[0].clone() for drive in drives),
+            tuple(tensor.clone() for tensor in state),
+        )
 
         def advance() -> Tensor:
             output, after = step(parameters, state, drives)
@@ -210,7 +225,9 @@ def _chunkwise(workload: Workload, chunk: Step, step: Step, length: int) -> Sequ
         outputs = []
         state, drives = workload.begin(parameters, state, drives)
         for part in zip(*(drive.split(length) for drive in drives), strict=True):
-            advance = chunk if part[0].shape[0] == length else lambda *arguments: _steps(step, *arguments)
+            advance = (
+                chunk if part[0].shape[0] == length else lambda *arguments: _steps(step, *arguments)
+            )
             output, state = advance(parameters, state, part)
             outputs.append(output)
         return torch.cat(outputs)

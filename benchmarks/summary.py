@@ -18,7 +18,12 @@ def group_of(row: Row) -> tuple[str, str]:
 
 def quotient(numerator: Row | None, denominator: Row | None, field: str) -> float | None:
     """Ratio of a field of two rows; None where a row or its value is missing, or the denominator is 0."""
-    if numerator is None or denominator is None or numerator[field] is None or not denominator[field]:
+    if (
+        numerator is None
+        or denominator is None
+        or numerator[field] is None
+        or not denominator[field]
+    ):
         return None
     return numerator[field] / denominator[field]
 
@@ -53,12 +58,18 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def floors(workload: Workload, rows: Sequence[Row], bandwidth: Mapping[str, Row]) -> list[dict[str, Any]]:
+def floors(
+    workload: Workload, rows: Sequence[Row], bandwidth: Mapping[str, Row]
+) -> list[dict[str, Any]]:
     """For each variant of the library and each kernel: its time and its floor.
 
     The backward kernel's time is that of forward + backward less that of forward alone.
     """
-    times = {(row["variant"], row["pass"]): row["median_ms"] for row in rows if row["variant"].startswith(LIBRARY)}
+    times = {
+        (row["variant"], row["pass"]): row["median_ms"]
+        for row in rows
+        if row["variant"].startswith(LIBRARY)
+    }
     found = []
     for variant in dict.fromkeys(variant for variant, _ in times):
         forward, both = times.get((variant, FORWARD)), times.get((variant, FORWARD_BACKWARD))

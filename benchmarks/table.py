@@ -22,19 +22,36 @@ def render(report: Mapping[str, Any]) -> str:
         lines += [_comparison(ratio) for ratio in report["ratios"] if group_of(ratio) == key]
         lines.append("")
     if report["floors"]:
-        lines.append("floor: bytes that must move, over this machine's bandwidth for the same working set")
+        lines.append(
+            "floor: bytes that must move, over this machine's bandwidth for the same working set"
+        )
         lines += _floors(report["floors"])
     for workload, kernels in report["bandwidth"].items():
         lines += [f"  {workload} {kernel}: {_probe(probe)}" for kernel, probe in kernels.items()]
     for failure in report["failures"]:
-        lines.append(f"FAILED {failure['variant']} on {failure['workload']}, {failure['pass']}: {failure['reason']}")
+        lines.append(
+            f"FAILED {failure['variant']} on {failure['workload']}, {failure['pass']}: {failure['reason']}"
+        )
     lines += [f"left out {name}: {reason}" for name, reason in report["left_out"].items()]
     return "\n".join(lines)
 
 
 def _timings(group: Sequence[Row]) -> list[str]:
     ours = next((row for row in group if row["variant"].startswith(LIBRARY)), None)
-    cells = [("variant", "median ms", "p20", "p80", "host ms", "x ours", "peak MiB", "compile s", "error", "program")]
+    cells = [
+        (
+            "variant",
+            "median ms",
+            "p20",
+            "p80",
+            "host ms",
+            "x ours",
+            "peak MiB",
+            "compile s",
+            "error",
+            "program",
+        )
+    ]
     for row in sorted(group, key=lambda row: row["median_ms"]):
         cells.append(
             (

@@ -60,10 +60,15 @@ def main() -> None:
     try:
         for name in ("rnn", "rnn, retroactive", "lstm, simple"):
             keys.clear()
-            found = {id(launch.kernel): launch for launch in launches(WORKLOADS[name].network, NEURONS, STEPS, 2)}
+            found = {
+                id(launch.kernel): launch
+                for launch in launches(WORKLOADS[name].network, NEURONS, STEPS, 2)
+            }
             print(f"{name}, {NEURONS} neurons", *keys, sep="\n")
             for launch in found.values():
-                print(f"  {launch.kernel.__name__}: {microseconds(lookups(launch)):.0f} us a launch")
+                print(
+                    f"  {launch.kernel.__name__}: {microseconds(lookups(launch)):.0f} us a launch"
+                )
     finally:
         graphs.run = run
 

@@ -72,7 +72,11 @@ Table = dict[Line, dict[str, str]]
 
 
 def launches(
-    network: Network, neurons: int, steps: int = 6, batch: int = 2, dtype: torch.dtype = torch.float32
+    network: Network,
+    neurons: int,
+    steps: int = 6,
+    batch: int = 2,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Any]:
     """Every launch of a forward and backward pass, in every configuration that it may have."""
     from plastikern.triton.launch import recorded
@@ -82,7 +86,13 @@ def launches(
     return found
 
 
-def calls(network: Network, neurons: int, steps: int = 6, batch: int = 2, dtype: torch.dtype = torch.float32) -> None:
+def calls(
+    network: Network,
+    neurons: int,
+    steps: int = 6,
+    batch: int = 2,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """A forward and backward pass on the CPU: for kernels that something else is done with than to run them."""
     plasticity = network.plasticity
     gates = 4 if network.kind == "lstm" else 1
@@ -126,7 +136,9 @@ def compiled(launch: Any, target: str) -> Any:
     backend, kernel = make_backend(gpu), launch.kernel
     given = {**launch.constants, **COMPILER, "num_warps": launch.warps, "debug": False}
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
-    options, signature, constants, attributes = kernel._pack_args(backend, given, *bind(*launch.arguments, **given))
+    options, signature, constants, attributes = kernel._pack_args(
+        backend, given, *bind(*launch.arguments, **given)
+    )
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=gpu, options=options.__dict__)
 
@@ -139,7 +151,8 @@ def resources(kernel: Any, target: str) -> tuple[int, int, int]:
     if not target.startswith("sm_"):
         text = kernel.asm["amdgcn"]
         registers, spills = (
-            int(re.findall(rf"\.{name}:\s+(\d+)", text)[-1]) for name in ("vgpr_count", "vgpr_spill_count")
+            int(re.findall(rf"\.{name}:\s+(\d+)", text)[-1])
+            for name in ("vgpr_count", "vgpr_spill_count")
         )
         return registers, spills, kernel.metadata.shared
     import triton
@@ -148,7 +161,9 @@ def resources(kernel: Any, target: str) -> tuple[int, int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        done = subprocess.run([dump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [dump, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        )
     registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", done.stdout)[-1]
     return int(registers), int(stack), kernel.metadata.shared
 
@@ -160,7 +175,9 @@ def configurations(workload: str) -> Iterator[tuple[Line, Any]]:
         seen: dict[tuple[str, str], list[int]] = {}
         for launch in launches(network, neurons):
             name = f"`{launch.kernel.__name__}`"
-            blocks = " ".join(f"{key}={value}" for key, value in launch.constants.items() if key != "network")
+            blocks = " ".join(
+                f"{key}={value}" for key, value in launch.constants.items() if key != "network"
+            )
             known = seen.setdefault((name, blocks), [])
             if launch.warps not in known:
                 # The default comes first.
@@ -172,7 +189,8 @@ def configurations(workload: str) -> Iterator[tuple[Line, Any]]:
 def cells_of(workload: str, target: str) -> Table:
     """The kernels of a workload, compiled for a target."""
     return {
-        line: {target: cell(*resources(compiled(launch, target), target))} for line, launch in configurations(workload)
+        line: {target: cell(*resources(compiled(launch, target), target))}
+        for line, launch in configurations(workload)
     }
 
 
@@ -185,17 +203,24 @@ def markdown(table: Table) -> str:
     """A line for each kernel and configuration, and a column for each target."""
     targets = [target for target in TARGETS if any(target in cells for cells in table.values())]
     lines = [[*Line._fields, *targets], ["---"] * (len(Line._fields) + len(targets))]
-    lines += [[*line, *(cells.get(target, "") for target in targets)] for line, cells in table.items()]
+    lines += [
+        [*line, *(cells.get(target, "") for target in targets)] for line, cells in table.items()
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def written() -> tuple[str, Table]:
     """The version of Triton that wrote the table of the page, and that table."""
     _, text, _ = PAGE.read_text().split(MARK)
-    version, lines = re.findall(r"Triton (\S+),", text)[0], re.findall(r"^\| (.*) \|$", text, re.MULTILINE)
+    version, lines = (
+        re.findall(r"Triton (\S+),", text)[0],
+        re.findall(r"^\| (.*) \|$", text, re.MULTILINE),
+    )
     heads, _, *rest = [line.split(" | ") for line in lines]
     size = len(Line._fields)
-    return version, {Line(*line[:size]): dict(zip(heads[size:], line[size:], strict=True)) for line in rest}
+    return version, {
+        Line(*line[:size]): dict(zip(heads[size:], line[size:], strict=True)) for line in rest
+    }
 
 
 def differences(found: Table, known: Table) -> list[str]:
@@ -220,11 +245,17 @@ def compile_all(workloads: Iterable[str], targets: Iterable[str], jobs: int | No
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--check", action="store_true", help="write nothing; fail where kernels and table differ")
     action.add_argument(
-        "--compile-only", action="store_true", help="write nothing; fail where a kernel does not compile"
+        "--check", action="store_true", help="write nothing; fail where kernels and table differ"
+    )
+    action.add_argument(
+        "--compile-only",
+        action="store_true",
+        help="write nothing; fail where a kernel does not compile",
     )
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS), choices=list(WORKLOADS))
@@ -235,7 +266,9 @@ def main(arguments: list[str] | None = None) -> int:
     found = compile_all(chosen.workloads, chosen.targets, chosen.jobs)
     count = sum(map(len, found.values()))
     if chosen.compile_only:
-        print(f"Triton {triton.__version__}: {count} kernels compiled for {', '.join(chosen.targets)}")
+        print(
+            f"Triton {triton.__version__}: {count} kernels compiled for {', '.join(chosen.targets)}"
+        )
         return 0
     if chosen.check:
         version, known = written()

@@ -48,7 +48,9 @@ class Variant:
     @property
     def name(self) -> str:
         form = "" if self.form is None else f"-{self.form}"
-        return self.kind + form + (GRAPH if self.graph else "") + (RECYCLED if self.recycled else "")
+        return (
+            self.kind + form + (GRAPH if self.graph else "") + (RECYCLED if self.recycled else "")
+        )
 
     @property
     def family(self) -> str:

@@ -30,7 +30,9 @@ TRIALS, TRIAL_SECONDS = 5, 1.0
 
 
 class Worker:
-    def __init__(self, workload: Workload, variant: Variant, device: Device = DEVICES["cpu"]) -> None:
+    def __init__(
+        self, workload: Workload, variant: Variant, device: Device = DEVICES["cpu"]
+    ) -> None:
         self._workload = device.workload(workload)
         self._variant = variant
         self._device = device
@@ -53,10 +55,14 @@ class Worker:
 
     def reference(self, path: str) -> dict[str, Any]:
         """Write the fp64 truth of the workload."""
-        torch.save(accuracy.reference(self._workload, self._device.place, self._device.whole_batch), path)
+        torch.save(
+            accuracy.reference(self._workload, self._device.place, self._device.whole_batch), path
+        )
         return {}
 
-    def prepare(self, which: str, reference: str, tolerance: float = accuracy.TOLERANCE) -> dict[str, Any]:
+    def prepare(
+        self, which: str, reference: str, tolerance: float = accuracy.TOLERANCE
+    ) -> dict[str, Any]:
         """Compile every program for a pass, check it against the truth, and keep the fastest of those that are right.
 
         Returns:
@@ -83,14 +89,24 @@ class Worker:
             if self._device.skipped_graphs() > skipped:
                 name = f"{name}, without all graphs"
             if best is None or seconds < best["seconds"]:
-                best = {"program": name, "seconds": seconds, "compile_s": compile_s, "max_rel_error": error}
-                best |= {"peak_bytes": peak, "form": self._device.form(self._workload, self._variant, which)}
+                best = {
+                    "program": name,
+                    "seconds": seconds,
+                    "compile_s": compile_s,
+                    "max_rel_error": error,
+                }
+                best |= {
+                    "peak_bytes": peak,
+                    "form": self._device.form(self._workload, self._variant, which),
+                }
                 self._running[which] = program, placed
         if best is None:
             return {"failed": "; ".join(refused) or "it has no program for this workload"}
         return best
 
-    def _try(self, program: Program, placed: Any, which: str, truth: list[torch.Tensor]) -> tuple[float, float]:
+    def _try(
+        self, program: Program, placed: Any, which: str, truth: list[torch.Tensor]
+    ) -> tuple[float, float]:
         """Error of the last, and seconds of the fastest of a few iterations, fewer where that takes long."""
         trials: list[float] = []
         kept: list[Any] = []
@@ -98,11 +114,15 @@ class Worker:
         def run() -> None:
             kept[:] = [program.run(placed, which)]
 
-        while len(trials) < self._device.least_trials or (len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS):
+        while len(trials) < self._device.least_trials or (
+            len(trials) < TRIALS and sum(trials) < TRIAL_SECONDS
+        ):
             kept.clear()
             trials.append(self._device.seconds(run, 1))
         output, gradients = kept.pop()
-        return accuracy.max_rel_error([program.to_torch(array) for array in (output, *gradients)], truth), min(trials)
+        return accuracy.max_rel_error(
+            [program.to_torch(array) for array in (output, *gradients)], truth
+        ), min(trials)
 
     def sample(self, which: str, iterations: int, warm: bool) -> dict[str, Any]:
         """Seconds per iteration; ``warm`` puts one more iteration before, which brings caches and threads back."""

@@ -26,7 +26,9 @@ def find_nvcc() -> Path | None:
 
 def nvcc_version(nvcc: Path) -> str:
     """Such as 'nvcc 13.0'."""
-    said = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(
+        [str(nvcc), "--version"], capture_output=True, text=True, check=False
+    ).stdout
     found = re.search(r"release ([\d.]+)", said)
     if found is None:
         raise BuildError(f"{nvcc.name} does not run")
@@ -41,10 +43,14 @@ def architectures(nvcc: Path) -> list[str]:
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     for name in chosen:
         if re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name) is None:
-            raise BuildError(f"TORCH_CUDA_ARCH_LIST: got {name!r}, expected entries such as 9.0 or 12.0+PTX")
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST: got {name!r}, expected entries such as 9.0 or 12.0+PTX"
+            )
     if chosen:
         return _with_ptx(chosen)
-    listed = subprocess.run([str(nvcc), "--list-gpu-code"], capture_output=True, text=True, check=False).stdout.split()
+    listed = subprocess.run(
+        [str(nvcc), "--list-gpu-code"], capture_output=True, text=True, check=False
+    ).stdout.split()
     known = [name for name in DEFAULT_ARCHITECTURES.split() if f"sm_{_digits(name)}" in listed]
     if not known:
         raise BuildError(f"nvcc compiles for none of {DEFAULT_ARCHITECTURES}")
@@ -63,7 +69,9 @@ def for_double_precision(chosen: list[str]) -> list[str]:
     return [name for name in chosen if OF_ITS_GENERATION.get(name) not in chosen]
 
 
-def compile_command(nvcc: Path, compiler: str, chosen: list[str], host_flags: list[str]) -> list[str]:
+def compile_command(
+    nvcc: Path, compiler: str, chosen: list[str], host_flags: list[str]
+) -> list[str]:
     """Compiles one .cu file, less source and object; `host_flags` are for the C++ compiler behind nvcc."""
     generated = []
     for name in chosen:
@@ -74,14 +82,37 @@ def compile_command(nvcc: Path, compiler: str, chosen: list[str], host_flags: li
     host = [part for flag in host_flags for part in ("-Xcompiler", flag)]
     # 554: an operator that is there for other instances of its template.
     quiet = "--diag-suppress=554"
-    return [str(nvcc), LANGUAGE, "-O3", "-ccbin", compiler, "--cudart", "static", quiet, *generated, *host]
+    return [
+        str(nvcc),
+        LANGUAGE,
+        "-O3",
+        "-ccbin",
+        compiler,
+        "--cudart",
+        "static",
+        quiet,
+        *generated,
+        *host,
+    ]
 
 
-def link_command(nvcc: Path, compiler: str, host_flags: list[str], linker_flags: list[str]) -> list[str]:
+def link_command(
+    nvcc: Path, compiler: str, host_flags: list[str], linker_flags: list[str]
+) -> list[str]:
     """Links a library with CUDA code. The CUDA runtime is static, so that the library loads without CUDA too."""
     host = [part for flag in host_flags for part in ("-Xcompiler", flag)]
     linker = [part for flag in linker_flags for part in ("-Xlinker", flag)]
-    return [str(nvcc), "-ccbin", compiler, "-shared", "--cudart", "static", "--no-device-link", *host, *linker]
+    return [
+        str(nvcc),
+        "-ccbin",
+        compiler,
+        "-shared",
+        "--cudart",
+        "static",
+        "--no-device-link",
+        *host,
+        *linker,
+    ]
 
 
 def _digits(name: str) -> str:

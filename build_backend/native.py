@@ -91,7 +91,9 @@ def choose_cuda(root: Path, choice: str) -> Nvcc | None:
             raise BuildError("this version has no CUDA kernels")
         path = cuda.find_nvcc()
         if path is None:
-            raise BuildError("nvcc is not there (looked at CUDACXX, CUDA_HOME, PATH and /usr/local/cuda)")
+            raise BuildError(
+                "nvcc is not there (looked at CUDACXX, CUDA_HOME, PATH and /usr/local/cuda)"
+            )
         return Nvcc(path, cuda.nvcc_version(path), cuda.architectures(path))
     except BuildError as error:
         if choice == "cuda":
@@ -100,7 +102,9 @@ def choose_cuda(root: Path, choice: str) -> Nvcc | None:
         return None
 
 
-def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> Path:
+def _make(
+    root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None
+) -> Path:
     units = plan(root, compiler, torch, nvcc)
     # The sidecar of each object holds what made it, with the versions: a compiler or torch can change in place.
     origin = f"{compiler.version}, torch {torch.version}" + (f", {nvcc.version}" if nvcc else "")
@@ -123,25 +127,52 @@ def _make(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc
     if nvcc is None:
         command = [*compiler.command, "-shared", *flags, *(f"-Wl,{flag}" for flag in linker)]
     else:
-        command = cuda.link_command(nvcc.path, compiler.program, [*compiler.arguments, *flags], linker)
+        command = cuda.link_command(
+            nvcc.path, compiler.program, [*compiler.arguments, *flags], linker
+        )
     library = objects(root) / LIBRARY_NAME
     run_into(root, library, [*command, *(str(unit.object) for unit in units), *torch_flags])
     return library
 
 
-def plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> list[Unit]:
+def plan(
+    root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None
+) -> list[Unit]:
     """Every compilation of the library. Kernels once per capability and scalar type, everything else once."""
     sources = sorted([*root.glob("csrc/*.cpp"), *root.glob("csrc/cpu/*.cpp")])
     # Plans are made, and explained, without CUDA too.
-    sources += sorted(source for source in root.glob("csrc/cuda/*.cpp") if nvcc is not None or source.name != "ops.cpp")
+    sources += sorted(
+        source
+        for source in root.glob("csrc/cuda/*.cpp")
+        if nvcc is not None or source.name != "ops.cpp"
+    )
     if not sources:
         raise BuildError("there is no csrc/*.cpp here")
     # No path of this machine gets into the library through __FILE__.
     include = str(torch.folder / "include")
-    host_flags = [*HIDE, *(["-fopenmp"] if compiler.openmp else []), f"-ffile-prefix-map={include}=torch"]
-    paths = ["-Icsrc", "-isystem", include, f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}"]
-    common = [*compiler.command, toolchain.LANGUAGE, OPTIMISE, *host_flags, *HIDE_CXX, *WARN, *paths]
-    built = [f"-DPLASTIKERN_HAS_{name.upper()}" for name in compiler.capabilities if name != "default"]
+    host_flags = [
+        *HIDE,
+        *(["-fopenmp"] if compiler.openmp else []),
+        f"-ffile-prefix-map={include}=torch",
+    ]
+    paths = [
+        "-Icsrc",
+        "-isystem",
+        include,
+        f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}",
+    ]
+    common = [
+        *compiler.command,
+        toolchain.LANGUAGE,
+        OPTIMISE,
+        *host_flags,
+        *HIDE_CXX,
+        *WARN,
+        *paths,
+    ]
+    built = [
+        f"-DPLASTIKERN_HAS_{name.upper()}" for name in compiler.capabilities if name != "default"
+    ]
     built += ["-DPLASTIKERN_HAS_CUDA"] if nvcc else []
     info = f"-DPLASTIKERN_BUILD_INFO={json.dumps(json.dumps(_describe(compiler, torch, nvcc)))}"
 
@@ -153,14 +184,27 @@ def plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc:
                     # Double precision serves proofs more than speed: the AVX2 kernels do on AVX-512 machines.
                     if (capability, scalar) == ("avx512", "double"):
                         continue
-                    names = [f"-DPLASTIKERN_CAPABILITY={capability}", f"-DPLASTIKERN_SCALAR={scalar}"]
+                    names = [
+                        f"-DPLASTIKERN_CAPABILITY={capability}",
+                        f"-DPLASTIKERN_SCALAR={scalar}",
+                    ]
                     flags = [*common, *toolchain.CAPABILITY_FLAGS[capability], *names]
                     units.append(unit(root, source, flags, f".{capability}.{scalar}"))
         else:
-            units.append(unit(root, source, [*common, *built, *([info] if source.parent.name == "csrc" else [])]))
+            units.append(
+                unit(
+                    root,
+                    source,
+                    [*common, *built, *([info] if source.parent.name == "csrc" else [])],
+                )
+            )
     if nvcc is not None:
         for scalar in SCALARS:
-            chosen = nvcc.architectures if scalar == "float" else cuda.for_double_precision(nvcc.architectures)
+            chosen = (
+                nvcc.architectures
+                if scalar == "float"
+                else cuda.for_double_precision(nvcc.architectures)
+            )
             host = [*compiler.arguments, *host_flags]
             command = cuda.compile_command(nvcc.path, compiler.program, chosen, host)
             for source in _cuda_sources(root):
@@ -172,7 +216,9 @@ def plan(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc:
     return units
 
 
-def _describe(compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None) -> dict[str, object]:
+def _describe(
+    compiler: toolchain.Compiler, torch: toolchain.Torch, nvcc: Nvcc | None
+) -> dict[str, object]:
     """What the library tells about its own build."""
     return {
         "compiler": compiler.version,
@@ -215,7 +261,9 @@ def _sidecar(unit: Unit) -> Path:
 
 def _is_fresh(root: Path, unit: Unit, origin: str, headers: float) -> bool:
     sidecar = _sidecar(unit)
-    if not (unit.object.is_file() and sidecar.is_file()) or sidecar.read_text() != _recipe(unit, origin):
+    if not (unit.object.is_file() and sidecar.is_file()) or sidecar.read_text() != _recipe(
+        unit, origin
+    ):
         return False
     return unit.object.stat().st_mtime > max(headers, (root / unit.command[-1]).stat().st_mtime)
 
@@ -237,10 +285,14 @@ def compile_unit(root: Path, unit: Unit, origin: str, headers: float) -> None:
 def run_into(root: Path, target: Path, command: Sequence[str]) -> None:
     """Runs a compiler so that `target` is replaced whole or not at all: a process may have the old library loaded."""
     unfinished = target.with_name(f"{target.name}.part")
-    said = subprocess.run([*command, "-o", str(unfinished)], cwd=root, capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [*command, "-o", str(unfinished)], cwd=root, capture_output=True, text=True, check=False
+    )
     sys.stderr.write(said.stderr)
     if said.returncode != 0:
         unfinished.unlink(missing_ok=True)
-        errors = [line for line in said.stderr.splitlines() if "error" in line] or [f"{command[0]} failed"]
+        errors = [line for line in said.stderr.splitlines() if "error" in line] or [
+            f"{command[0]} failed"
+        ]
         raise BuildError(f"{target.name} was not made: {errors[0].strip()}")
     os.replace(unfinished, target)

@@ -21,7 +21,11 @@ from build_backend.toolchain import BuildError
 
 SOURCES = Path("tests", "cuda_programs")
 EMULATOR = Path("tests", "cuda_emulator")
-PROGRAMS = {"smoke": ("smoke.cu", "float"), "smoke-double": ("smoke.cu", "double"), "constants": ("constants.cu", "")}
+PROGRAMS = {
+    "smoke": ("smoke.cu", "float"),
+    "smoke-double": ("smoke.cu", "double"),
+    "constants": ("constants.cu", ""),
+}
 """Name, source and scalar type; one without a type needs none of the kernels."""
 NEEDS_TORCH = re.compile(r'#include (<torch/|".*operators\.h")')
 
@@ -44,7 +48,11 @@ def build(root: Path, emulated: bool, names: Sequence[str] = tuple(PROGRAMS)) ->
         name: native.unit(
             root,
             root / SOURCES / source,
-            [*made.flags, *([f"-DPLASTIKERN_SCALAR={scalar}"] if scalar else []), *(["-x", "c++"] if emulated else [])],
+            [
+                *made.flags,
+                *([f"-DPLASTIKERN_SCALAR={scalar}"] if scalar else []),
+                *(["-x", "c++"] if emulated else []),
+            ],
             f".{scalar or 'plain'}{'.emulated' if emulated else ''}",
         )
         for name, (source, scalar) in PROGRAMS.items()
@@ -53,7 +61,9 @@ def build(root: Path, emulated: bool, names: Sequence[str] = tuple(PROGRAMS)) ->
     linked = made.linked if any(PROGRAMS[name][1] for name in programs) else made.without_kernels
     emulator = [EMULATOR] if emulated else []
     newest = native.newest_header(root, *emulator), native.newest_header(root, SOURCES, *emulator)
-    jobs = [(unit, newest[0]) for unit in linked] + [(unit, newest[1]) for unit in programs.values()]
+    jobs = [(unit, newest[0]) for unit in linked] + [
+        (unit, newest[1]) for unit in programs.values()
+    ]
     target = folder(root, emulated)
     target.mkdir(parents=True, exist_ok=True)
     with alone(root):
@@ -61,7 +71,9 @@ def build(root: Path, emulated: bool, names: Sequence[str] = tuple(PROGRAMS)) ->
             list(pool.map(lambda job: native.compile_unit(root, job[0], made.origin, job[1]), jobs))
         for name, own in programs.items():
             needed = [own, *(made.linked if PROGRAMS[name][1] else made.without_kernels)]
-            native.run_into(root, target / name, [*made.link, *(str(unit.object) for unit in needed)])
+            native.run_into(
+                root, target / name, [*made.link, *(str(unit.object) for unit in needed)]
+            )
     return target
 
 
@@ -88,10 +100,22 @@ class Parts(NamedTuple):
 def _for_cards(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch) -> Parts:
     nvcc = native.choose_cuda(root, "cuda")
     assert nvcc is not None
-    command = cuda.compile_command(nvcc.path, compiler.program, nvcc.architectures, [*compiler.arguments, "-fPIC"])
+    command = cuda.compile_command(
+        nvcc.path, compiler.program, nvcc.architectures, [*compiler.arguments, "-fPIC"]
+    )
     openmp = ["-Xcompiler", "-fopenmp"] if compiler.openmp else []
-    linked = [unit for unit in native.plan(root, compiler, torch, nvcc) if _knows_no_torch(root, unit)]
-    link = [str(nvcc.path), "-ccbin", compiler.program, "--cudart", "static", "--no-device-link", *openmp]
+    linked = [
+        unit for unit in native.plan(root, compiler, torch, nvcc) if _knows_no_torch(root, unit)
+    ]
+    link = [
+        str(nvcc.path),
+        "-ccbin",
+        compiler.program,
+        "--cudart",
+        "static",
+        "--no-device-link",
+        *openmp,
+    ]
     origin = f"{compiler.version}, torch {torch.version}, {nvcc.version}"
     return Parts(origin, [*command, "-Icsrc"], linked, [], link)
 
@@ -99,7 +123,13 @@ def _for_cards(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch)
 def _emulated(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch) -> Parts:
     flags, kernels = emulated_flags(compiler, torch), emulated_units(root, compiler, torch)
     # The CPU kernels, with which they are compared, for every processor.
-    host = [*compiler.command, toolchain.LANGUAGE, "-O1", "-Icsrc", "-DPLASTIKERN_CAPABILITY=default"]
+    host = [
+        *compiler.command,
+        toolchain.LANGUAGE,
+        "-O1",
+        "-Icsrc",
+        "-DPLASTIKERN_CAPABILITY=default",
+    ]
     for source in sorted(root.glob("csrc/cpu/*.cpp")):
         if source.match("*_kernels.cpp"):
             each = [native.unit(root, source, [*host, f"-DPLASTIKERN_SCALAR={scalar}"], f".{scalar}.check")
@@ -108,7 +138,9 @@ def _emulated(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch) 
             each = [native.unit(root, source, host, ".check")]
         kernels += [unit for unit in each if _knows_no_torch(root, unit)]
     emulator = [unit for unit in kernels if "cuda_emulator" in unit.object.name]
-    return Parts(f"{compiler.version}, torch {torch.version}", flags, kernels, emulator, [*compiler.command])
+    return Parts(
+        f"{compiler.version}, torch {torch.version}", flags, kernels, emulator, [*compiler.command]
+    )
 
 
 def emulated_flags(compiler: toolchain.Compiler, torch: toolchain.Torch) -> list[str]:
@@ -120,7 +152,9 @@ def emulated_flags(compiler: toolchain.Compiler, torch: toolchain.Torch) -> list
     ]  # fmt: skip
 
 
-def emulated_units(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch) -> list[native.Unit]:
+def emulated_units(
+    root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch
+) -> list[native.Unit]:
     """The sources that nvcc compiles, plans, and the emulator."""
     common = emulated_flags(compiler, torch)
     found = []
@@ -143,13 +177,23 @@ def _knows_no_torch(root: Path, unit: native.Unit) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = ArgumentParser(prog="python -m build_backend.programs", description=__doc__)
-    parser.add_argument("--emulated", action="store_true", help="for the emulator in place of a card")
+    parser.add_argument(
+        "--emulated", action="store_true", help="for the emulator in place of a card"
+    )
     parser.add_argument("programs", nargs="*", help=f"of {', '.join(PROGRAMS)} (default: all)")
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.programs) - set(PROGRAMS):
-        parser.error(f"programs: got {', '.join(sorted(unknown))}, expected some of {', '.join(PROGRAMS)}")
+        parser.error(
+            f"programs: got {', '.join(sorted(unknown))}, expected some of {', '.join(PROGRAMS)}"
+        )
     try:
-        print(build(Path(__file__).resolve().parents[1], chosen.emulated, chosen.programs or tuple(PROGRAMS)))
+        print(
+            build(
+                Path(__file__).resolve().parents[1],
+                chosen.emulated,
+                chosen.programs or tuple(PROGRAMS),
+            )
+        )
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -73,14 +73,19 @@ class Compiler:
 
     @property
     def _first_argument(self) -> int:
-        return next((i for i, word in enumerate(self.command) if i > 0 and word.startswith("-")), len(self.command))
+        return next(
+            (i for i, word in enumerate(self.command) if i > 0 and word.startswith("-")),
+            len(self.command),
+        )
 
 
 def requested_build() -> str:
     """The value of PLASTIKERN_BUILD; a value that means nothing ends the build."""
     value = os.environ.get("PLASTIKERN_BUILD", "") or "auto"
     if value not in BUILD_CHOICES:
-        raise SystemExit(f"PLASTIKERN_BUILD: got {value!r}, expected one of {', '.join(BUILD_CHOICES)}")
+        raise SystemExit(
+            f"PLASTIKERN_BUILD: got {value!r}, expected one of {', '.join(BUILD_CHOICES)}"
+        )
     return value
 
 
@@ -113,7 +118,12 @@ def find_compiler() -> Compiler:
         for name, probe in _CAPABILITY_PROBES.items():
             if _compiles(command, f"#include <immintrin.h>\n{probe}", *CAPABILITY_FLAGS[name]):
                 capabilities.append(name)
-    openmp = _compiles(command, "#include <omp.h>\nint f() { return omp_get_max_threads(); }", "-fopenmp", link=True)
+    openmp = _compiles(
+        command,
+        "#include <omp.h>\nint f() { return omp_get_max_threads(); }",
+        "-fopenmp",
+        link=True,
+    )
     return Compiler(tuple(command), version, openmp, tuple(capabilities))
 
 
@@ -137,7 +147,11 @@ def _site_packages() -> Iterator[Path]:
 
 def _torch_version(folder: Path) -> str:
     source = folder / "version.py"
-    found = re.search(r"(?m)^__version__\s*=\s*['\"]([^'\"]+)", source.read_text()) if source.is_file() else None
+    found = (
+        re.search(r"(?m)^__version__\s*=\s*['\"]([^'\"]+)", source.read_text())
+        if source.is_file()
+        else None
+    )
     return found.group(1) if found else "unknown"
 
 

@@ -1,16 +1,18 @@
-// What one synapse does, forward and adjoint: the only place where the arithmetic of a rule is written.
+// What one synapse does, forward and adjoint: the only place where the arithmetic of a rule is
+// written.
 //
-// Everything is a template over the value type V: a vector of lanes on the CPU, a scalar on the GPU. V needs + - * and
-// comparisons that `?:` takes. Symbols: trace H, pre x, post p, rate r.
+// Everything is a template over the value type V: a vector of lanes on the CPU, a scalar on the
+// GPU. V needs + - * and comparisons that `?:` takes. Symbols: trace H, pre x, post p, rate r.
 //
 //   rule         the change c = r d of a trace; d is p x (hebb) or p (x - p H) (oja)
 //   constraint   the next trace H' from H and c, and what the forward pass reads of a trace
-//   eligibility  a second trace E, which takes the increments d, while H takes what E held before: c = r E
+//   eligibility  a second trace E, which takes the increments d, while H takes what E held before:
+//   c = r E
 //
-// Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to the one it is given.
-// Kernels are templates over both types. One more rule or constraint is one more struct here, its place in the list
-// `Rules` or `Constraints` below, its name in the same place of plastikern/plasticity.py, and its line in
-// plastikern/reference.py.
+// Adjoints take the gradient of a result and give those of its arguments; `trace_adjoint` adds to
+// the one it is given. Kernels are templates over both types. One more rule or constraint is one
+// more struct here, its place in the list `Rules` or `Constraints` below, its name in the same
+// place of plastikern/plasticity.py, and its line in plastikern/reference.py.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +28,10 @@ namespace plastikern {
 // Numbers as in plastikern/plasticity.py: LINEAR_NONLINEARITIES.
 enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
 
-// Sums over the synapses of one post-synaptic neuron, from which a rule's `finish` makes the gradients of post and
-// rate. Where the rate belongs to the neuron it is multiplied once, there; where it belongs to the synapse,
-// `accumulate` is given gradients that are already multiplied by it and `finish` a rate of 1.
+// Sums over the synapses of one post-synaptic neuron, from which a rule's `finish` makes the
+// gradients of post and rate. Where the rate belongs to the neuron it is multiplied once, there;
+// where it belongs to the synapse, `accumulate` is given gradients that are already multiplied by
+// it and `finish` a rate of 1.
 template <typename V>
 struct RowSums {
     V with_pre{}, with_trace{};
@@ -40,7 +43,8 @@ struct Hebb {
         return (rate * post) * pre;
     }
     template <typename V>
-    static PLASTIKERN_INLINE V trace_adjoint(V grad_trace, V /*grad_change*/, V /*post*/, V /*rate*/) {
+    static PLASTIKERN_INLINE V trace_adjoint(V grad_trace, V /*grad_change*/, V /*post*/,
+                                             V /*rate*/) {
         return grad_trace;
     }
     template <typename V>
@@ -52,7 +56,8 @@ struct Hebb {
         sums.with_pre += grad_change * pre;
     }
     template <typename S>
-    static PLASTIKERN_INLINE void finish(RowSums<S> sums, S post, S rate, S& grad_post, S& grad_rate) {
+    static PLASTIKERN_INLINE void finish(RowSums<S> sums, S post, S rate, S& grad_post,
+                                         S& grad_rate) {
         grad_post = rate * sums.with_pre;
         grad_rate = post * sums.with_pre;
     }
@@ -77,13 +82,15 @@ struct Oja {
         sums.with_trace += grad_change * trace;
     }
     template <typename S>
-    static PLASTIKERN_INLINE void finish(RowSums<S> sums, S post, S rate, S& grad_post, S& grad_rate) {
+    static PLASTIKERN_INLINE void finish(RowSums<S> sums, S post, S rate, S& grad_post,
+                                         S& grad_rate) {
         grad_post = rate * (sums.with_pre - S(2) * post * sums.with_trace);
         grad_rate = post * (sums.with_pre - post * sums.with_trace);
     }
 };
 
-// Gradients of what a constraint takes. `rate` is the part beside the change: only the rule `decay` has one.
+// Gradients of what a constraint takes. `rate` is the part beside the change: only the rule `decay`
+// has one.
 template <typename V>
 struct ConstraintGrad {
     V trace, change, rate;
@@ -95,8 +102,8 @@ PLASTIKERN_INLINE V clamped(V value, V bound) {
     return above > bound ? bound : above;
 }
 
-// The gradient of `clamped` passes inside the bounds, the bounds included, as that of torch.clamp: where nothing
-// changes.
+// The gradient of `clamped` passes inside the bounds, the bounds included, as that of torch.clamp:
+// where nothing changes.
 template <typename V>
 PLASTIKERN_INLINE V clamped_adjoint(V value, V bound, V grad) {
     return clamped(value, bound) == value ? grad : V{};
@@ -128,7 +135,8 @@ struct None : ReadsAsIs {
         return trace + change;
     }
     template <typename V>
-    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V /*trace*/, V /*change*/, V /*rate*/, V /*bound*/, V grad) {
+    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V /*trace*/, V /*change*/, V /*rate*/,
+                                                       V /*bound*/, V grad) {
         return {grad, grad, V{}};
     }
 };
@@ -141,11 +149,13 @@ struct Decay : ReadsAsIs {
         return (1 - rate) * trace + change;
     }
     template <typename V>
-    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V /*change*/, V rate, V /*bound*/, V grad) {
+    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V /*change*/, V rate, V /*bound*/,
+                                                       V grad) {
         return {(1 - rate) * grad, grad, -(trace * grad)};
     }
-    // The trace before the step from the one after it. `inverse` is 1 / (1 - rate) as far as V holds it and `rest` what
-    // is missing: without it every step would err in the same direction, and hundreds of steps would add up.
+    // The trace before the step from the one after it. `inverse` is 1 / (1 - rate) as far as V
+    // holds it and `rest` what is missing: without it every step would err in the same direction,
+    // and hundreds of steps would add up.
     template <typename V>
     static PLASTIKERN_INLINE V reverse(V next, V change, V inverse, V rest) {
         V before = next - change;
@@ -162,7 +172,8 @@ struct Clip : ReadsAsIs {
         return clamped(trace + change, bound);
     }
     template <typename V>
-    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V change, V /*rate*/, V bound, V grad) {
+    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V change, V /*rate*/, V bound,
+                                                       V grad) {
         V inside = clamped_adjoint(trace + change, bound, grad);
         return {inside, inside, V{}};
     }
@@ -176,7 +187,8 @@ struct SoftClip : ReadsAsIs {
         return clamped(trace + change - size * trace, V{} + 1);
     }
     template <typename V>
-    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V change, V /*rate*/, V /*bound*/, V grad) {
+    static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V change, V /*rate*/, V /*bound*/,
+                                                       V grad) {
         V size = change < V{} ? -change : change;
         V inside = clamped_adjoint(trace + change - size * trace, V{} + 1, grad);
         V towards = change > V{} ? trace : V{};
@@ -196,7 +208,8 @@ struct ClipOnRead : None {
     }
 };
 
-// A rule and a constraint are numbered by their places: as in plastikern/plasticity.py, RULES and CONSTRAINTS.
+// A rule and a constraint are numbered by their places: as in plastikern/plasticity.py, RULES and
+// CONSTRAINTS.
 template <class... Types>
 struct List {
     static constexpr int64_t size = sizeof...(Types);
@@ -212,8 +225,8 @@ constexpr bool same<A, A> = true;
 // The rule oja decays by itself.
 template <class R, class C>
 constexpr bool compatible = !(same<R, Oja> && same<C, Decay>);
-// The rule and constraint by which the traces before a step follow from those after it: themselves; `None` for `Clip`,
-// where nothing was lost; void where they do not follow.
+// The rule and constraint by which the traces before a step follow from those after it: themselves;
+// `None` for `Clip`, where nothing was lost; void where they do not follow.
 template <class R, class C>
 struct Reversed {
     using Constraint = void;
@@ -261,11 +274,12 @@ template <typename V>
 struct SynapseGrad {
     Traces<V> before;    // of the traces before the step
     V change, pre;       // of what the rule changes, its rate included; of pre
-    V rate{}, fading{};  // of the rate in force and of the eligibility's, as far as they come not through the rule
+    V rate{}, fading{};  // of the rate in force and of the eligibility's, as far as they come not
+                         // through the rule
 };
 
-// One synapse: a rule, a constraint, and whether an eligibility trace stands between them. The rule then changes E, at
-// E's own rate, and fades it by as much: E' = E + r_E (d - E).
+// One synapse: a rule, a constraint, and whether an eligibility trace stands between them. The rule
+// then changes E, at E's own rate, and fades it by as much: E' = E + r_E (d - E).
 template <class R, class C, bool kEligible>
 struct Synapse {
     using Rule = R;
@@ -281,10 +295,12 @@ struct Synapse {
     }
     template <typename V>
     static PLASTIKERN_INLINE V change(Traces<V> before, V pre, V post, Traces<V> rates) {
-        return kEligible ? rates.trace * before.eligibility : R::change(before.trace, pre, post, rates.trace);
+        return kEligible ? rates.trace * before.eligibility
+                         : R::change(before.trace, pre, post, rates.trace);
     }
     template <typename V>
-    static PLASTIKERN_INLINE Traces<V> next(Traces<V> before, V pre, V post, Traces<V> rates, V bound) {
+    static PLASTIKERN_INLINE Traces<V> next(Traces<V> before, V pre, V post, Traces<V> rates,
+                                            V bound) {
         Traces<V> after;
         after.trace = C::apply(before.trace, change(before, pre, post, rates), rates.trace, bound);
         if constexpr (kEligible) {
@@ -294,10 +310,11 @@ struct Synapse {
         return after;
     }
     template <typename V>
-    static PLASTIKERN_INLINE SynapseGrad<V> adjoint(Traces<V> before, V pre, V post, Traces<V> rates, V bound,
-                                                    Traces<V> grad) {
+    static PLASTIKERN_INLINE SynapseGrad<V> adjoint(Traces<V> before, V pre, V post,
+                                                    Traces<V> rates, V bound, Traces<V> grad) {
         const V changed = change(before, pre, post, rates);
-        const ConstraintGrad<V> through = C::adjoint(before.trace, changed, rates.trace, bound, grad.trace);
+        const ConstraintGrad<V> through =
+            C::adjoint(before.trace, changed, rates.trace, bound, grad.trace);
         SynapseGrad<V> out;
         out.rate = through.rate;
         out.change = through.change;
@@ -305,7 +322,8 @@ struct Synapse {
             out.rate += through.change * before.eligibility;
             out.change = grad.eligibility;
             out.fading = -(grad.eligibility * before.eligibility);
-            out.before.eligibility = through.change * rates.trace + (1 - rates.eligibility) * grad.eligibility;
+            out.before.eligibility =
+                through.change * rates.trace + (1 - rates.eligibility) * grad.eligibility;
         }
         out.before.trace = R::trace_adjoint(through.trace, out.change, post, rule_rate(rates));
         out.pre = R::pre_adjoint(out.change, post, rule_rate(rates));

@@ -11,13 +11,20 @@ from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the modules of this tree are described, not those of an installation
+sys.path.insert(
+    0, str(ROOT)
+)  # the modules of this tree are described, not those of an installation
 
 from plastikern import __version__  # noqa: E402
 
 project, version, release = "plastikern", __version__, __version__
 copyright = "the authors of plastikern"
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "matplotlib.sphinxext.plot_directive", "myst_parser"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+]
 html_theme = "furo"
 html_title = f"plastikern {version}"
 html_copy_source = False

@@ -66,7 +66,9 @@ class Agent(nn.Module):
         return Categorical(logits=self.policy(hidden))
 
 
-def play(agent: Agent, worlds: gymnasium.vector.VectorEnv[Any, Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def play(
+    agent: Agent, worlds: gymnasium.vector.VectorEnv[Any, Any, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
     """One episode in every world: activities (T, B, neurons) with gradients, actions and rewards (T, B)."""
     rollout = agent.rnn.rollout(STEPS, worlds.num_envs)
     seen, _ = worlds.reset()
@@ -93,7 +95,9 @@ def loss(agent: Agent, hidden: Tensor, actions: Tensor, rewards: Tensor) -> Tens
 def train(updates: int, batch: int = 32, seed: int = 0) -> tuple[Agent, list[float]]:
     """An agent, and the mean reward of an episode at every update."""
     torch.manual_seed(seed)
-    worlds = gymnasium.make_vec("plastikern/HiddenArm-v0", num_envs=batch, vectorization_mode="sync")
+    worlds = gymnasium.make_vec(
+        "plastikern/HiddenArm-v0", num_envs=batch, vectorization_mode="sync"
+    )
     worlds.reset(seed=seed)
     agent, reached = Agent(ARMS + 1, ARMS), []
     optimiser = torch.optim.Adam(agent.parameters(), lr=5e-3)
@@ -115,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
     _, reached = train(parser.parse_args(arguments).updates)
     tenth = max(1, len(reached) // 10)
     first, last = (sum(part) / len(part) for part in (reached[:tenth], reached[-tenth:]))
-    print(f"reward of an episode of {STEPS} steps: {first:.2f} at first, {last:.2f} at last; at random {STEPS / ARMS}")
+    print(
+        f"reward of an episode of {STEPS} steps: {first:.2f} at first, {last:.2f} at last; at random {STEPS / ARMS}"
+    )
     return reached
 
 

@@ -35,12 +35,16 @@ class LanguageModel(nn.Module):
         return self.scores(output), state
 
 
-def train(text: str, epochs: int, neurons: int = 64, batch: int = 8, steps: int = 32) -> list[float]:
+def train(
+    text: str, epochs: int, neurons: int = 64, batch: int = 8, steps: int = 32
+) -> list[float]:
     """Mean bits a character of every epoch."""
     torch.manual_seed(0)
     alphabet = sorted(set(text))
     codes = torch.tensor([alphabet.index(character) for character in text])
-    streams = codes[: len(codes) // batch * batch].view(batch, -1).T  # each column one stretch of the text
+    streams = (
+        codes[: len(codes) // batch * batch].view(batch, -1).T
+    )  # each column one stretch of the text
     model = LanguageModel(len(alphabet), neurons)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     bits = []

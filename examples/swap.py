@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     updates = parser.parse_args(arguments).updates
     torch.manual_seed(0)
     before = nn.RNN(INPUTS, HIDDEN)
-    after = PlasticRNN(INPUTS, HIDDEN, plasticity=Plasticity(constraint="clip", alpha_init=0.2, eta_init=0.5))
+    after = PlasticRNN(
+        INPUTS, HIDDEN, plasticity=Plasticity(constraint="clip", alpha_init=0.2, eta_init=0.5)
+    )
     found = {"nn.RNN": train(before, updates), "PlasticRNN": train(after, updates)}
     for name, share in found.items():
         print(f"{name}: {share:.0%} right")

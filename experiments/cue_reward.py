@@ -77,7 +77,9 @@ CODE = CueRewardConfig(steps=120, clip_gradient=2.0, go_input=True, see_bias=Tru
 CONTROL = replace(CODE, bits=4, fixed_cues=True)
 # Learns in a tenth of the updates. An answer changes nothing but its own reward, and right and wrong ones tell the same
 # about the target: without a discounted share of later rewards, a return is that much less noise.
-OURS = replace(CODE, hidden=64, learning_rate=1e-3, discount=0.0, episodes=1_200_000, evaluate_every=250)
+OURS = replace(
+    CODE, hidden=64, learning_rate=1e-3, discount=0.0, episodes=1_200_000, evaluate_every=250
+)
 
 
 def _nets(config: CueRewardConfig) -> dict[str, CueRewardConfig]:
@@ -96,7 +98,9 @@ class Trials(NamedTuple):
     answers: Tensor
 
 
-def draw_trials(steps: int, batch: int, cues: int, pauses: int, generator: torch.Generator) -> Trials:
+def draw_trials(
+    steps: int, batch: int, cues: int, pauses: int, generator: torch.Generator
+) -> Trials:
     """Trials one after another until the episode ends, be it in the middle of one; cue 0 is the target.
 
     A trial: a blank step; two different cues and 0 to ``pauses`` blanks in random order; the signal to answer; a blank
@@ -113,7 +117,9 @@ def draw_trials(steps: int, batch: int, cues: int, pauses: int, generator: torch
     margin = int(ends.max())
     shown = torch.full((batch, max(margin, steps)), -1)
     answers = shown.clone()
-    shown.scatter_(1, (starts.unsqueeze(-1) + 1 + order.argsort(-1)[..., :2]).flatten(1), pairs.flatten(1))
+    shown.scatter_(
+        1, (starts.unsqueeze(-1) + 1 + order.argsort(-1)[..., :2]).flatten(1), pairs.flatten(1)
+    )
     answers.scatter_(1, ends - 2, (pairs == 0).any(-1).long())
     return Trials(shown[:, :steps].t(), answers[:, :steps].t())
 
@@ -126,7 +132,9 @@ class CueRewardWorld(World):
 
     def __init__(self, shown: Tensor, table: Tensor, value: Tensor, answers: Tensor):
         batch = answers.shape[1]
-        super().__init__(shown, table, value, torch.ones(batch, dtype=torch.long, device=answers.device))
+        super().__init__(
+            shown, table, value, torch.ones(batch, dtype=torch.long, device=answers.device)
+        )
         self.answers = answers
         actions = torch.arange(RESPONSES, device=answers.device)
         right = 2 * (answers.unsqueeze(-1) == actions)
@@ -160,7 +168,11 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
     }
 
     def __init__(
-        self, config: CueRewardConfig, device: torch.device, backend: str | None = None, data: Path | None = None
+        self,
+        config: CueRewardConfig,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
     ):
         require(data is None, "--data: the cues are generated, there is nothing to read")
         super().__init__(config, device, backend, data)
@@ -191,7 +203,9 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         rows = torch.cat([cues[share], cues.new_zeros(answers.shape[1], 1, config.bits)], 1)
         inputs[..., : config.bits] = rows[torch.arange(answers.shape[1]), shown]
         inputs[answers >= 0] += self.signal
-        return CueRewardWorld(inputs.to(self.device), self.table, self.value, answers.to(self.device))
+        return CueRewardWorld(
+            inputs.to(self.device), self.table, self.value, answers.to(self.device)
+        )
 
     def _cues(self, batch: int, generator: torch.Generator) -> Tensor:
         """Cues (B, cues, bits), the target first; all different within an episode."""
@@ -199,7 +213,9 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         if config.fixed_cues:
             # Which of them is the target differs from episode to episode.
             order = torch.rand(batch, config.cues, generator=generator).argsort(1)
-            return torch.eye(config.cues, config.bits)[order.sort(1).values if config.fixed_target else order]
+            return torch.eye(config.cues, config.bits)[
+                order.sort(1).values if config.fixed_target else order
+            ]
 
         def draw(count: int) -> Tensor:
             shape = (count, config.cues, config.bits)
@@ -211,12 +227,20 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         return cues
 
     def published(self) -> Sequence[published.Curve | published.Level]:
-        return published.CUE_REWARD_LEVELS if self.config.steps == 120 and not self.config.fixed_cues else ()
+        return (
+            published.CUE_REWARD_LEVELS
+            if self.config.steps == 120 and not self.config.fixed_cues
+            else ()
+        )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Besides the metrics, what the network makes of an answer's outcome when it sees it."""
         rewards, signals = self._watched(model)
-        found = {"trace_norm": float(signals[drawing.TRACES][-1].mean())} if drawing.TRACES in signals else {}
+        found = (
+            {"trace_norm": float(signals[drawing.TRACES][-1].mean())}
+            if drawing.TRACES in signals
+            else {}
+        )
         if drawing.MODULATOR in signals:
             # The reward of a step is an input of the next one.
             seen = signals[drawing.MODULATOR][1:]
@@ -241,7 +265,9 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
                 recorded.setdefault(name, []).append(value)
 
         trajectory = act(model, *episode, watch)
-        return trajectory.rewards.cpu(), {name: torch.stack(values).cpu() for name, values in recorded.items()}
+        return trajectory.rewards.cpu(), {
+            name: torch.stack(values).cpu() for name, values in recorded.items()
+        }
 
     def figures(self, model: nn.Module, folder: Path) -> list[Path]:
         """Signals of the network around rewards of some episodes; and how it came to learn, from its metrics."""
@@ -251,7 +277,9 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         drawn = [drawing.around_rewards(folder / "rewards.png", curves, rewards.numpy(), caption)]
         lines = read(folder / METRICS) if (folder / METRICS).exists() else []
         if any(line["kind"] == "train" for line in lines):
-            drawn.append(drawing.insight(folder / "insight.png", lines, f"network {self.config.net}"))
+            drawn.append(
+                drawing.insight(folder / "insight.png", lines, f"network {self.config.net}")
+            )
         return drawn
 
 

@@ -56,10 +56,20 @@ class ImagesConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = {"net": tuple(ALPHA), "grey": ("signed", "unit"), "cifar10_test": ("batch5", "official")}
+        choices = {
+            "net": tuple(ALPHA),
+            "grey": ("signed", "unit"),
+            "cifar10_test": ("batch5", "official"),
+        }
         for name, allowed in choices.items():
             self.require_one_of(name, allowed)
-        for name, least in (("pictures", 1), ("cycles", 1), ("show_steps", 1), ("gap_steps", 0), ("test_steps", 1)):
+        for name, least in (
+            ("pictures", 1),
+            ("cycles", 1),
+            ("show_steps", 1),
+            ("gap_steps", 0),
+            ("test_steps", 1),
+        ):
             self.require_at_least(name, least)
         require(0 < self.held_out < 1, f"held_out must lie between 0 and 1; got {self.held_out}")
 
@@ -92,7 +102,11 @@ class Images(Experiment[ImagesConfig]):
     }
 
     def __init__(
-        self, config: ImagesConfig, device: torch.device, backend: str | None = None, data: Path | None = None
+        self,
+        config: ImagesConfig,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
     ):
         super().__init__(config, device, backend, data)
         found = pictures.load(data, SIDE, config.held_out)
@@ -115,7 +129,9 @@ class Images(Experiment[ImagesConfig]):
         target = shown[int(torch.randint(len(shown), (), generator=generator))]
         cue = target.clone()
         cue.view(2, -1)[int(torch.randint(2, (), generator=generator))] = 0
-        return Episode(*self.presentation.fill(shown, cue, generator), target.to(self.device), shown, cue)
+        return Episode(
+            *self.presentation.fill(shown, cue, generator), target.to(self.device), shown, cue
+        )
 
     def loss(self, model: nn.Module, episode: Episode) -> dict[str, Tensor]:
         return {"loss": (self._completed(model, episode) - episode.target).square().sum()}
@@ -139,8 +155,16 @@ class Images(Experiment[ImagesConfig]):
         for _ in range(PANEL_EPISODES):
             episode = self.episode(generator, held_out=True)
             completed = self._completed(model, episode).cpu()
-            rows.append([picture.view(SIDE, SIDE).numpy() for picture in (*episode.shown, episode.cue, completed)])
-        titles = [f"shown {i + 1}" for i in range(self.config.pictures)] + ["degraded", "reconstructed"]
+            rows.append(
+                [
+                    picture.view(SIDE, SIDE).numpy()
+                    for picture in (*episode.shown, episode.cue, completed)
+                ]
+            )
+        titles = [f"shown {i + 1}" for i in range(self.config.pictures)] + [
+            "degraded",
+            "reconstructed",
+        ]
         low = -1.0 if self.config.grey == "signed" else 0.0
         caption = f"held-out pictures of {self.source}, network {self.config.net}"
         return [picture_panel(folder / "reconstructions.png", rows, titles, low, 1.0, caption)]

@@ -166,16 +166,24 @@ class Language(Experiment[LanguageConfig]):
     presets: ClassVar[Presets[LanguageConfig]] = {
         "small": _nets(SMALL, {"embedding": 206, "hidden": 206}),
         "large": _nets(LARGE, {"hidden": 1150}),
-        "quick": _nets(replace(SMALL, episodes=1, train_words=100_000), {"embedding": 206, "hidden": 206}),
+        "quick": _nets(
+            replace(SMALL, episodes=1, train_words=100_000), {"embedding": 206, "hidden": 206}
+        ),
     }
 
     def __init__(
-        self, config: LanguageConfig, device: torch.device, backend: str | None = None, data: Path | None = None
+        self,
+        config: LanguageConfig,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
     ):
         super().__init__(config, device, backend, data)
         self.corpus = corpus.load(data, config.vocabulary)
         words = self.corpus.train[: config.train_words or None]
-        self.columns = _columns("training", words, config.batch)[:, parallel.share(config.batch)].to(device)
+        self.columns = _columns("training", words, config.batch)[
+            :, parallel.share(config.batch)
+        ].to(device)
         self.words = words.numel()
         self.prepare(0)
 
@@ -201,7 +209,10 @@ class Language(Experiment[LanguageConfig]):
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
-            model.parameters(), lr=self.config.learning_rate, weight_decay=self.config.l2, fused=True
+            model.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.l2,
+            fused=True,
         )
 
     def done(self, updates: int) -> float:
@@ -232,11 +243,15 @@ class Language(Experiment[LanguageConfig]):
         assert isinstance(model, LanguageModel)
         return {"loss": model.loss(model(episode.words, self.states), episode.following)}
 
-    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Segment) -> dict[str, Tensor]:
+    def update(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Segment
+    ) -> dict[str, Tensor]:
         assert isinstance(model, LanguageModel)
         config, steps = self.config, len(episode.words)
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.epoch) * (steps / config.bptt if config.vary_bptt else 1)
+            group["lr"] = self.learning_rate(self.epoch) * (
+                steps / config.bptt if config.vary_bptt else 1
+            )
         optimizer.zero_grad(set_to_none=True)
         found = model(episode.words, self.states)
         loss = model.loss(found, episode.following)
@@ -300,7 +315,9 @@ class Language(Experiment[LanguageConfig]):
         return total / (len(columns) - 1)
 
     def carried(self) -> dict[str, Any]:
-        states = self.states and [tuple(parallel.gather(tensor, 1) for tensor in state) for state in self.states]
+        states = self.states and [
+            tuple(parallel.gather(tensor, 1) for tensor in state) for state in self.states
+        ]
         average = self.average and self.average.state_dict()
         return {
             "epoch": self.epoch, "step": self.step, "states": states, "average": average, "best": self.best,
@@ -308,9 +325,15 @@ class Language(Experiment[LanguageConfig]):
         }  # fmt: skip
 
     def carry(self, model: nn.Module, carried: dict[str, Any]) -> None:
-        self.epoch, self.step, self.best_loss = carried["epoch"], carried["step"], carried["best_loss"]
+        self.epoch, self.step, self.best_loss = (
+            carried["epoch"],
+            carried["step"],
+            carried["best_loss"],
+        )
         share, states = parallel.share(self.config.batch), carried["states"]
-        self.states = states and [tuple(tensor[:, share].to(self.device) for tensor in state) for state in states]
+        self.states = states and [
+            tuple(tensor[:, share].to(self.device) for tensor in state) for state in states
+        ]
         self.best = {name: tensor.to(self.device) for name, tensor in carried["best"].items()}
         if carried["average"] is not None:
             self.average = AveragedModel(model)
@@ -320,14 +343,20 @@ class Language(Experiment[LanguageConfig]):
         return f"{self.words / seconds:.0f} words/s in training"
 
     def describe_data(self) -> str:
-        held_out = f"{self.corpus.valid.numel():,} validation and {self.corpus.test.numel():,} test words"
+        held_out = (
+            f"{self.corpus.valid.numel():,} validation and {self.corpus.test.numel():,} test words"
+        )
         return f"{self.corpus.source}: {self.words:,} training, {held_out}, {self.corpus.fingerprint:08x}"
 
     def published(self) -> Sequence[Level]:
         config = self.config
         whole = self.corpus.source == corpus.PENN_TREEBANK and not config.train_words
         level = PERPLEXITY.get(("large" if config.tied else "small", config.net)) if whole else None
-        return () if level is None else (level, replace(level, metric="loss", value=math.log(level.value)))
+        return (
+            ()
+            if level is None
+            else (level, replace(level, metric="loss", value=math.log(level.value)))
+        )
 
 
 def _columns(label: str, text: Tensor, batch: int) -> Tensor:

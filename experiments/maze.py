@@ -58,7 +58,10 @@ class MazeConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.size >= 3 and self.size % 2 == 1, f"size must be odd and at least 3; got {self.size}")
+        require(
+            self.size >= 3 and self.size % 2 == 1,
+            f"size must be odd and at least 3; got {self.size}",
+        )
         self.require_one_of("see_time", ("none", "raw", "share"))
         self.require_at_least("unused", 0)
 
@@ -124,10 +127,14 @@ def tables(config: MazeConfig) -> Tables:
     numbers = {(row, column): index for index, (row, column) in enumerate(squares.tolist())}
     count, features = len(squares), VIEW + 1 + len(DIRECTIONS)
     table = torch.zeros(count, 1 + len(DIRECTIONS), OUTCOMES, features)
-    value = torch.tensor([0, config.reward, -config.wall_penalty, config.reward - config.wall_penalty])
+    value = torch.tensor(
+        [0, config.reward, -config.wall_penalty, config.reward - config.wall_penalty]
+    )
     arrival, feedback = torch.zeros(2, count, FEEDBACKS, dtype=torch.long)
     for (row, column), index in numbers.items():
-        table[index, ..., :VIEW] = grid[row - 1 : row + 2, column - 1 : column + 2].flatten().float()
+        table[index, ..., :VIEW] = (
+            grid[row - 1 : row + 2, column - 1 : column + 2].flatten().float()
+        )
         for action, (down, right) in enumerate(DIRECTIONS):
             reached = numbers.get((row + down, column + right), index)
             either = slice(2 * action, 2 * action + 2)
@@ -140,7 +147,14 @@ def tables(config: MazeConfig) -> Tables:
     seen = table if config.see_action else table[..., : VIEW + 1]
     seen = torch.cat([seen, seen.new_zeros(*seen.shape[:-1], constant)], -1)
     rewards = value.repeat(count * (1 + len(DIRECTIONS)))
-    return Tables(squares, numbers[centre, centre], seen.flatten(0, 2), rewards, arrival.flatten(), feedback.flatten())
+    return Tables(
+        squares,
+        numbers[centre, centre],
+        seen.flatten(0, 2),
+        rewards,
+        arrival.flatten(),
+        feedback.flatten(),
+    )
 
 
 class MazeWorld(World):
@@ -154,7 +168,9 @@ class MazeWorld(World):
         first_codes: (B,).
     """
 
-    def __init__(self, maze: Tables, shown: Tensor, goals: Tensor, teleports: Tensor, first_codes: Tensor):
+    def __init__(
+        self, maze: Tables, shown: Tensor, goals: Tensor, teleports: Tensor, first_codes: Tensor
+    ):
         super().__init__(shown, maze.table, maze.value, first_codes)
         self.arrival, self.feedback = maze.arrival, maze.feedback
         self.goals, self.teleports = goals, teleports
@@ -193,7 +209,13 @@ class Maze(ReinforcementLearning[MazeConfig]):
         "demo": _of_paper_2(DEMO),
     }
 
-    def __init__(self, config: MazeConfig, device: torch.device, backend: str | None = None, data: Path | None = None):
+    def __init__(
+        self,
+        config: MazeConfig,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
+    ):
         require(data is None, "--data: the maze is generated, there is nothing to read")
         super().__init__(config, device, backend, data)
         self.maze = tables(config).to(device)
@@ -208,7 +230,9 @@ class Maze(ReinforcementLearning[MazeConfig]):
 
     def world(self, generator: torch.Generator, batch: int, share: slice) -> MazeWorld:
         config, count, start = self.config, len(self.maze.squares), self.maze.start
-        goals = _others(count, None if config.goal_at_start else torch.tensor(start), (batch,), generator)
+        goals = _others(
+            count, None if config.goal_at_start else torch.tensor(start), (batch,), generator
+        )
         taken_from = None if config.teleport_onto_goal else goals
         teleports = _others(count, taken_from, (config.steps, batch), generator)
         first = torch.full((batch,), start * FEEDBACKS + (OUTCOMES if config.first_action else 0))
@@ -239,10 +263,14 @@ class Maze(ReinforcementLearning[MazeConfig]):
         rewards = trajectory.rewards[:, 0].tolist()
         caption = f"network {self.config.net}, reward of the episode {sum(rewards):.4g}"
         grid: Any = walls(self.config.size).numpy()
-        return [drawing.maze_film(folder / "episode.gif", grid, goal, path, rewards, curves, caption)]
+        return [
+            drawing.maze_film(folder / "episode.gif", grid, goal, path, rewards, curves, caption)
+        ]
 
 
-def _others(count: int, excluded: Tensor | None, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _others(
+    count: int, excluded: Tensor | None, shape: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
     """Numbers below ``count``, uniformly drawn, but not ``excluded`` (which broadcasts)."""
     if excluded is None:
         return torch.randint(count, shape, generator=generator)

@@ -67,11 +67,24 @@ class OmniglotConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (("net", tuple(ALPHA)), ("ink", ("one", "dark")), ("split", ("fixed", "leaky"))):
+        for name, allowed in (
+            ("net", tuple(ALPHA)),
+            ("ink", ("one", "dark")),
+            ("split", ("fixed", "leaky")),
+        ):
             self.require_one_of(name, allowed)
-        for name, least in (("ways", 2), ("shots", 1), ("features", 1), ("alpha_scale", 0), ("weight_scale", 0)):
+        for name, least in (
+            ("ways", 2),
+            ("shots", 1),
+            ("features", 1),
+            ("alpha_scale", 0),
+            ("weight_scale", 0),
+        ):
             self.require_at_least(name, least)
-        require(self.shots < characters.DRAWINGS, f"shots must be less than {characters.DRAWINGS}; got {self.shots}")
+        require(
+            self.shots < characters.DRAWINGS,
+            f"shots must be less than {characters.DRAWINGS}; got {self.shots}",
+        )
         require(self.test_classes >= self.ways, f"test_classes must be at least ways, {self.ways}")
 
 
@@ -112,7 +125,9 @@ class Reader(nn.Module):
             rule="oja", constraint="none", alpha="connection" if alpha == "connection" else "layer",
             eta_init=config.eta_init, learn_eta=plastic,
         )  # fmt: skip
-        self.head = PlasticLinear(config.features, config.ways, plasticity=rule, backend=backend, device=device)
+        self.head = PlasticLinear(
+            config.features, config.ways, plasticity=rule, backend=backend, device=device
+        )
         nn.init.normal_(self.head.weight, std=config.weight_scale)
         coefficients = self.head.get_parameter("alpha")
         if alpha == "connection":
@@ -149,24 +164,35 @@ class Omniglot(Experiment[OmniglotConfig]):
     metrics = ("loss", "accuracy")
     batched = True
     presets: ClassVar[Presets[OmniglotConfig]] = {
-        "quick": _nets(replace(OURS, episodes=50_000, learning_rate=1e-3), "free", "yoked", "nonplastic"),
+        "quick": _nets(
+            replace(OURS, episodes=50_000, learning_rate=1e-3), "free", "yoked", "nonplastic"
+        ),
         "ours": _nets(OURS, "free", "yoked", "nonplastic"),
         "paper": _nets(PAPER, "yoked", "free", "nonplastic"),
         "code": _nets(CODE, "free", "yoked", "nonplastic"),
     }
 
     def __init__(
-        self, config: OmniglotConfig, device: torch.device, backend: str | None = None, data: Path | None = None
+        self,
+        config: OmniglotConfig,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
     ):
         super().__init__(config, device, backend, data)
         names, drawings = characters.load(data, SIDE)
         training = len(names) - config.test_classes
-        require(training >= config.ways, f"test_classes leaves {training} of {len(names)} characters to train on")
+        require(
+            training >= config.ways,
+            f"test_classes leaves {training} of {len(names)} characters to train on",
+        )
         self.fingerprint = zlib.crc32(drawings.numpy().data, zlib.crc32("\n".join(names).encode()))
         if config.ink == "dark":
             drawings = 255 - drawings
         # Every drawing in every rotation: an episode only picks.
-        turned = torch.stack([torch.rot90(drawings, turns, (-2, -1)) for turns in range(ROTATIONS)], 1)
+        turned = torch.stack(
+            [torch.rot90(drawings, turns, (-2, -1)) for turns in range(ROTATIONS)], 1
+        )
         self.drawings = turned.contiguous().to(device)
         self.prepare(0)
 
@@ -174,7 +200,9 @@ class Omniglot(Experiment[OmniglotConfig]):
         """The split into ``train`` and ``test``: numbers of characters."""
         count = self.config.test_classes
         self.test = _shuffled(len(self.drawings), 0)[-count:]
-        self.train = _shuffled(len(self.drawings), seed if self.config.split == "leaky" else 0)[:-count]
+        self.train = _shuffled(len(self.drawings), seed if self.config.split == "leaky" else 0)[
+            :-count
+        ]
 
     def build(self, backend: str | None) -> Reader:
         return Reader(self.config, backend, self.device)
@@ -186,9 +214,15 @@ class Omniglot(Experiment[OmniglotConfig]):
         classes = source[torch.rand(batch, len(source), generator=generator).topk(ways).indices]
         turns = torch.randint(ROTATIONS, (batch, ways), generator=generator)
         # One drawing more of each class than is shown: of the class that is asked for, that one is.
-        drawings = torch.rand(batch, ways, characters.DRAWINGS, generator=generator).topk(shots + 1).indices
+        drawings = (
+            torch.rand(batch, ways, characters.DRAWINGS, generator=generator)
+            .topk(shots + 1)
+            .indices
+        )
         if config.same_drawing:
-            drawings[..., -1] = torch.randint(characters.DRAWINGS, (batch, ways), generator=generator)
+            drawings[..., -1] = torch.randint(
+                characters.DRAWINGS, (batch, ways), generator=generator
+            )
         # Labels are positions among the classes, which are in random order; the order of showing is another one.
         order = torch.rand(batch, ways * shots, generator=generator).argsort(1)
         labels = order % ways
@@ -218,7 +252,9 @@ class Omniglot(Experiment[OmniglotConfig]):
     def published(self) -> Sequence[published.Curve | published.Level]:
         config = self.config
         chance = published.Level("chance", "accuracy", 1 / config.ways)
-        reached = published.OMNIGLOT.get(config.net) if (config.ways, config.shots) == (5, 1) else None
+        reached = (
+            published.OMNIGLOT.get(config.net) if (config.ways, config.shots) == (5, 1) else None
+        )
         return (chance,) if reached is None else (reached, chance)
 
 

@@ -60,8 +60,13 @@ class PatternsConfig(Config):
                             ("test_steps", 1), ("hidden", 0)):  # fmt: skip
             self.require_at_least(name, least)
         if self.net == "lstm":
-            require(not self.clamped, "clamped must be false with net=lstm: its inputs pass through gates")
-            require(not self.bias_neuron, "bias_neuron must be false with net=lstm: an LSTM has biases")
+            require(
+                not self.clamped,
+                "clamped must be false with net=lstm: its inputs pass through gates",
+            )
+            require(
+                not self.bias_neuron, "bias_neuron must be false with net=lstm: an LSTM has biases"
+            )
 
     @property
     def neurons(self) -> int:
@@ -115,7 +120,11 @@ class Patterns(Experiment[PatternsConfig]):
     }
 
     def __init__(
-        self, config: PatternsConfig, device: torch.device, backend: str | None = None, data: Path | None = None
+        self,
+        config: PatternsConfig,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
     ):
         require(data is None, "--data: the patterns are generated, there is nothing to read")
         super().__init__(config, device, backend, data)
@@ -143,7 +152,9 @@ class Patterns(Experiment[PatternsConfig]):
         """Every episode has new patterns, so that a held-out one is one like any other."""
         bits, count = self.config.bits, self.config.patterns
         if self.config.balanced:
-            patterns = torch.stack([self._half[torch.randperm(bits, generator=generator)] for _ in range(count)])
+            patterns = torch.stack(
+                [self._half[torch.randperm(bits, generator=generator)] for _ in range(count)]
+            )
         else:
             patterns = torch.randint(2, (count, bits), generator=generator).mul_(2).sub_(1).float()
         target = patterns[int(torch.randint(count, (), generator=generator))]

@@ -5,7 +5,15 @@ from .backends import build_info, use_backend
 from .explanation import explain
 from .files import load, save
 from .network import Modulator
-from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell, Rollout
+from .nn import (
+    PlasticLinear,
+    PlasticLinearCell,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+    Rollout,
+)
 from .plasticity import Plasticity
 from .state import LinearState, LSTMState, RNNState
 from .version import __version__

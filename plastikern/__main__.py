@@ -35,12 +35,26 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m plastikern", description=__doc__)
     commands = parser.add_subparsers(dest="command")
-    test = commands.add_parser("selftest", help="parity with the reference and a short timing, on your device")
-    test.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    test.add_argument("--backend", default=None, help="default: the one that would serve the device")
-    test.add_argument("--repeats", type=int, default=5, help="of the timing; 0: none (default: %(default)s)")
-    test.add_argument("--networks", type=int, help="check about so many of them only (default: all)")
-    check = commands.add_parser("gpu-check", help="facts, parity, timing and constants of your card, into a file")
+    test = commands.add_parser(
+        "selftest", help="parity with the reference and a short timing, on your device"
+    )
+    test.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: %(default)s",
+    )
+    test.add_argument(
+        "--backend", default=None, help="default: the one that would serve the device"
+    )
+    test.add_argument(
+        "--repeats", type=int, default=5, help="of the timing; 0: none (default: %(default)s)"
+    )
+    test.add_argument(
+        "--networks", type=int, help="check about so many of them only (default: all)"
+    )
+    check = commands.add_parser(
+        "gpu-check", help="facts, parity, timing and constants of your card, into a file"
+    )
     cli.add_arguments(check)
     chosen = parser.parse_args(arguments)
     if chosen.command == "gpu-check":

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import DTYPES, HALF, check_choice, check_dense, check_dtype, check_flag, check_tensor, described
+from .checks import (
+    DTYPES,
+    HALF,
+    check_choice,
+    check_dense,
+    check_dtype,
+    check_flag,
+    check_tensor,
+    described,
+)
 from .network import Connection, Inputs, Modulator, Network, State
 from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape
 
@@ -24,17 +33,28 @@ def layout_of(name: str, batch_first: object, last: str) -> tuple[str, ...]:
 def check_floating(name: str, argument: str, tensor: object, layout: tuple[str, ...]) -> None:
     """A dense floating-point tensor of as many dimensions as the layout, with at least one neuron."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise TypeError(f"{name}: {argument} must be a floating-point tensor; got {described(tensor)}")
+        raise TypeError(
+            f"{name}: {argument} must be a floating-point tensor; got {described(tensor)}"
+        )
     check_dense(name, argument, tensor)
     check_dtype(name, argument, tensor, DTYPES)
     if tensor.dim() != len(layout):
-        raise ValueError(f"{name}: {argument} must have shape ({', '.join(layout)}); got {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name}: {argument} must have shape ({', '.join(layout)}); got {tuple(tensor.shape)}"
+        )
     if tensor.shape[-1] == 0:
-        raise ValueError(f"{name}: {argument} must have at least one neuron; got shape {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name}: {argument} must have at least one neuron; got shape {tuple(tensor.shape)}"
+        )
 
 
 def check_call(
-    name: str, network: Network, inputs: Inputs, state: State, connection: Connection, layout: tuple[str, ...]
+    name: str,
+    network: Network,
+    inputs: Inputs,
+    state: State,
+    connection: Connection,
+    layout: tuple[str, ...],
 ) -> None:
     """Every tensor against the drive, and what is there against what the plasticity asks for."""
     drive, features, clamp = inputs
@@ -42,7 +62,10 @@ def check_call(
     if not isinstance(plasticity, Plasticity):
         raise TypeError(f"{name}: plasticity must be a Plasticity; got {type(plasticity).__name__}")
     check_choice(
-        name, "nonlinearity", network.nonlinearity, LINEAR_NONLINEARITIES if kind == "linear" else NONLINEARITIES
+        name,
+        "nonlinearity",
+        network.nonlinearity,
+        LINEAR_NONLINEARITIES if kind == "linear" else NONLINEARITIES,
     )
     if kind == "lstm":
         check_choice(name, "post", network.post, POSTS)
@@ -50,12 +73,20 @@ def check_call(
     batch, posts = drive.shape[layout.index("B")], drive.shape[-1]
     if features is None:
         if posts % (4 if kind == "lstm" else 1):
-            raise ValueError(f"{name}: drive must have four values per neuron; got shape {tuple(drive.shape)}")
+            raise ValueError(
+                f"{name}: drive must have four values per neuron; got shape {tuple(drive.shape)}"
+            )
         rows, posts = posts, posts // (4 if kind == "lstm" else 1)
         pres = posts
     else:
-        rows, posts, pres = connection.weight.shape[0], connection.weight.shape[0], features.shape[-1]
-        check_tensor(name, "drive", drive, (*features.shape[:-1], posts), features, *dtypes_beside(features))
+        rows, posts, pres = (
+            connection.weight.shape[0],
+            connection.weight.shape[0],
+            features.shape[-1],
+        )
+        check_tensor(
+            name, "drive", drive, (*features.shape[:-1], posts), features, *dtypes_beside(features)
+        )
     dtypes = dtypes_beside(activities_of(inputs))
     _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive, dtypes)
     for argument, tensor, shape, allowed in (
@@ -67,7 +98,9 @@ def check_call(
         if tensor is not None:
             check_tensor(name, argument, tensor, shape, drive, *allowed)
     if state.eligibility is not None and plasticity.modulation != "retroactive":
-        raise ValueError(f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}")
+        raise ValueError(
+            f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}"
+        )
     if clamp is not None:
         check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, torch.bool)
 
@@ -89,8 +122,12 @@ def _check_connection(
     if modulator is not None and not isinstance(modulator, Modulator):
         raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
     modulated = None if modulator is None else modulator.modulated
-    _check_wanted(name, "eta", eta, plasticity.modulation == "none" or modulated is not None, plasticity)
-    _check_wanted(name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity)
+    _check_wanted(
+        name, "eta", eta, plasticity.modulation == "none" or modulated is not None, plasticity
+    )
+    _check_wanted(
+        name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity
+    )
     rate_shape = granular_shape(plasticity.eta, posts, pres)
     if eta is not None:
         check_tensor(name, "eta", eta, rate_shape or _of_one(eta), like, *dtypes)
@@ -100,12 +137,16 @@ def _check_connection(
     if modulator is None:
         return
     possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
-    check_choice(name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",)))
+    check_choice(
+        name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",))
+    )
     check_tensor(name, "modulator.weight", modulator.weight, (posts,), like, *dtypes)
     check_tensor(name, "modulator.bias", modulator.bias, _of_one(modulator.bias), like, *dtypes)
     for argument in ("fan_out_weight", "fan_out_bias"):
         tensor = getattr(modulator, argument)
-        _check_wanted(name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity)
+        _check_wanted(
+            name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity
+        )
         if tensor is not None:
             shape = granular_shape(plasticity.fan_out, posts, pres)
             check_tensor(name, f"modulator.{argument}", tensor, shape, like, *dtypes)
@@ -118,7 +159,9 @@ def _of_one(tensor: object) -> tuple[int, ...]:
     return (1,) if isinstance(tensor, Tensor) and tensor.shape == (1,) else ()
 
 
-def _check_wanted(name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity) -> None:
+def _check_wanted(
+    name: str, argument: str, value: object, wanted: bool, plasticity: Plasticity
+) -> None:
     """What the plasticity needs is there, and nothing that it would ignore."""
     if (value is not None) == wanted:
         return
@@ -126,4 +169,6 @@ def _check_wanted(name: str, argument: str, value: object, wanted: bool, plastic
     if not wanted:
         hint = " where a modulator governs every neuron" if argument == "eta" else ""
         raise ValueError(f"{name}: {argument} must be None{hint} with {options}")
-    raise TypeError(f"{name}: {argument} must be {'a Modulator' if argument == 'modulator' else 'a tensor'}; got None")
+    raise TypeError(
+        f"{name}: {argument} must be {'a Modulator' if argument == 'modulator' else 'a tensor'}; got None"
+    )

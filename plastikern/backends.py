@@ -73,7 +73,9 @@ def code_for(capability: tuple[int, int], architectures: list[str]) -> str | Non
         plain = name.removesuffix("+PTX")
         major, minor = (int(part) for part in plain.rstrip("af").split("."))
         same = (
-            (major, minor) == capability if plain.endswith("a") else major == capability[0] and minor <= capability[1]
+            (major, minor) == capability
+            if plain.endswith("a")
+            else major == capability[0] and minor <= capability[1]
         )
         if same:
             served.append((2, major, minor, name))
@@ -151,8 +153,17 @@ def _triton_operators() -> str:
 
 
 FUSED: dict[str, Fused] = {
-    "cpu": Fused("cpu", "fused C++", _no_native_library, library.operators, reverses=True, advances=True),
-    "cuda": Fused("cuda", "fused CUDA C++", _no_cuda_kernels, library.operators, _no_cuda_code, device_lengths=True),
+    "cpu": Fused(
+        "cpu", "fused C++", _no_native_library, library.operators, reverses=True, advances=True
+    ),
+    "cuda": Fused(
+        "cuda",
+        "fused CUDA C++",
+        _no_cuda_kernels,
+        library.operators,
+        _no_cuda_code,
+        device_lengths=True,
+    ),
     "triton": Fused("cuda", "fused Triton", _no_triton, _triton_operators, device_lengths=True),
 }
 """In the order of preference where several serve a device."""
@@ -179,7 +190,9 @@ _environment_key: Any = getattr(os.environ, "encodekey", str)(ENVIRONMENT_VARIAB
 def known(name: str, source: str) -> str:
     """The name, where it is that of a backend."""
     if not isinstance(name, str) or (name != "reference" and name not in FUSED):
-        raise ValueError(f"{source} must be one of {', '.join(('reference', *FUSED))}; got {name!r}")
+        raise ValueError(
+            f"{source} must be one of {', '.join(('reference', *FUSED))}; got {name!r}"
+        )
     return name
 
 
@@ -202,7 +215,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 TRANSFORMED = (
-    "the fused kernels have no rules for the transforms of torch.func (vmap, grad, jvp, ...); backend='reference' has"
+    "the fused kernels have no rules for the transforms of torch.func (vmap, grad, jvp, ...); "
+    "backend='reference' has"
 )
 
 
@@ -212,18 +226,24 @@ def under_transform(*grads: Tensor | None) -> bool:
         return True
     if torch.compiler.is_compiling():
         return False
-    batched = torch._C._functorch.is_legacy_batchedtensor  # of torch.autograd.grad(..., is_grads_batched=True)
+    batched = (
+        torch._C._functorch.is_legacy_batchedtensor
+    )  # of torch.autograd.grad(..., is_grads_batched=True)
     return any(grad is not None and batched(grad) for grad in grads)
 
 
 def under_vmap() -> bool:
     """Whether the call is made inside ``torch.func.vmap``."""
     vmap = torch._C._functorch.TransformType.Vmap
-    return any(transform.key() == vmap for transform in torch._C._functorch.get_interpreter_stack() or ())
+    return any(
+        transform.key() == vmap for transform in torch._C._functorch.get_interpreter_stack() or ()
+    )
 
 
 TRACED = "torch.jit.trace cannot record the fused kernels; torch.export can"
-ONNX = "ONNX has no form for the fused kernels; backend='reference' is made of operators that it has"
+ONNX = (
+    "ONNX has no form for the fused kernels; backend='reference' is made of operators that it has"
+)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -295,7 +315,9 @@ def build_info() -> dict[str, Any]:
         the instruction set chosen on this machine) and ``backends`` (for each name a sentence: what it serves, or
         why it cannot).
     """
-    backends = {"reference": "any device, any order of derivative, the transforms of torch.func (plain PyTorch)"}
+    backends = {
+        "reference": "any device, any order of derivative, the transforms of torch.func (plain PyTorch)"
+    }
     for name, fused in FUSED.items():
         missing = fused.missing()
         served = f"float32 and float64 tensors on {fused.device} ({fused.serves})"

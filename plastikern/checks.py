@@ -42,7 +42,11 @@ def has_values(tensor: Tensor) -> bool:
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """What is computed inside keeps the precision of its tensors; ``tensor`` names the device."""
-    return torch.autocast(tensor.device.type, enabled=False) if under_autocast(tensor) else nullcontext()
+    return (
+        torch.autocast(tensor.device.type, enabled=False)
+        if under_autocast(tensor)
+        else nullcontext()
+    )
 
 
 def check_positive(owner: str, argument: str, value: object) -> None:
@@ -62,9 +66,13 @@ def check_flag(owner: str, argument: str, value: object) -> None:
 def check_one_direction(owner: str, bidirectional: object, proj_size: object) -> None:
     """What ``torch.nn`` has beyond one direction without a projection is taken with its default value only."""
     if bidirectional is not False and bidirectional != 0:
-        raise ValueError(f"{owner}: bidirectional must be False, there is one direction only; got {bidirectional!r}")
+        raise ValueError(
+            f"{owner}: bidirectional must be False, there is one direction only; got {bidirectional!r}"
+        )
     if proj_size != 0:
-        raise ValueError(f"{owner}: proj_size must be 0, there are no projections; got {proj_size!r}")
+        raise ValueError(
+            f"{owner}: proj_size must be 0, there are no projections; got {proj_size!r}"
+        )
 
 
 def check_choice(owner: str, argument: str, value: object, allowed: Sequence[str]) -> None:
@@ -76,12 +84,19 @@ def check_choice(owner: str, argument: str, value: object, allowed: Sequence[str
 def check_dense(owner: str, argument: str, tensor: Tensor) -> None:
     """A tensor that has its values in memory by strides: not sparse, nested or packed for another library."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-        kind = tensor.dtype if tensor.is_quantized else "nested" if tensor.is_nested else tensor.layout
+        kind = (
+            tensor.dtype if tensor.is_quantized else "nested" if tensor.is_nested else tensor.layout
+        )
         raise TypeError(f"{owner}: {argument} must be a dense tensor; got one that is {kind}")
 
 
 def check_tensor(
-    owner: str, argument: str, tensor: object, shape: tuple[int, ...], like: Tensor, *dtypes: torch.dtype
+    owner: str,
+    argument: str,
+    tensor: object,
+    shape: tuple[int, ...],
+    like: Tensor,
+    *dtypes: torch.dtype,
 ) -> None:
     """A tensor of that shape, of one of the dtypes (by default that of ``like``) and on the device of ``like``."""
     dtypes = dtypes or (like.dtype,)
@@ -92,16 +107,22 @@ def check_tensor(
         raise ValueError(f"{owner}: {argument} must have shape {shape}; got {tuple(tensor.shape)}")
     check_dtype(owner, argument, tensor, dtypes)
     if tensor.device != like.device:
-        raise ValueError(f"{owner}: {argument} must be on the drive's device {like.device}; got {tensor.device}")
+        raise ValueError(
+            f"{owner}: {argument} must be on the drive's device {like.device}; got {tensor.device}"
+        )
 
 
 def check_dtype(owner: str, argument: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
     """One of the dtypes."""
     if tensor.dtype not in dtypes:
-        raise TypeError(f"{owner}: {argument} must have dtype {' or '.join(map(str, dtypes))}; got {tensor.dtype}")
+        raise TypeError(
+            f"{owner}: {argument} must have dtype {' or '.join(map(str, dtypes))}; got {tensor.dtype}"
+        )
 
 
-def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: int, batch: int) -> Tensor | None:
+def checked_lengths(
+    owner: str, lengths: Tensor | Sequence[int] | None, steps: int, batch: int
+) -> Tensor | None:
     """Lengths as int64 on the CPU: one for each element, from 0 to ``steps``."""
     if lengths is None:
         return None
@@ -112,14 +133,18 @@ def checked_lengths(owner: str, lengths: Tensor | Sequence[int] | None, steps: i
     check_dense(owner, "lengths", found)
     if found.is_meta:
         raise ValueError(f"{owner}: lengths must hold values; got a tensor on the device meta")
-    if found.numel() and (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool):
+    if found.numel() and (
+        found.is_floating_point() or found.is_complex() or found.dtype == torch.bool
+    ):
         raise TypeError(f"{owner}: lengths must be integers; got {found.dtype}")
     if found.shape != (batch,):
         raise ValueError(f"{owner}: lengths must have shape ({batch},); got {tuple(found.shape)}")
     found = found.to("cpu", torch.int64, copy=True)  # the backward pass needs them as they are now
     # Where they cannot be looked at, in compiled code, the fused operators check them.
     if batch and has_values(found) and not (int(found.min()) >= 0 and int(found.max()) <= steps):
-        raise ValueError(f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}")
+        raise ValueError(
+            f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}"
+        )
     return found
 
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from .checks import check_choice, described
 from .hooks import held, run_forward_pre_hooks
-from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from .nn import (
+    PlasticLinear,
+    PlasticLinearCell,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+)
 from .nn.base import PlasticModule
 from .plasticity import GRANULARITIES, Plasticity
 
@@ -51,7 +58,9 @@ _ORIENTED = ("w", "alpha", "eta", "etaet")
 
 
 @torch.no_grad()
-def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orientation: str, layer: int = 0) -> list[str]:
+def from_authors(
+    parameters: Mapping[str, Tensor], module: nn.Module, *, orientation: str, layer: int = 0
+) -> list[str]:
     """Load the parameters of a network of the authors' released code into one layer of a plastic module.
 
     The names are those of their modules' ``state_dict()``: ``w``, ``alpha``, ``eta``, ``etaet``, ``i2h``, ``h2DA`` or
@@ -88,7 +97,9 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
     for original in parameters:
         twin = given.setdefault(_ALIASES.get(original, original), original)
         if twin != original:
-            raise ValueError(f"from_authors: parameters must have one of {twin!r} and {original!r}; got both")
+            raise ValueError(
+                f"from_authors: parameters must have one of {twin!r} and {original!r}; got both"
+            )
     values: list[tuple[Tensor, Tensor]] = []
     taken: set[str | None] = set()
     for ours, sources in names.items():
@@ -96,16 +107,22 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
         if target is None:
             present = [given[name] for name in sources if name in given]
             if present and ours != "eta":
-                raise ValueError(f"from_authors: {present} have no place: the {type(module).__name__} has no {ours}")
+                raise ValueError(
+                    f"from_authors: {present} have no place: the {type(module).__name__} has no {ours}"
+                )
             continue
         parts = []
-        for name, part in zip(sources, target.chunk(len(sources)) if target.dim() else [target], strict=True):
+        for name, part in zip(
+            sources, target.chunk(len(sources)) if target.dim() else [target], strict=True
+        ):
             if name is None:
                 parts.append(torch.zeros_like(part))
             elif name in given:
                 parts.append(_fitted(name, parameters[given[name]], part, orientation))
             else:
-                raise ValueError(f"from_authors: parameters must have {name!r}, for {ours}; got {sorted(parameters)}")
+                raise ValueError(
+                    f"from_authors: parameters must have {name!r}, for {ours}; got {sorted(parameters)}"
+                )
         values.append((target, parts[0] if len(parts) == 1 else torch.cat(parts)))
         taken.update(sources)
     for target, value in values:
@@ -114,7 +131,9 @@ def from_authors(parameters: Mapping[str, Tensor], module: nn.Module, *, orienta
 
 
 @torch.no_grad()
-def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator: str = "h2mod") -> dict[str, Tensor]:
+def to_authors(
+    module: nn.Module, *, orientation: str, layer: int = 0, modulator: str = "h2mod"
+) -> dict[str, Tensor]:
     """Parameters of one layer of a plastic module under the names and in the shapes of the authors' released code.
 
     The other way round from :func:`from_authors`. Where they have one bias and ``torch.nn`` two, theirs is the sum.
@@ -138,7 +157,9 @@ def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator
     names, suffix = _layout(module, layer, "to_authors")
     assert isinstance(module, PlasticModule)
     if module.plasticity.fan_out == "connection":
-        raise ValueError("to_authors: module must have a fan-out to neurons or none; got fan_out 'connection'")
+        raise ValueError(
+            "to_authors: module must have a fan-out to neurons or none; got fan_out 'connection'"
+        )
     run_forward_pre_hooks("to_authors", module)
     found: dict[str, Tensor] = {}
     for ours, sources in names.items():
@@ -152,7 +173,9 @@ def to_authors(module: nn.Module, *, orientation: str, layer: int = 0, modulator
             elif (other := names.get("bias_ih", (None,) * 4)[place]) in found:
                 found[other] += part
             elif part.any():
-                raise ValueError(f"to_authors: {ours + suffix} must be zero: their network has no bias to add it to")
+                raise ValueError(
+                    f"to_authors: {ours + suffix} must be zero: their network has no bias to add it to"
+                )
     return {name.replace("h2mod", modulator): value for name, value in found.items()}
 
 
@@ -175,10 +198,16 @@ def from_torch(module: nn.RNN, plasticity: Plasticity = ..., **options: Any) -> 
 @overload
 def from_torch(module: nn.LSTM, plasticity: Plasticity = ..., **options: Any) -> PlasticLSTM: ...
 @overload
-def from_torch(module: nn.RNNCell, plasticity: Plasticity = ..., **options: Any) -> PlasticRNNCell: ...
+def from_torch(
+    module: nn.RNNCell, plasticity: Plasticity = ..., **options: Any
+) -> PlasticRNNCell: ...
 @overload
-def from_torch(module: nn.LSTMCell, plasticity: Plasticity = ..., **options: Any) -> PlasticLSTMCell: ...
-def from_torch(module: nn.Module, plasticity: Plasticity = Plasticity(), **options: Any) -> nn.Module:
+def from_torch(
+    module: nn.LSTMCell, plasticity: Plasticity = ..., **options: Any
+) -> PlasticLSTMCell: ...
+def from_torch(
+    module: nn.Module, plasticity: Plasticity = Plasticity(), **options: Any
+) -> nn.Module:
     """A plastic network with the weights of a ``torch.nn.RNN`` or ``LSTM``, or a cell with those of one of their cells.
 
     Args:
@@ -198,7 +227,9 @@ def from_torch(module: nn.Module, plasticity: Plasticity = Plasticity(), **optio
     kind = next((ours for theirs, ours in _TWINS.items() if isinstance(module, theirs)), None)
     if kind is None:
         expected = ", ".join(theirs.__name__ for theirs in _TWINS)
-        raise TypeError(f"from_torch: module must be one of torch.nn's {expected}; got {type(module).__name__}")
+        raise TypeError(
+            f"from_torch: module must be one of torch.nn's {expected}; got {type(module).__name__}"
+        )
     for name in ("bidirectional", "proj_size"):
         if getattr(module, name, None):
             raise ValueError(f"from_torch: module must have no {name}; got {getattr(module, name)}")
@@ -252,7 +283,11 @@ def _transferred(owner: str, module: Any, kind: type[nn.Module], **options: Any)
     first = next(module.parameters())
     sizes = {name: getattr(module, name) for name in names if hasattr(module, name)}
     twin = kind(**sizes, **options, device=first.device, dtype=first.dtype).train(module.training)
-    weights = {name: getattr(module, name) for name in twin.state_dict() if name.startswith(("weight", "bias"))}
+    weights = {
+        name: getattr(module, name)
+        for name in twin.state_dict()
+        if name.startswith(("weight", "bias"))
+    }
     twin.load_state_dict({**twin.state_dict(), **weights})
     return twin
 
@@ -265,7 +300,9 @@ def _layout(module: Any, layer: int, owner: str) -> tuple[dict[str, tuple[str | 
             if not isinstance(layer, int) or not 0 <= layer < count:
                 raise ValueError(f"{owner}: layer must lie from 0 to {count - 1}; got {layer!r}")
             return names, f"_l{layer}" if isinstance(module, (PlasticRNN, PlasticLSTM)) else ""
-    raise TypeError(f"{owner}: module must be a plastic RNN, LSTM or linear layer; got {type(module).__name__}")
+    raise TypeError(
+        f"{owner}: module must be a plastic RNN, LSTM or linear layer; got {type(module).__name__}"
+    )
 
 
 def _fitted(name: str, value: object, part: Tensor, orientation: str) -> Tensor:
@@ -286,5 +323,7 @@ def _fitted(name: str, value: object, part: Tensor, orientation: str) -> Tensor:
                 else ""
             )
         got = tuple(value.shape)
-        raise ValueError(f"from_authors: {name} must have shape {tuple(expected)} for this module; got {got}{hint}")
+        raise ValueError(
+            f"from_authors: {name} must have shape {tuple(expected)} for this module; got {got}{hint}"
+        )
     return (value.mT if turned else value).to(part)

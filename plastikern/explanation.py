@@ -38,7 +38,11 @@ def kernel_of(module: PlasticModule, direction: str) -> str:
     plasticity = module.plasticity
     scalar = "double" if next(module.parameters()).dtype == torch.float64 else "float"
     return kernel_name(
-        direction, plasticity.rule, plasticity.constraint, plasticity.modulation == "retroactive", scalar
+        direction,
+        plasticity.rule,
+        plasticity.constraint,
+        plasticity.modulation == "retroactive",
+        scalar,
     )
 
 
@@ -51,9 +55,16 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
     kind = "lstm" if isinstance(module, (PlasticLSTM, PlasticLSTMCell)) else "rnn"
     if isinstance(module, (PlasticLinear, PlasticLinearCell)):
         kind = "linear"
-    network = Network(kind, plasticity, getattr(module, "nonlinearity", "tanh"), getattr(module, "post", "candidate"))
+    network = Network(
+        kind,
+        plasticity,
+        getattr(module, "nonlinearity", "tanh"),
+        getattr(module, "post", "candidate"),
+    )
     suffix = module._suffixes[0]
-    rates = [getattr(module, name + suffix) for name in ("eta", "eligibility_eta", "fan_out_weight")]
+    rates = [
+        getattr(module, name + suffix) for name in ("eta", "eligibility_eta", "fan_out_weight")
+    ]
     per_synapse = any(rate is not None and rate.dim() == 2 for rate in rates)
     layout = 2 if per_synapse else 1 if plasticity.alpha == "connection" else 0
     measures = [
@@ -63,7 +74,9 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
     scalar_bytes = 8 if next(module.parameters()).dtype == torch.float64 else 4
     device = [gpu.processors, gpu.shared_per_block, gpu.level_two]
     codes = list(fused.codes(network))
-    return json.loads(torch.ops.plastikern.explain_cuda(codes, measures, scalar_bytes, backward, device))
+    return json.loads(
+        torch.ops.plastikern.explain_cuda(codes, measures, scalar_bytes, backward, device)
+    )
 
 
 def checkpoint_every(steps: int) -> int:
@@ -93,7 +106,9 @@ class Calculated(NamedTuple):
         return "model" if self.clocks == self.model else "issue"
 
 
-def calculated(found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gpu, direction: str) -> Calculated:
+def calculated(
+    found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gpu, direction: str
+) -> Calculated:
     """The clocks of a pass, from its plan ``found``."""
     kernel = issue.counts().get(f"sm_{gpu.capability}", {}).get(kernel_of(module, direction))
     issued = None
@@ -106,7 +121,9 @@ def calculated(found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gp
     return Calculated(float(found["clocks_per_step"] * steps), issued)
 
 
-def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | torch.device | None = None) -> str:
+def explain(
+    module: PlasticModule, batch: int, steps: int = 1, device: str | torch.device | None = None
+) -> str:
     """What the CUDA backend does for a call of a module: kernels, launches, bytes moved, shared memory, registers.
 
     Args:
@@ -128,7 +145,9 @@ def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | tor
     if library.MISSING is not None:
         raise RuntimeError(f"explain: the native library is {library.MISSING}")
     if not isinstance(module, PlasticModule):
-        raise TypeError(f"explain: module must be a plastic module or cell; got {type(module).__name__}")
+        raise TypeError(
+            f"explain: module must be a plastic module or cell; got {type(module).__name__}"
+        )
     check_positive("explain", "batch", batch)
     check_positive("explain", "steps", steps)
     gpu = gpu_of(device)
@@ -140,7 +159,10 @@ def explain(module: PlasticModule, batch: int, steps: int = 1, device: str | tor
     lines.append(f"code: {_code(gpu)}")
     for direction in ("forward", "backward"):
         found = plan(module, (steps, batch), gpu, direction == "backward")
-        lines += [f"{direction}:", *(f"    {line}" for line in _described(found, module, steps, gpu, direction))]
+        lines += [
+            f"{direction}:",
+            *(f"    {line}" for line in _described(found, module, steps, gpu, direction)),
+        ]
     return "\n".join(lines)
 
 
@@ -150,9 +172,8 @@ def _code(gpu: Gpu) -> str:
     entry = backends.code_for(divmod(gpu.capability, 10), built)
     if entry is not None:
         return f"of this build's {', '.join(built)} that of {entry} runs on compute capability {gpu.capability / 10}"
-    return (
-        f"none in this build ({', '.join(built) or 'it has no CUDA kernels'}): triton or the reference would serve it"
-    )
+    has = ", ".join(built) or "it has no CUDA kernels"
+    return f"none in this build ({has}): triton or the reference would serve it"
 
 
 def gpu_of(device: str | torch.device | None) -> Gpu:
@@ -162,7 +183,9 @@ def gpu_of(device: str | torch.device | None) -> Gpu:
     if device is None and not torch.cuda.is_available():
         return GPUS["A100"]
     if not torch.cuda.is_available():
-        raise ValueError(f"explain: device must be one of {', '.join(GPUS)}, or a CUDA device; got {device!r}")
+        raise ValueError(
+            f"explain: device must be one of {', '.join(GPUS)}, or a CUDA device; got {device!r}"
+        )
     here: Any = torch.cuda.get_device_properties(device or torch.cuda.current_device())
     return Gpu(
         here.name, 10 * here.major + here.minor, here.multi_processor_count, here.shared_memory_per_block_optin,
@@ -172,7 +195,9 @@ def gpu_of(device: str | torch.device | None) -> Gpu:
 
 def _times(time: Calculated, gpu: Gpu) -> str:
     issued = "not counted for this architecture" if time.issue is None else f"{time.issue:,.0f}"
-    larger = {"model": "the plan's model", "issue": "the instructions of the compiled kernel"}[time.bound]
+    larger = {"model": "the plan's model", "issue": "the instructions of the compiled kernel"}[
+        time.bound
+    ]
     microseconds = "" if math.isnan(gpu.clock) else f", {time.clocks / gpu.clock * 1e6:,.0f} us"
     return (
         f"calculated clocks: {time.clocks:,.0f}{microseconds}, by {larger} (model {time.model:,.0f}, "
@@ -180,7 +205,9 @@ def _times(time: Calculated, gpu: Gpu) -> str:
     )
 
 
-def _described(found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gpu, direction: str) -> list[str]:
+def _described(
+    found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gpu, direction: str
+) -> list[str]:
     per = found["blocks_per_element"]
     reasons = {
         "resident": "one block has an element to itself: no barrier between blocks",
@@ -201,7 +228,11 @@ def _described(found: dict[str, Any], module: PlasticModule, steps: int, gpu: Gp
         + (f" a thread, {known['stack']} bytes of stack" if known else ""),
         f"scratch: {found['scratch_bytes']:,} bytes",
         f"moved between chip and memory: {found['memory_bytes']:,} bytes"
-        + ("" if math.isnan(gpu.bandwidth) else f", {found['memory_bytes'] / gpu.bandwidth * 1e6:,.0f} us at the peak"),
+        + (
+            ""
+            if math.isnan(gpu.bandwidth)
+            else f", {found['memory_bytes'] / gpu.bandwidth * 1e6:,.0f} us at the peak"
+        ),
         _times(calculated(found, module, steps, gpu, direction), gpu),
     ]
     return lines

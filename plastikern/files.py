@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from .nn import (
+    PlasticLinear,
+    PlasticLinearCell,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+)
 from .nn.base import PlasticModule
 from .plasticity import Plasticity
 from .version import __version__
@@ -22,7 +29,14 @@ VERSION = 2
 the options has defaults here, so that older files stay readable."""
 KINDS: dict[str, type[PlasticModule]] = {
     kind.__name__: kind
-    for kind in (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)
+    for kind in (
+        PlasticRNN,
+        PlasticRNNCell,
+        PlasticLSTM,
+        PlasticLSTMCell,
+        PlasticLinear,
+        PlasticLinearCell,
+    )
 }
 ELSEWHERE = ("plasticity", "modulated", "backend", "device", "dtype", "bidirectional", "proj_size")
 """Arguments of modules that are not among the saved options: they have their own place, or are the reader's choice."""
@@ -32,7 +46,9 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        message = "saved modules need the package safetensors: pip install 'plastikern[safetensors]'"
+        message = (
+            "saved modules need the package safetensors: pip install 'plastikern[safetensors]'"
+        )
         raise ImportError(message) from error
     return safetensors
 
@@ -57,8 +73,14 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
         hint = ""
         if isinstance(module, nn.Module) and nn.utils.parametrize.is_parametrized(module):
             hint = "; torch.nn.utils.parametrize.remove_parametrizations makes it one"
-        raise TypeError(f"save: module must be one of {', '.join(KINDS)}; got {type(module).__name__}{hint}")
-    made_with = {name: getattr(module, name) for name in signature(type(module)).parameters if name not in ELSEWHERE}
+        raise TypeError(
+            f"save: module must be one of {', '.join(KINDS)}; got {type(module).__name__}{hint}"
+        )
+    made_with = {
+        name: getattr(module, name)
+        for name in signature(type(module)).parameters
+        if name not in ELSEWHERE
+    }
     # A layer's bias is a tensor or None, that of recurrent modules says whether they have some.
     made_with["bias"] = made_with["bias"] is not None and made_with["bias"] is not False
     plasticity = asdict(module.plasticity)
@@ -80,7 +102,10 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
         "options": json.dumps(made_with),
         "plasticity": json.dumps(plasticity),
     }
-    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
     _replace(Path(path), _safetensors().torch.save(tensors, metadata))
 
 
@@ -97,7 +122,9 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str], *, backend: str | None = None, device: Any = None) -> PlasticModule:
+def load(
+    path: str | os.PathLike[str], *, backend: str | None = None, device: Any = None
+) -> PlasticModule:
     """The module that :func:`save` wrote, made anew from the file alone, in training mode.
 
     Only tensors and JSON are read: a file from elsewhere can name no code, and only modules of this library are made.
@@ -120,7 +147,9 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: An
     except safetensors.SafetensorError as error:
         raise ValueError(f"load: {path} is damaged or not a safetensors file: {error}") from error
     if metadata.get("format") != "plastikern":
-        raise ValueError(f"load: {path} must be a file that plastikern.save wrote; got one without its metadata")
+        raise ValueError(
+            f"load: {path} must be a file that plastikern.save wrote; got one without its metadata"
+        )
     if metadata.get("version") not in [str(version) for version in range(1, VERSION + 1)]:
         raise ValueError(
             f"load: {path} must have version 1 to {VERSION}; got {metadata.get('version')}, written by plastikern "
@@ -131,9 +160,15 @@ def load(path: str | os.PathLike[str], *, backend: str | None = None, device: An
         plasticity = Plasticity(**json.loads(metadata["plasticity"]))
         # On the device meta nothing is drawn: what follows brings the values, and torch's generator stays as it is.
         module: Any = kind(
-            **options, plasticity=plasticity, modulated=tensors.get("modulated"), backend=backend, device="meta"
+            **options,
+            plasticity=plasticity,
+            modulated=tensors.get("modulated"),
+            backend=backend,
+            device="meta",
         )
         module.load_state_dict(tensors, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"load: {path} does not describe a module of this library: {error}") from error
+        raise ValueError(
+            f"load: {path} does not describe a module of this library: {error}"
+        ) from error
     return module

@@ -89,7 +89,11 @@ def plastic_rnn_step(
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or name.
         RuntimeError: a backend asked for by name that cannot serve the call.
     """
-    name, inputs, state = "plastic_rnn_step", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
+    name, inputs, state = (
+        "plastic_rnn_step",
+        Inputs(drive, None, clamp),
+        State(hidden, None, trace, eligibility),
+    )
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("rnn", plasticity, nonlinearity)
     return _present(*_step(name, ("B", "N"), network, inputs, state, connection, backend)[1])
@@ -138,7 +142,11 @@ def plastic_rnn_sequence(
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
     """
-    name, inputs, state = "plastic_rnn_sequence", Inputs(drive, None, clamp), State(hidden, None, trace, eligibility)
+    name, inputs, state = (
+        "plastic_rnn_sequence",
+        Inputs(drive, None, clamp),
+        State(hidden, None, trace, eligibility),
+    )
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("rnn", plasticity, nonlinearity)
     layout = layout_of(name, batch_first, "N")
@@ -185,7 +193,11 @@ def plastic_lstm_step(
 
     Source: Backpropamine (ICLR 2019), section 4.3.
     """
-    name, inputs, state = "plastic_lstm_step", Inputs(drive), State(hidden, cell, trace, eligibility)
+    name, inputs, state = (
+        "plastic_lstm_step",
+        Inputs(drive),
+        State(hidden, cell, trace, eligibility),
+    )
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("lstm", plasticity, post=post)
     return _present(*_step(name, ("B", "4 N"), network, inputs, state, connection, backend)[1])
@@ -225,7 +237,11 @@ def plastic_lstm_sequence(
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
     """
-    name, inputs, state = "plastic_lstm_sequence", Inputs(drive), State(hidden, cell, trace, eligibility)
+    name, inputs, state = (
+        "plastic_lstm_sequence",
+        Inputs(drive),
+        State(hidden, cell, trace, eligibility),
+    )
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     network = Network("lstm", plasticity, post=post)
     layout = layout_of(name, batch_first, "4 N")
@@ -347,13 +363,19 @@ def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticit
     check_dtype(name, "source", source, DTYPES)
     if source.dim() == 0:
         raise ValueError(f"{name}: source must have shape (..., N); got ()")
-    dtypes = (torch.float32, *HALF) if source.dtype in HALF or under_autocast(source) else (source.dtype,)
+    dtypes = (
+        (torch.float32, *HALF)
+        if source.dtype in HALF or under_autocast(source)
+        else (source.dtype,)
+    )
     check_tensor(name, "modulator.weight", modulator.weight, (source.shape[-1],), source, *dtypes)
     if one_number(modulator.bias):
         modulator = modulator._replace(bias=modulator.bias.reshape(()))
     check_tensor(name, "modulator.bias", modulator.bias, (), source, *dtypes)
     with without_autocast(source):
-        signal = reference.modulator_signal(_wide(source), _wide(modulator), plasticity.modulator_nonlinearity)
+        signal = reference.modulator_signal(
+            _wide(source), _wide(modulator), plasticity.modulator_nonlinearity
+        )
     return signal if under_autocast(source) else signal.to(source.dtype)
 
 
@@ -361,7 +383,11 @@ def _wide(value: Any) -> Any:
     """In single precision what is in half: a tensor, or all tensors of a record."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in HALF else value
-    return type(value)(*map(_wide, value)) if isinstance(value, (Inputs, State, Connection, Modulator)) else value
+    return (
+        type(value)(*map(_wide, value))
+        if isinstance(value, (Inputs, State, Connection, Modulator))
+        else value
+    )
 
 
 def _narrowed(output: Tensor, state: State, dtype: torch.dtype) -> tuple[Tensor, State]:
@@ -383,7 +409,9 @@ def _step(
             pass  # explained below, or served there under autocast
     if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
         with without_autocast(inputs.drive):
-            return _step(name, layout, network, _wide(inputs), _wide(state), _wide(connection), backend)
+            return _step(
+                name, layout, network, _wide(inputs), _wide(state), _wide(connection), backend
+            )
     check_call(name, network, inputs, state, connection, layout)
     if (dtype := activities_of(inputs).dtype) in HALF:
         wide = _wide(inputs), _wide(state), _wide(connection)
@@ -391,7 +419,9 @@ def _step(
     chosen = backends.select(backend, inputs.drive)
     if chosen != "reference":
         return fused.step(chosen, inputs, state, connection, network)
-    return reference.step(inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network)
+    return reference.step(
+        inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network
+    )
 
 
 def _plausible(network: Network, inputs: Inputs, state: State, connection: Connection) -> bool:
@@ -400,14 +430,24 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
     The native operator checks those as well. While a network acts, step by step, to check them here, too, would take
     longer than the step; what the operator refuses is then explained by :func:`check_call`.
     """
-    plasticity, modulator, dims = network.plasticity, connection.modulator, {"layer": 0, "neuron": 1, "connection": 2}
-    if not (isinstance(inputs.drive, Tensor) and isinstance(plasticity, Plasticity) and len(inputs.drive.shape) == 2):
+    plasticity, modulator, dims = (
+        network.plasticity,
+        connection.modulator,
+        {"layer": 0, "neuron": 1, "connection": 2},
+    )
+    if not (
+        isinstance(inputs.drive, Tensor)
+        and isinstance(plasticity, Plasticity)
+        and len(inputs.drive.shape) == 2
+    ):
         return False
     if inputs.drive.dtype in HALF:
         return False
     alpha, eta, fading = connection.alpha, connection.eta, connection.eligibility_eta
     retroactive = plasticity.modulation == "retroactive"
-    if (modulator is None) != (plasticity.modulation == "none") or (state.eligibility is not None and not retroactive):
+    if (modulator is None) != (plasticity.modulation == "none") or (
+        state.eligibility is not None and not retroactive
+    ):
         return False
     if not isinstance(alpha, Tensor) or _dims(alpha) != dims[plasticity.alpha]:
         return False
@@ -417,11 +457,14 @@ def _plausible(network: Network, inputs: Inputs, state: State, connection: Conne
             return False
         fans_out = plasticity.fan_out != "none"
         rates += [
-            (tensor, fans_out, plasticity.fan_out) for tensor in (modulator.fan_out_weight, modulator.fan_out_bias)
+            (tensor, fans_out, plasticity.fan_out)
+            for tensor in (modulator.fan_out_weight, modulator.fan_out_bias)
         ]
     # Rates per connection are expanded on their way to the operator, which would not see their shapes.
     return all(
-        (isinstance(rate, Tensor) and _dims(rate) == dims[granularity] < 2) if wanted else rate is None
+        (isinstance(rate, Tensor) and _dims(rate) == dims[granularity] < 2)
+        if wanted
+        else rate is None
         for rate, wanted, granularity in rates
     )
 
@@ -445,18 +488,25 @@ def _sequence(
     further: tuple[Any, ...] = lengths, batch_first, checkpoint_every, backend
     if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
         with without_autocast(inputs.drive):
-            return _sequence(name, layout, network, _wide(inputs), _wide(state), _wide(connection), *further)
+            return _sequence(
+                name, layout, network, _wide(inputs), _wide(state), _wide(connection), *further
+            )
     check_call(name, network, inputs, state, connection, layout)
     if (dtype := activities_of(inputs).dtype) in HALF:
         wide = _wide(inputs), _wide(state), _wide(connection)
         return _narrowed(*_sequence(name, layout, network, *wide, *further), dtype)
     if checkpoint_every is not None:
         check_positive(name, "checkpoint_every", checkpoint_every)
-    steps, batch = inputs.drive.shape[1 if batch_first else 0], inputs.drive.shape[0 if batch_first else 1]
+    steps, batch = (
+        inputs.drive.shape[1 if batch_first else 0],
+        inputs.drive.shape[0 if batch_first else 1],
+    )
     steps_of_each = checked_lengths(name, lengths, steps, batch)
     chosen = backends.select(backend, inputs.drive)
     if chosen != "reference":
-        return fused.sequence(chosen, inputs, state, connection, network, steps_of_each, batch_first, checkpoint_every)
+        return fused.sequence(
+            chosen, inputs, state, connection, network, steps_of_each, batch_first, checkpoint_every
+        )
     if batch_first:
         inputs = Inputs(*(None if tensor is None else tensor.transpose(0, 1) for tensor in inputs))  # type: ignore[arg-type]
     if steps_of_each is not None:
@@ -492,7 +542,9 @@ def _posts(network: Network, connection: Connection) -> int:
     return connection.weight.shape[0] // (4 if network.kind == "lstm" else 1)
 
 
-def _linear_inputs(name: str, input: Tensor, drive: Tensor | None, weight: Tensor, layout: tuple[str, ...]) -> Inputs:
+def _linear_inputs(
+    name: str, input: Tensor, drive: Tensor | None, weight: Tensor, layout: tuple[str, ...]
+) -> Inputs:
     """Features and drive of a layer; everything else is measured by the drive."""
     check_floating(name, "input", input, layout)
     if not isinstance(weight, Tensor) or weight.dim() != 2:

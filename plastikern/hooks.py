@@ -44,10 +44,14 @@ def run_forward_hooks(owner: str, module: nn.Module, input: Tensor, output: obje
     for number, hook in list(module._forward_hooks.items()):
         found = _run(hook, number in module._forward_hooks_with_kwargs, module, (input,), output)
         if found is not None and found is not output:
-            raise ValueError(f"{owner}: forward hooks must leave the output as it is; got another from {_name(hook)}")
+            raise ValueError(
+                f"{owner}: forward hooks must leave the output as it is; got another from {_name(hook)}"
+            )
 
 
-def _run(hook: Any, with_kwargs: bool, module: nn.Module, arguments: tuple[Tensor], *output: object) -> Any:
+def _run(
+    hook: Any, with_kwargs: bool, module: nn.Module, arguments: tuple[Tensor], *output: object
+) -> Any:
     return hook(module, arguments, *([{}] if with_kwargs else []), *output)
 
 

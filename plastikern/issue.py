@@ -35,7 +35,11 @@ def counts() -> dict[str, dict[str, dict[str, Any]]]:
 def synapse_loop(kernel: Mapping[str, Loop], *, gated: bool, alpha: bool) -> Loop:
     """The loop of :func:`counts` that serves a network: ``gated`` for an LSTM, ``alpha`` where it is per synapse."""
     name = " ".join(
-        ["synapse", *(["gated"] if gated else []), *(["alpha"] if alpha and "recomputed" in kernel else [])]
+        [
+            "synapse",
+            *(["gated"] if gated else []),
+            *(["alpha"] if alpha and "recomputed" in kernel else []),
+        ]
     )
     return kernel[name]
 
@@ -45,7 +49,10 @@ def rows_of_fullest_scheduler(rows: int, warps: int) -> tuple[int, int]:
     bundles = [min(ROWS, rows - first) for first in range(0, rows, ROWS)]
     # Warp w takes the bundles w, w + warps, ...; warps go to the schedulers in turn.
     each = [bundles[warp::warps] for warp in range(warps)]
-    found = [[bundle for warp in each[place::SCHEDULERS] for bundle in warp] for place in range(SCHEDULERS)]
+    found = [
+        [bundle for warp in each[place::SCHEDULERS] for bundle in warp]
+        for place in range(SCHEDULERS)
+    ]
     return max((sum(bundles), len(bundles)) for bundles in found)
 
 

@@ -24,7 +24,9 @@ def again(choice: str) -> str:
 def _load() -> str | None:
     """Load the native library; the reason where that is not possible."""
     if (capability := os.environ.get("PLASTIKERN_CPU_CAPABILITY")) not in (None, *CAPABILITIES):
-        raise ValueError(f"PLASTIKERN_CPU_CAPABILITY must be one of {', '.join(CAPABILITIES)}; got {capability!r}")
+        raise ValueError(
+            f"PLASTIKERN_CPU_CAPABILITY must be one of {', '.join(CAPABILITIES)}; got {capability!r}"
+        )
     if not PATH.exists():
         return f"not built: install a C++ compiler such as g++, then {again('cpu')}"
     try:
@@ -40,7 +42,10 @@ MISSING: str | None = _load()
 
 
 def _info() -> dict[str, Any]:
-    return {**json.loads(torch.ops.plastikern.build_info()), "capability": torch.ops.plastikern.cpu_capability()}
+    return {
+        **json.loads(torch.ops.plastikern.build_info()),
+        "capability": torch.ops.plastikern.cpu_capability(),
+    }
 
 
 # Asked for at once: at a first call it could get into a program that torch is exporting.

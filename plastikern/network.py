@@ -98,5 +98,7 @@ def rate_terms(connection: Connection) -> tuple[Tensor | None, Tensor | None]:
     offset = eta.new_zeros(()) if offset is None else offset
     if scale.dim() == 2 or eta.dim() == 2:
         mask, scale, offset, eta = (per_connection(x) for x in (mask, scale, offset, eta))
-    scale, offset = torch.broadcast_tensors(torch.where(mask, scale, 0), torch.where(mask, offset, eta))
+    scale, offset = torch.broadcast_tensors(
+        torch.where(mask, scale, 0), torch.where(mask, offset, eta)
+    )
     return offset, scale

@@ -117,7 +117,9 @@ class Plasticity:
         ):
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"Plasticity: {name} must be one of {', '.join(allowed)}; got {value!r}")
+                raise ValueError(
+                    f"Plasticity: {name} must be one of {', '.join(allowed)}; got {value!r}"
+                )
         for name in ("clip", "alpha_init", "eta_init"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
@@ -126,7 +128,9 @@ class Plasticity:
         if self.clip <= 0:
             raise ValueError(f"Plasticity: clip must be positive; got {self.clip!r}")
         if self.alpha_init < 0:
-            raise ValueError(f"Plasticity: alpha_init is a standard deviation, not negative; got {self.alpha_init!r}")
+            raise ValueError(
+                f"Plasticity: alpha_init is a standard deviation, not negative; got {self.alpha_init!r}"
+            )
         if self.rule == "oja" and self.constraint == "decay":
             raise ValueError(
                 "Plasticity: rule 'oja' decays by itself; combine it with 'none' or a clip, not with 'decay'"
@@ -135,7 +139,9 @@ class Plasticity:
             for name in ("modulator_input", "modulator_nonlinearity", "fan_out"):
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
                 if value != default:
-                    raise ValueError(f"Plasticity: {name} {value!r} needs modulation 'simple' or 'retroactive'")
+                    raise ValueError(
+                        f"Plasticity: {name} {value!r} needs modulation 'simple' or 'retroactive'"
+                    )
         codes = (
             RULES.index(self.rule),
             CONSTRAINTS.index(self.constraint),

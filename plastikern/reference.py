@@ -26,10 +26,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def read(trace: Tensor, plasticity: Plasticity) -> Tensor:
     """The trace as the forward pass sees it."""
-    return trace.clamp(-plasticity.clip, plasticity.clip) if plasticity.constraint == "clip_on_read" else trace
+    return (
+        trace.clamp(-plasticity.clip, plasticity.clip)
+        if plasticity.constraint == "clip_on_read"
+        else trace
+    )
 
 
-def excitation(pre: Tensor, trace: Tensor, connection: Connection, plasticity: Plasticity) -> Tensor:
+def excitation(
+    pre: Tensor, trace: Tensor, connection: Connection, plasticity: Plasticity
+) -> Tensor:
     """Sum (w + alpha H) x of paper 1, eq. 1: (B, I) to (B, O)."""
     effective = connection.weight + per_connection(connection.alpha) * read(trace, plasticity)
     return torch.matmul(effective, pre.unsqueeze(-1)).squeeze(-1)
@@ -49,7 +55,9 @@ def rate_in_force(connection: Connection, plasticity: Plasticity, source: Tensor
         return eta
     rate = modulator_signal(source, modulator, plasticity.modulator_nonlinearity)[:, None, None]
     if modulator.fan_out_weight is not None and modulator.fan_out_bias is not None:
-        rate = per_connection(modulator.fan_out_weight) * rate + per_connection(modulator.fan_out_bias)
+        rate = per_connection(modulator.fan_out_weight) * rate + per_connection(
+            modulator.fan_out_bias
+        )
     if modulator.modulated is None:
         return rate
     assert eta is not None
@@ -72,7 +80,11 @@ def update(
     if eligibility is not None:
         assert connection.eligibility_eta is not None
         eta = per_connection(connection.eligibility_eta)
-        faded, change_of_all, change = (1 - eta) * eligibility + eta * increment, change, rate * eligibility
+        faded, change_of_all, change = (
+            (1 - eta) * eligibility + eta * increment,
+            change,
+            rate * eligibility,
+        )
         modulated = None if connection.modulator is None else connection.modulator.modulated
         if modulated is None:
             eligibility = faded
@@ -89,20 +101,28 @@ def update(
     return trace + change, eligibility
 
 
-def plastic_rnn_step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+def plastic_rnn_step(
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
     """One step: next activities (B, N) and traces (B, N, N)."""
     hidden, _, trace, eligibility = state
     assert hidden is not None and trace is not None
     plasticity = network.plasticity
-    active = ACTIVATIONS[network.nonlinearity](inputs.drive + excitation(hidden, trace, connection, plasticity))
+    active = ACTIVATIONS[network.nonlinearity](
+        inputs.drive + excitation(hidden, trace, connection, plasticity)
+    )
     if inputs.clamp is not None:
         active = torch.where(inputs.clamp, inputs.drive, active)
     source = {"hidden": active, "previous_hidden": hidden}[plasticity.modulator_input]
     rate = rate_in_force(connection, plasticity, source)
-    return active, State(active, None, *update(trace, eligibility, hidden, active, rate, connection, plasticity))
+    return active, State(
+        active, None, *update(trace, eligibility, hidden, active, rate, connection, plasticity)
+    )
 
 
-def plastic_lstm_step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+def plastic_lstm_step(
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
     """One step: next activities and cells (B, N) and traces (B, N, N). Drive and weight hold gates i, f, g, o."""
     hidden, cell, trace, eligibility = state
     assert hidden is not None and cell is not None and trace is not None
@@ -111,31 +131,43 @@ def plastic_lstm_step(inputs: Inputs, state: State, connection: Connection, netw
     drives = inputs.drive.unflatten(-1, (4, size)).unbind(-2)
     plastic = connection._replace(weight=weights[2])
     recurrent = excitation(hidden, trace, plastic, plasticity)
-    input_gate, forget_gate, output_gate = (torch.sigmoid(drives[k] + hidden @ weights[k].mT) for k in (0, 1, 3))
+    input_gate, forget_gate, output_gate = (
+        torch.sigmoid(drives[k] + hidden @ weights[k].mT) for k in (0, 1, 3)
+    )
     candidate = torch.tanh(drives[2] + recurrent)
     cell = forget_gate * cell + input_gate * candidate
     active = output_gate * torch.tanh(cell)
-    post = {"candidate": candidate, "recurrent": recurrent, "cell": cell, "hidden": active}[network.post]
+    post = {"candidate": candidate, "recurrent": recurrent, "cell": cell, "hidden": active}[
+        network.post
+    ]
     source = {"hidden": active, "previous_hidden": hidden, "cell": cell}[plasticity.modulator_input]
     rate = rate_in_force(connection, plasticity, source)
-    return active, State(active, cell, *update(trace, eligibility, hidden, post, rate, connection, plasticity))
+    return active, State(
+        active, cell, *update(trace, eligibility, hidden, post, rate, connection, plasticity)
+    )
 
 
-def plastic_linear_step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+def plastic_linear_step(
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
     """One step: outputs (B, O) and next traces (B, O, I)."""
     assert inputs.features is not None and state.trace is not None
     plasticity = network.plasticity
     excited = excitation(inputs.features, state.trace, connection, plasticity)
     active = ACTIVATIONS[network.nonlinearity](inputs.drive + excited)
     rate = rate_in_force(connection, plasticity, active)
-    traces = update(state.trace, state.eligibility, inputs.features, active, rate, connection, plasticity)
+    traces = update(
+        state.trace, state.eligibility, inputs.features, active, rate, connection, plasticity
+    )
     return active, State(None, None, *traces)
 
 
 STEPS = {"rnn": plastic_rnn_step, "lstm": plastic_lstm_step, "linear": plastic_linear_step}
 
 
-def step(inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+def step(
+    inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
     """One step of any network: its output and next state."""
     return STEPS[network.kind](inputs, state, connection, network)
 
@@ -158,7 +190,9 @@ def sequence(
             here = Inputs(*(_where(running, tensor, 0) for tensor in here))  # type: ignore[arg-type]
             output, following = step(here, state, connection, network)
             output = torch.where(running.unsqueeze(-1), output, 0)
-            state = State(*(_where(running, new, old) for new, old in zip(following, state, strict=True)))
+            state = State(
+                *(_where(running, new, old) for new, old in zip(following, state, strict=True))
+            )
         outputs.append(output)
     if outputs:
         return torch.stack(outputs), state

@@ -66,7 +66,11 @@ class _Tensors(tuple[Tensor, ...]):
         axis = self._batch_axis()
         batch = self[0].shape[axis]
         if not isinstance(begins, Tensor) or begins.dtype != torch.bool:
-            got = f"a tensor of {begins.dtype}" if isinstance(begins, Tensor) else type(begins).__name__
+            got = (
+                f"a tensor of {begins.dtype}"
+                if isinstance(begins, Tensor)
+                else type(begins).__name__
+            )
             raise TypeError(f"{type(self).__name__}.reset: begins must be a bool tensor; got {got}")
         if begins.shape != (batch,):
             raise ValueError(
@@ -74,13 +78,17 @@ class _Tensors(tuple[Tensor, ...]):
             )
         begins = begins.to(self[0].device)
         # Chosen, not multiplied: what an episode ended with may be NaN.
-        return type(self)(*[torch.where(begins.view(-1, *(1,) * (x.dim() - axis - 1)), 0, x) for x in self])
+        return type(self)(
+            *[torch.where(begins.view(-1, *(1,) * (x.dim() - axis - 1)), 0, x) for x in self]
+        )
 
     def _batch_axis(self) -> int:
         """Behind ``num_layers``, where the state has layers: traces are (B, O, I) or (num_layers, B, O, I)."""
         axis = self[self._fields.index("trace")].dim() - 3
         if axis < 0:
-            raise ValueError(f"{type(self).__name__}: the state must have a dimension B; got one of a single element")
+            raise ValueError(
+                f"{type(self).__name__}: the state must have a dimension B; got one of a single element"
+            )
         return axis
 
 
@@ -100,7 +108,9 @@ class RNNState(_Tensors):
 
     def __new__(cls, hidden: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> RNNState:
         """From its tensors; None is left out."""
-        return tuple.__new__(cls, (hidden, trace) if eligibility is None else (hidden, trace, eligibility))
+        return tuple.__new__(
+            cls, (hidden, trace) if eligibility is None else (hidden, trace, eligibility)
+        )
 
     @property
     def hidden(self) -> Tensor:
@@ -132,9 +142,14 @@ class LSTMState(_Tensors):
     __slots__ = ()
     _fields = __match_args__ = ("hidden", "cell", "trace", "eligibility")
 
-    def __new__(cls, hidden: Tensor, cell: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> LSTMState:
+    def __new__(
+        cls, hidden: Tensor, cell: Tensor, trace: Tensor, eligibility: Tensor | None = None
+    ) -> LSTMState:
         """From its tensors; None is left out."""
-        return tuple.__new__(cls, (hidden, cell, trace) if eligibility is None else (hidden, cell, trace, eligibility))
+        return tuple.__new__(
+            cls,
+            (hidden, cell, trace) if eligibility is None else (hidden, cell, trace, eligibility),
+        )
 
     @property
     def hidden(self) -> Tensor:

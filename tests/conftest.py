@@ -22,11 +22,22 @@ from plastikern.plasticity import CONSTRAINTS, MODULATOR_INPUTS, RULES, granular
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
-needs_native = pytest.mark.skipif(library.MISSING is not None, reason=f"native library {library.MISSING}")
+needs_native = pytest.mark.skipif(
+    library.MISSING is not None, reason=f"native library {library.MISSING}"
+)
 BACKENDS = ["reference", pytest.param("cpu", marks=needs_native)]
-KINDS = [(rule, constraint) for rule in RULES for constraint in CONSTRAINTS if (rule, constraint) != ("oja", "decay")]
+KINDS = [
+    (rule, constraint)
+    for rule in RULES
+    for constraint in CONSTRAINTS
+    if (rule, constraint) != ("oja", "decay")
+]
 NETWORKS = ("rnn", "lstm", "linear")
-MODULATED_BY = {"rnn": MODULATOR_INPUTS[:2], "lstm": MODULATOR_INPUTS, "linear": MODULATOR_INPUTS[:1]}
+MODULATED_BY = {
+    "rnn": MODULATOR_INPUTS[:2],
+    "lstm": MODULATOR_INPUTS,
+    "linear": MODULATOR_INPUTS[:1],
+}
 INPUTS = ("drive", "hidden", "trace", "weight", "alpha", "eta")
 """Tensors of the default case, in the order of the arguments."""
 
@@ -60,7 +71,9 @@ class Case:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def over_time(self, width: int) -> tuple[int, int, int]:
-        return (self.batch, self.steps, width) if self.batch_first else (self.steps, self.batch, width)
+        return (
+            (self.batch, self.steps, width) if self.batch_first else (self.steps, self.batch, width)
+        )
 
     @property
     def drive_shape(self) -> tuple[int, int, int]:
@@ -69,7 +82,11 @@ class Case:
     @property
     def state(self) -> tuple[str, ...]:
         """Names of what one step hands to the next."""
-        names = {"rnn": ("hidden", "trace"), "lstm": ("hidden", "cell", "trace"), "linear": ("trace",)}[self.network]
+        names = {
+            "rnn": ("hidden", "trace"),
+            "lstm": ("hidden", "cell", "trace"),
+            "linear": ("trace",),
+        }[self.network]
         return (*names, "eligibility") if self.plasticity.modulation == "retroactive" else names
 
     @property
@@ -81,10 +98,18 @@ class Case:
         plasticity, posts = self.plasticity, self.neurons
         pres = self.features if self.network == "linear" else posts
         scale, traces = 0.5 / pres**0.5, (self.batch, posts, pres)
-        rate, rates = granular_shape(plasticity.eta, posts, pres), 0.0 if plasticity.eta == "layer" else 0.01
-        fan = granular_shape("layer" if plasticity.fan_out == "none" else plasticity.fan_out, posts, pres)
+        rate, rates = (
+            granular_shape(plasticity.eta, posts, pres),
+            0.0 if plasticity.eta == "layer" else 0.01,
+        )
+        fan = granular_shape(
+            "layer" if plasticity.fan_out == "none" else plasticity.fan_out, posts, pres
+        )
         at_rest = -1.0 if plasticity.modulator_nonlinearity == "sigmoid" else 0.2
-        modulated, retroactive = plasticity.modulation != "none", plasticity.modulation == "retroactive"
+        modulated, retroactive = (
+            plasticity.modulation != "none",
+            plasticity.modulation == "retroactive",
+        )
         fans_out = plasticity.fan_out != "none"
         every: dict[str, tuple[bool, tuple[int, ...], float, float]] = {
             "input": (self.network == "linear", self.over_time(pres), 0, 1),
@@ -116,7 +141,10 @@ class Case:
         if self.with_clamp and self.nonlinearity in ("tanh", "sigmoid"):
             tensors["drive"] = tensors["drive"].clamp(-1, 1)
         # Rounded to single precision, so that a call in either precision is given the same numbers.
-        return {name: tensor.float().to(self.device, dtype).requires_grad_() for name, tensor in tensors.items()}
+        return {
+            name: tensor.float().to(self.device, dtype).requires_grad_()
+            for name, tensor in tensors.items()
+        }
 
     def options(self) -> dict[str, Any]:
         own: dict[str, Any] = {"nonlinearity": self.nonlinearity}
@@ -129,7 +157,9 @@ class Case:
         return {
             **own,
             "plasticity": self.plasticity,
-            "lengths": None if self.lengths is None else torch.tensor(self.lengths, dtype=torch.int64),
+            "lengths": None
+            if self.lengths is None
+            else torch.tensor(self.lengths, dtype=torch.int64),
             "batch_first": self.batch_first,
             "checkpoint_every": self.checkpoint_every,
         }
@@ -137,7 +167,11 @@ class Case:
     def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """Everything that the function of the whole sequence is given."""
         given: dict[str, Any] = {"eta": None, **inputs}
-        modulator = {name.removeprefix("modulator_"): given.pop(name) for name in inputs if is_modulators(name)}
+        modulator = {
+            name.removeprefix("modulator_"): given.pop(name)
+            for name in inputs
+            if is_modulators(name)
+        }
         if modulator:
             # Every other neuron, so that both kinds are there.
             every_other = torch.arange(self.neurons, device=self.device) % 2 == self.seed % 2
@@ -145,7 +179,9 @@ class Case:
             given["modulator"] = Modulator(**modulator, modulated=modulated)
         return {**given, **self.options()}
 
-    def sequence(self, inputs: Mapping[str, Tensor], backend: str | None, **changes: Any) -> dict[str, Tensor]:
+    def sequence(
+        self, inputs: Mapping[str, Tensor], backend: str | None, **changes: Any
+    ) -> dict[str, Tensor]:
         """Outputs of the whole sequence, by name."""
         function = getattr(PF, f"plastic_{self.network}_sequence")
         found = function(**{**self.arguments(inputs), **changes}, backend=backend)
@@ -162,7 +198,11 @@ class Case:
         for name in ("lengths", "batch_first", "checkpoint_every"):
             del given[name]
         found = getattr(PF, f"plastic_{self.network}_step")(**given, backend=backend)
-        return dict(zip(self.outputs, found if self.network == "linear" else (found[0], *found), strict=True))
+        return dict(
+            zip(
+                self.outputs, found if self.network == "linear" else (found[0], *found), strict=True
+            )
+        )
 
     def by_steps(self, inputs: Mapping[str, Tensor], backend: str | None) -> dict[str, Tensor]:
         """The whole sequence as one call a step, each handing its state to the next."""
@@ -175,10 +215,15 @@ class Case:
     def loss(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """A random linear function of the outputs that are given an upstream gradient."""
         wanted = self.outputs if self.upstream is None else self.upstream
-        terms = [outputs[name] * self.random(f"grad_{name}", *outputs[name].shape).to(outputs[name]) for name in wanted]
+        terms = [
+            outputs[name] * self.random(f"grad_{name}", *outputs[name].shape).to(outputs[name])
+            for name in wanted
+        ]
         return torch.stack([term.sum() for term in terms]).sum()
 
-    def results(self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def results(
+        self, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Outputs and the gradient of every input, by name."""
         found = {name: output.detach() for name, output in outputs.items()}
         return {**found, **gradients(self.loss(outputs), inputs)}
@@ -266,14 +311,18 @@ def run(case: Case, backend: str, dtype: torch.dtype = torch.float64) -> dict[st
         return case.results(case.sequence(inputs, backend), inputs)
 
 
-def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
+def assert_close(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float
+) -> None:
     """Every tensor within ``tolerance`` times max(1, its largest expected value)."""
     assert found.keys() == expected.keys()
     for name, right in expected.items():
         assert found[name].shape == right.shape, name
         if right.numel() == 0:
             continue
-        error = (found[name].double() - right.double()).abs().max() / right.double().abs().max().clamp(min=1)
+        error = (
+            found[name].double() - right.double()
+        ).abs().max() / right.double().abs().max().clamp(min=1)
         assert error <= tolerance, f"{name}: error {error:.3g}, tolerance {tolerance:.3g}"
 
 
@@ -284,7 +333,9 @@ def random(*shape: int) -> Tensor:
 def close(found: Any, expected: Any) -> None:
     """A tensor, or sequences of tensors, of which states may lack some."""
     found, expected = (
-        [tensor for tensor in side if tensor is not None] if isinstance(side, (tuple, list)) else side
+        [tensor for tensor in side if tensor is not None]
+        if isinstance(side, (tuple, list))
+        else side
         for side in (found, expected)
     )
     torch.testing.assert_close(found, expected, rtol=FP64_ROUNDING, atol=FP64_ROUNDING)
@@ -293,7 +344,9 @@ def close(found: Any, expected: Any) -> None:
 def assert_same_bits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, right in expected.items():
-        assert torch.equal(found[name], right), f"{name}: differs by {(found[name] - right).abs().max():.3g}"
+        assert torch.equal(found[name], right), (
+            f"{name}: differs by {(found[name] - right).abs().max():.3g}"
+        )
 
 
 @contextmanager
@@ -320,4 +373,9 @@ def threads(count: int, cores: int | None = None) -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where the CUDA kernels' tests run them")
+    parser.addoption(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the CUDA kernels' tests run them",
+    )

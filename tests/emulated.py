@@ -44,13 +44,18 @@ def build() -> Path:
     """The library, compiled and linked where that has not been done; processes that ask at once wait for the first."""
     compiler, torch_found = toolchain.find_compiler(), toolchain.find_torch()
     assert torch_found is not None
-    origin, newest = f"{compiler.version}, torch {torch_found.version}", native.newest_header(ROOT, programs.EMULATOR)
+    origin, newest = (
+        f"{compiler.version}, torch {torch_found.version}",
+        native.newest_header(ROOT, programs.EMULATOR),
+    )
     wanted = units()
     path = native.objects(ROOT) / "emulated.so"
     with programs.alone(ROOT):
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             list(pool.map(lambda unit: native.compile_unit(ROOT, unit, origin, newest), wanted))
-        if not path.exists() or path.stat().st_mtime < max(unit.object.stat().st_mtime for unit in wanted):
+        if not path.exists() or path.stat().st_mtime < max(
+            unit.object.stat().st_mtime for unit in wanted
+        ):
             link = [*compiler.command, "-shared", *(str(unit.object) for unit in wanted)]
             native.run_into(ROOT, path, [*link, f"-L{torch_found.folder / 'lib'}", "-ltorch_cpu"])
     return path
@@ -61,7 +66,9 @@ def library() -> ctypes.CDLL:
     """Built, loaded, and made known as a backend."""
     path = build()
     torch.ops.load_library(str(path))
-    FUSED["emulated"] = Fused("cpu", "the CUDA kernels, emulated", lambda: None, lambda: "plastikern_emulated")
+    FUSED["emulated"] = Fused(
+        "cpu", "the CUDA kernels, emulated", lambda: None, lambda: "plastikern_emulated"
+    )
     found = ctypes.CDLL(str(path))
     found.emulator_last_error_text.restype = ctypes.c_char_p
     return found

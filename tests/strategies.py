@@ -24,7 +24,9 @@ SIZES = (1, 5, 33, 51)
 @st.composite
 def cases(draw: st.DrawFn, network: str) -> Case:
     rule, constraint = draw(st.sampled_from(KINDS))
-    options: dict[str, Any] = {name: draw(st.sampled_from(GRANULARITIES)) for name in ("alpha", "eta")}
+    options: dict[str, Any] = {
+        name: draw(st.sampled_from(GRANULARITIES)) for name in ("alpha", "eta")
+    }
     if modulated := (modulation := draw(st.sampled_from(MODULATIONS))) != "none":
         options |= {
             "modulation": modulation,
@@ -32,13 +34,21 @@ def cases(draw: st.DrawFn, network: str) -> Case:
             "modulator_nonlinearity": draw(st.sampled_from(MODULATOR_NONLINEARITIES)),
             "fan_out": draw(st.sampled_from(FAN_OUTS)),
         }
-    nonlinearity = draw(st.sampled_from(LINEAR_NONLINEARITIES if network == "linear" else NONLINEARITIES))
+    nonlinearity = draw(
+        st.sampled_from(LINEAR_NONLINEARITIES if network == "linear" else NONLINEARITIES)
+    )
     post = draw(st.sampled_from(POSTS))
     # Unbounded signals, and rules without a bound, grow like a power tower: only short sequences stay finite.
-    unbounded_signal = post in ("recurrent", "cell") if network == "lstm" else nonlinearity in ("relu", "identity")
+    unbounded_signal = (
+        post in ("recurrent", "cell") if network == "lstm" else nonlinearity in ("relu", "identity")
+    )
     bounded_trace = constraint in ("clip", "soft_clip")
-    grows = (unbounded_signal and not (network == "lstm" and bounded_trace)) or (rule == "oja" and not bounded_trace)
-    rates = (0.01, 0.05, 0.3) if grows else (0.01, 0.05, 0.3, 0.499, 0.5, 1.0, 1.7, 2.0, -0.05, -0.5)
+    grows = (unbounded_signal and not (network == "lstm" and bounded_trace)) or (
+        rule == "oja" and not bounded_trace
+    )
+    rates = (
+        (0.01, 0.05, 0.3) if grows else (0.01, 0.05, 0.3, 0.499, 0.5, 1.0, 1.7, 2.0, -0.05, -0.5)
+    )
     steps = draw(st.sampled_from((0, 1, 2, 3, 4) if grows else (0, 1, 2, 3, 4, 5, 9, 17, 40)))
     batch = draw(st.sampled_from((0, 1, 3)))
     lengths = st.tuples(*[st.integers(0, steps)] * batch)

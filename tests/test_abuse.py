@@ -42,7 +42,10 @@ from plastikern.ops import fakes
 
 ROOT = Path(__file__).resolve().parents[1]
 ERRORS = (TypeError, ValueError, RuntimeError, NotImplementedError)
-CASES = {**VARIANTS, **{f"{rule}-{kind}": Case(plasticity=ruled(rule, kind)) for rule, kind in KINDS}}
+CASES = {
+    **VARIANTS,
+    **{f"{rule}-{kind}": Case(plasticity=ruled(rule, kind)) for rule, kind in KINDS},
+}
 NOT_NUMBERS = ("nan", "inf", "one nan", "one inf")
 
 
@@ -51,7 +54,11 @@ def spoiled(tensor: Tensor, how: str) -> Any:
     tensor, floating = tensor.detach(), tensor.is_floating_point()
     numbers = {"nan": math.nan, "inf": math.inf, "denormal": 1e-40, "large": 1e15}
     if (number := numbers.get(how.removeprefix("one "))) is not None:
-        found = tensor.clone() if how.startswith("one ") or not floating else torch.full_like(tensor, number)
+        found = (
+            tensor.clone()
+            if how.startswith("one ") or not floating
+            else torch.full_like(tensor, number)
+        )
         if floating and how.startswith("one ") and found.numel():
             found.view(-1)[-1] = number
         return found
@@ -105,7 +112,11 @@ def leaves(arguments: Mapping[str, Any]) -> list[Tensor]:
         *arguments.values(),
         *(arguments["modulator"] if isinstance(arguments.get("modulator"), Modulator) else ()),
     ]
-    return [value for value in values if isinstance(value, Tensor) and value.requires_grad and value.is_leaf]
+    return [
+        value
+        for value in values
+        if isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    ]
 
 
 def outcome(
@@ -115,12 +126,17 @@ def outcome(
     try:
         with torch.set_grad_enabled(grad):
             results = [*function(**arguments)]
-        inputs, differentiable = leaves(arguments), [result for result in results if result.requires_grad]
+        inputs, differentiable = (
+            leaves(arguments),
+            [result for result in results if result.requires_grad],
+        )
         if not (inputs and differentiable):
             return None, results, []
         loss = torch.stack([result.double().sum() for result in differentiable]).sum()
         found = torch.autograd.grad(loss, inputs, allow_unused=True)
-        zeros = (torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True))
+        zeros = (
+            torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)
+        )
         return None, results, [*zeros]
     except ERRORS as error:
         return error, [], []
@@ -133,9 +149,15 @@ def all_finite(tensors: list[Tensor]) -> bool:
 @needs_native
 @settings(max_examples=400)
 @given(st.data())
-def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(data: st.DataObject) -> None:
+def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(
+    data: st.DataObject,
+) -> None:
     case = CASES[data.draw(st.sampled_from(sorted(CASES)))]
-    case = replace(case, lengths=data.draw(st.sampled_from((None, (7, 4)))), batch_first=data.draw(st.booleans()))
+    case = replace(
+        case,
+        lengths=data.draw(st.sampled_from((None, (7, 4)))),
+        batch_first=data.draw(st.booleans()),
+    )
     dtype = data.draw(st.sampled_from((torch.float32, torch.float64)))
     arguments = case.arguments(case.inputs(dtype))
     single = data.draw(st.booleans())
@@ -143,7 +165,10 @@ def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(data: 
         for name in ("input", "drive", "clamp"):
             if arguments.get(name) is not None:
                 arguments[name] = (
-                    arguments[name].select(1 if case.batch_first else 0, 0).detach().requires_grad_(name != "clamp")
+                    arguments[name]
+                    .select(1 if case.batch_first else 0, 0)
+                    .detach()
+                    .requires_grad_(name != "clamp")
                 )
         for name in ("lengths", "batch_first", "checkpoint_every"):
             del arguments[name]
@@ -151,7 +176,9 @@ def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(data: 
     name = data.draw(st.sampled_from(sorted(arguments)))
     arguments[name], how = changed(data, arguments[name])
     grad = data.draw(st.booleans())
-    expected, right, right_gradients = outcome(function, {**arguments, "backend": "reference"}, grad)
+    expected, right, right_gradients = outcome(
+        function, {**arguments, "backend": "reference"}, grad
+    )
     error, found, gradients = outcome(function, {**arguments, "backend": None}, grad)
     for raised in (expected, error):
         assert raised is None or str(raised).startswith(f"{function.__name__}: "), raised
@@ -159,7 +186,9 @@ def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(data: 
     if error is not None:
         assert str(error) == str(expected)
         return
-    assert [(x.shape, x.dtype, x.device) for x in found] == [(x.shape, x.dtype, x.device) for x in right]
+    assert [(x.shape, x.dtype, x.device) for x in found] == [
+        (x.shape, x.dtype, x.device) for x in right
+    ]
     assert [x.shape for x in gradients] == [x.shape for x in right_gradients]
     if not all_finite(right):
         assert not all_finite(found), "what is no number must not vanish"
@@ -173,7 +202,14 @@ def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(data: 
         assert float((ours.double() - theirs.double()).detach().abs().max()) <= bound
 
 
-MODULES = (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)
+MODULES = (
+    PlasticRNN,
+    PlasticRNNCell,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticLinear,
+    PlasticLinearCell,
+)
 SIZES = (3, 4)
 STATES: tuple[Any, ...] = (
     RNNState(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)), RNNState(torch.zeros(2, 4), torch.zeros(2, 4, 4)),
@@ -184,10 +220,35 @@ STATES: tuple[Any, ...] = (
 )  # fmt: skip
 TENSORS: tuple[Any, ...] = tuple(
     torch.zeros(shape, dtype=dtype)
-    for shape in ((), (3,), (4,), (2, 3), (2, 4), (5, 2, 3), (5, 2, 4), (0, 2, 3), (5, 0, 3), (0, 3), (5, 2, 0))
-    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64)
+    for shape in (
+        (),
+        (3,),
+        (4,),
+        (2, 3),
+        (2, 4),
+        (5, 2, 3),
+        (5, 2, 4),
+        (0, 2, 3),
+        (5, 0, 3),
+        (0, 3),
+        (5, 2, 0),
+    )
+    for dtype in (
+        torch.float32,
+        torch.float64,
+        torch.bfloat16,
+        torch.int64,
+        torch.bool,
+        torch.complex64,
+    )
 )
-ANYTHING = (*OTHERS, *STATES, *TENSORS, torch.zeros(5, 2, 3).to_sparse(), torch.zeros(5, 2, 3, device="meta"))
+ANYTHING = (
+    *OTHERS,
+    *STATES,
+    *TENSORS,
+    torch.zeros(5, 2, 3).to_sparse(),
+    torch.zeros(5, 2, 3, device="meta"),
+)
 
 
 def named(error: Exception, arguments: list[str]) -> bool:
@@ -200,8 +261,16 @@ def test_a_module_names_what_is_wrong(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(MODULES))
     options = dict(zip(inspect.signature(kind).parameters, SIZES, strict=False))
     # A device is torch's to refuse.
-    wrong = data.draw(st.sampled_from([name for name in inspect.signature(kind).parameters if name != "device"]))
-    values = (*OTHERS, Plasticity(**SIMPLE), torch.zeros(4, dtype=torch.bool), torch.zeros(4), torch.int64)
+    wrong = data.draw(
+        st.sampled_from([name for name in inspect.signature(kind).parameters if name != "device"])
+    )
+    values = (
+        *OTHERS,
+        Plasticity(**SIMPLE),
+        torch.zeros(4, dtype=torch.bool),
+        torch.zeros(4),
+        torch.int64,
+    )
     options[wrong] = data.draw(st.sampled_from(values))
     shape = (2, 3) if kind.__name__.endswith("Cell") else (5, 2, 3)
     try:
@@ -213,9 +282,15 @@ def test_a_module_names_what_is_wrong(data: st.DataObject) -> None:
 
 @settings(max_examples=300)
 @given(st.data())
-def test_a_call_of_a_module_names_what_is_wrong_or_gives_what_the_reference_gives(data: st.DataObject) -> None:
+def test_a_call_of_a_module_names_what_is_wrong_or_gives_what_the_reference_gives(
+    data: st.DataObject,
+) -> None:
     kind = data.draw(st.sampled_from(MODULES))
-    rules = (Plasticity(), Plasticity(fan_out="neuron", **SIMPLE), Plasticity(modulation="retroactive"))
+    rules = (
+        Plasticity(),
+        Plasticity(fan_out="neuron", **SIMPLE),
+        Plasticity(modulation="retroactive"),
+    )
     torch.manual_seed(0)
     module = kind(*SIZES, plasticity=data.draw(st.sampled_from(rules)))
     wrong = data.draw(st.sampled_from([*inspect.signature(kind.forward).parameters][1:]))
@@ -225,9 +300,17 @@ def test_a_call_of_a_module_names_what_is_wrong_or_gives_what_the_reference_give
     for backend in ("reference", None):
         module.backend = backend
         try:
-            results.append([x for x in torch.utils._pytree.tree_leaves(module(**inputs)) if isinstance(x, Tensor)])
+            results.append(
+                [
+                    x
+                    for x in torch.utils._pytree.tree_leaves(module(**inputs))
+                    if isinstance(x, Tensor)
+                ]
+            )
         except ERRORS as error:
-            assert named(error, [wrong, "hidden", "trace", "cell"] if wrong == "state" else [wrong]), error
+            assert named(
+                error, [wrong, "hidden", "trace", "cell"] if wrong == "state" else [wrong]
+            ), error
             results.append(str(error))
     assert type(results[0]) is type(results[1])
     if isinstance(results[0], str):
@@ -275,10 +358,14 @@ def test_what_does_not_fit_into_memory_is_refused(network: str) -> None:
     shapes = replace(case, neurons=neurons, features=neurons).distributions()
     wide = {name: shape for name, (shape, *_) in shapes.items()}
     inputs = {
-        name: x if x.dim() == 0 else x.detach().flatten()[0].expand(wide[name]) for name, x in case.inputs().items()
+        name: x if x.dim() == 0 else x.detach().flatten()[0].expand(wide[name])
+        for name, x in case.inputs().items()
     }
     assert inputs["trace"].numel() > HUGE
-    with torch.no_grad(), pytest.raises((RuntimeError, MemoryError), match=r"memory|bad_alloc|invalid size"):
+    with (
+        torch.no_grad(),
+        pytest.raises((RuntimeError, MemoryError), match=r"memory|bad_alloc|invalid size"),
+    ):
         case.sequence(inputs, None)
 
 
@@ -287,7 +374,9 @@ def test_what_does_not_fit_into_memory_is_refused(network: str) -> None:
 def test_shapes_of_results_beyond_31_bits(network: str) -> None:
     """Under fake tensors the operators have their shapes, and no memory."""
     steps, batch, neurons = 3, 70_000, 500
-    assert batch * neurons * neurons > HUGE and steps * batch * neurons * 4 < batch * neurons * neurons
+    assert (
+        batch * neurons * neurons > HUGE and steps * batch * neurons * 4 < batch * neurons * neurons
+    )
     wide = Case(steps, batch, neurons, ruled("oja", "clip"), features=neurons, network=network)
     with FakeTensorMode():
         shapes = {name: shape for name, (shape, *_) in wide.distributions().items()}
@@ -318,13 +407,23 @@ def test_no_index_of_a_kernel_is_narrowed_to_31_bits(tmp_path: Path) -> None:
         "-isystem", str(installed.folder / "include"), f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}",
         "-DPLASTIKERN_CAPABILITY=default", "-DPLASTIKERN_SCALAR=float", "-DPLASTIKERN_EMULATED", "-x", "c++",
     ]  # fmt: skip
-    sources = sorted([*ROOT.glob("csrc/cpu/*.cpp"), *ROOT.glob("csrc/cuda/*.cu"), ROOT / "csrc" / "cuda" / "plan.cpp"])
+    sources = sorted(
+        [
+            *ROOT.glob("csrc/cpu/*.cpp"),
+            *ROOT.glob("csrc/cuda/*.cu"),
+            ROOT / "csrc" / "cuda" / "plan.cpp",
+        ]
+    )
     assert len(sources) > 8
-    (tmp_path / "narrow.cpp").write_text("#include <cstdint>\nint narrow(int64_t size) { return size; }\n")
+    (tmp_path / "narrow.cpp").write_text(
+        "#include <cstdint>\nint narrow(int64_t size) { return size; }\n"
+    )
     in_english = {**os.environ, "LC_ALL": "C"}
     for source in [*sources, tmp_path / "narrow.cpp"]:
         command = [*compiler.command, *flags, str(source)]
-        said = subprocess.run(command, cwd=ROOT, env=in_english, capture_output=True, text=True, check=False)
+        said = subprocess.run(
+            command, cwd=ROOT, env=in_english, capture_output=True, text=True, check=False
+        )
         assert said.returncode == 0, said.stderr
         warned = [line for line in said.stderr.splitlines() if "[-Wconversion]" in line]
         narrowed = [line for line in warned if not re.search(r"to '(float|double)'", line)]
@@ -352,5 +451,10 @@ def test_offsets_into_a_long_sequence_are_counted_in_64_bits(tmp_path: Path) -> 
     )
     binary = str(tmp_path / "offsets")
     flags = [toolchain.LANGUAGE, f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cpu'}"]
-    subprocess.run([*compiler.command, *flags, str(program), "-o", binary], check=True, capture_output=True, text=True)
+    subprocess.run(
+        [*compiler.command, *flags, str(program), "-o", binary],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert subprocess.run([binary], check=False).returncode == 0

@@ -44,15 +44,23 @@ def check_one_step(case: Case) -> None:
 @needs_native
 @pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize(
-    "batch, neurons, nonlinearity", [(0, 3, "tanh"), (1, 1, "relu"), (3, 33, "sigmoid"), (1, 130, "identity")]
+    "batch, neurons, nonlinearity",
+    [(0, 3, "tanh"), (1, 1, "relu"), (3, 33, "sigmoid"), (1, 130, "identity")],
 )
 @pytest.mark.parametrize("upstream", [("hidden", "trace"), ("hidden",), ("trace",)])
 def test_a_step_equals_a_sequence_of_one_step_and_the_reference(
-    rule: str, constraint: str, batch: int, neurons: int, nonlinearity: str, upstream: tuple[str, ...]
+    rule: str,
+    constraint: str,
+    batch: int,
+    neurons: int,
+    nonlinearity: str,
+    upstream: tuple[str, ...],
 ) -> None:
     pairs = (("connection", "layer"), ("layer", "connection"), ("neuron", "neuron"))
     for number, (alpha, eta) in enumerate(pairs):
-        case = Case(1, batch, neurons, ruled(rule, constraint, alpha=alpha, eta=eta), nonlinearity, eta=0.3)
+        case = Case(
+            1, batch, neurons, ruled(rule, constraint, alpha=alpha, eta=eta), nonlinearity, eta=0.3
+        )
         check_one_step(replace(case, with_clamp=number % 2 == 0, upstream=upstream))
 
 
@@ -67,25 +75,34 @@ def test_a_step_of_every_network_equals_a_sequence_of_one_step_and_the_reference
         check_one_step(replace(case, upstream=upstream))
 
 
-def by_chunks(case: Case, inputs: dict[str, Tensor], bounds: tuple[int, ...], backend: str) -> dict[str, Tensor]:
+def by_chunks(
+    case: Case, inputs: dict[str, Tensor], bounds: tuple[int, ...], backend: str
+) -> dict[str, Tensor]:
     """The whole sequence as a call for each chunk of steps, each handing its state to the next."""
     clamp, state = case.options().get("clamp"), {name: inputs[name] for name in case.state}
     chunks = []
     for start, end in itertools.pairwise(bounds):
-        steps: dict[str, Tensor] = {key: inputs[key][start:end] for key in ("input", "drive") if key in inputs}
+        steps: dict[str, Tensor] = {
+            key: inputs[key][start:end] for key in ("input", "drive") if key in inputs
+        }
         changes = {} if clamp is None else {"clamp": clamp[start:end]}
         state = case.sequence({**inputs, **state, **steps}, backend, **changes)
         chunks.append(state.pop("output"))
     return {"output": torch.cat(chunks), **state}
 
 
-MANY = {f"{rule}-{constraint}": Case(plasticity=ruled(rule, constraint, alpha="neuron")) for rule, constraint in KINDS}
+MANY = {
+    f"{rule}-{constraint}": Case(plasticity=ruled(rule, constraint, alpha="neuron"))
+    for rule, constraint in KINDS
+}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", [*MANY.values(), *VARIANTS.values()], ids=[*MANY, *VARIANTS])
 @pytest.mark.parametrize("by_steps", [True, False])
-def test_many_calls_that_hand_on_the_state_equal_one_call(backend: str, case: Case, by_steps: bool) -> None:
+def test_many_calls_that_hand_on_the_state_equal_one_call(
+    backend: str, case: Case, by_steps: bool
+) -> None:
     case = replace(case, steps=11, neurons=9, lengths=None, with_clamp=case.network == "rnn")
     inputs = case.inputs()
     if by_steps:
@@ -137,7 +154,9 @@ def test_a_recorded_rollout_is_trained_by_one_call(
     assert not any(tensor.requires_grad for tensor in (observed, *acted.values()))
     recorded = observed.clone()
     trained = case.sequence(inputs(recorded), backend)
-    assert_close({name: output.detach() for name, output in trained.items()}, dict(acted), FP64_ROUNDING)
+    assert_close(
+        {name: output.detach() for name, output in trained.items()}, dict(acted), FP64_ROUNDING
+    )
     again, stepped = acting()
     assert torch.equal(again, recorded)
     assert_close(case.results(trained, leaves), case.results(stepped, leaves), FP64_ROUNDING)
@@ -159,7 +178,9 @@ WRONG = {
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @each_variant
-def test_a_bad_argument_is_explained_while_acting_as_while_training(case: Case, backend: str) -> None:
+def test_a_bad_argument_is_explained_while_acting_as_while_training(
+    case: Case, backend: str
+) -> None:
     case = replace(case, steps=1, lengths=None, batch_first=False)
     inputs = case.inputs()
     state = {name: inputs[name] for name in case.state}
@@ -179,13 +200,26 @@ def test_a_bad_argument_is_explained_while_acting_as_while_training(case: Case, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("granularity, shape", [("connection", (1, 4)), ("connection", (1, 1)), ("neuron", (1,))])
-def test_a_coefficient_is_not_stretched_while_acting(backend: str, granularity: str, shape: tuple[int, ...]) -> None:
-    plasticity = ruled("hebb", "decay", alpha="neuron" if granularity == "neuron" else "connection", eta="connection")
+@pytest.mark.parametrize(
+    "granularity, shape", [("connection", (1, 4)), ("connection", (1, 1)), ("neuron", (1,))]
+)
+def test_a_coefficient_is_not_stretched_while_acting(
+    backend: str, granularity: str, shape: tuple[int, ...]
+) -> None:
+    plasticity = ruled(
+        "hebb",
+        "decay",
+        alpha="neuron" if granularity == "neuron" else "connection",
+        eta="connection",
+    )
     inputs = Case(1, 2, 4, plasticity).inputs()
     name = "alpha" if granularity == "neuron" else "eta"
     with torch.no_grad(), pytest.raises(ValueError, match=f"{name} must have shape"):
-        given = {**inputs, "drive": inputs["drive"][0], name: torch.ones(shape, dtype=torch.float64)}
+        given = {
+            **inputs,
+            "drive": inputs["drive"][0],
+            name: torch.ones(shape, dtype=torch.float64),
+        }
         PF.plastic_rnn_step(**given, plasticity=plasticity, backend=backend)
 
 
@@ -197,17 +231,25 @@ def test_a_network_without_neurons_is_refused_while_acting(backend: str) -> None
     rate = torch.tensor(0.1)
     with torch.no_grad():
         with pytest.raises(ValueError, match="at least one neuron"):
-            PF.plastic_rnn_step(zeros(2, 0), None, None, zeros(0, 0), zeros(0, 0), rate, backend=backend)
+            PF.plastic_rnn_step(
+                zeros(2, 0), None, None, zeros(0, 0), zeros(0, 0), rate, backend=backend
+            )
         with pytest.raises(ValueError, match="at least one neuron"):
-            PF.plastic_lstm_step(zeros(2, 0), None, None, None, zeros(0, 0), zeros(0, 0), rate, backend=backend)
+            PF.plastic_lstm_step(
+                zeros(2, 0), None, None, None, zeros(0, 0), zeros(0, 0), rate, backend=backend
+            )
         with pytest.raises(ValueError, match="at least one neuron"):
-            PF.plastic_linear_step(zeros(2, 3), None, zeros(0, 3), zeros(0, 3), rate, backend=backend)
+            PF.plastic_linear_step(
+                zeros(2, 3), None, zeros(0, 3), zeros(0, 3), rate, backend=backend
+            )
 
 
 @needs_native
 def test_forward_mode_derivatives_are_refused_also_without_recording() -> None:
     inputs = Case(1, 2, 4).inputs()
     with forward_ad.dual_level(), torch.no_grad():
-        drive = forward_ad.make_dual(inputs["drive"][0].detach(), torch.ones(2, 4, dtype=torch.float64))
+        drive = forward_ad.make_dual(
+            inputs["drive"][0].detach(), torch.ones(2, 4, dtype=torch.float64)
+        )
         with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
             PF.plastic_rnn_step(**{**inputs, "drive": drive}, backend="cpu")

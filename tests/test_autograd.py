@@ -34,19 +34,31 @@ def finite_differences_agree(case: Case, by_steps: bool = False) -> bool:
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(inputs, tensors, strict=True))
-        return tuple((case.by_steps(given, "cpu") if by_steps else case.sequence(given, "cpu")).values())
+        return tuple(
+            (case.by_steps(given, "cpu") if by_steps else case.sequence(given, "cpu")).values()
+        )
 
     return torch.autograd.gradcheck(function, tuple(inputs.values()), fast_mode=True)
 
 
 @needs_native
 @pytest.mark.parametrize("rule, constraint", KINDS)
-@pytest.mark.parametrize("alpha, eta", [("connection", "layer"), ("neuron", "connection"), ("layer", "neuron")])
+@pytest.mark.parametrize(
+    "alpha, eta", [("connection", "layer"), ("neuron", "connection"), ("layer", "neuron")]
+)
 @pytest.mark.parametrize("checkpoint_every", [None, 2])
 def test_fused_gradients_are_those_of_finite_differences(
     rule: str, constraint: str, alpha: str, eta: str, checkpoint_every: int | None
 ) -> None:
-    case = Case(5, 2, 3, ruled(rule, constraint, alpha=alpha, eta=eta), eta=0.1, with_clamp=True, lengths=(5, 3))
+    case = Case(
+        5,
+        2,
+        3,
+        ruled(rule, constraint, alpha=alpha, eta=eta),
+        eta=0.1,
+        with_clamp=True,
+        lengths=(5, 3),
+    )
     assert finite_differences_agree(replace(case, checkpoint_every=checkpoint_every))
 
 
@@ -57,7 +69,9 @@ def test_fused_gradients_of_every_network_are_those_of_finite_differences(
     case: Case, checkpoint_every: int | None
 ) -> None:
     case = replace(case, steps=5, neurons=3, lengths=None)
-    assert finite_differences_agree(replace(case, lengths=(5, 3), checkpoint_every=checkpoint_every))
+    assert finite_differences_agree(
+        replace(case, lengths=(5, 3), checkpoint_every=checkpoint_every)
+    )
     assert finite_differences_agree(replace(case, steps=2), by_steps=True)
 
 
@@ -78,16 +92,22 @@ def test_a_second_derivative_of_a_fused_call_is_refused(case: Case, by_steps: bo
 @needs_native
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("constraint", ["decay", "clip"])
-def test_each_tensor_alone_gets_the_gradient_that_it_gets_among_all(name: str, constraint: str) -> None:
+def test_each_tensor_alone_gets_the_gradient_that_it_gets_among_all(
+    name: str, constraint: str
+) -> None:
     for alpha, eta in (("connection", "layer"), ("layer", "connection"), ("neuron", "neuron")):
-        case = Case(plasticity=Plasticity(constraint=constraint, alpha=alpha, eta=eta), with_clamp=True)
+        case = Case(
+            plasticity=Plasticity(constraint=constraint, alpha=alpha, eta=eta), with_clamp=True
+        )
         check_alone(case, (name,), run(case, "cpu"))
 
 
 @needs_native
 @each_variant
 @pytest.mark.parametrize("by_steps", [True, False])
-def test_tensors_get_the_gradient_that_they_get_among_all_in_every_network(case: Case, by_steps: bool) -> None:
+def test_tensors_get_the_gradient_that_they_get_among_all_in_every_network(
+    case: Case, by_steps: bool
+) -> None:
     case = replace(case, steps=1, lengths=None) if by_steps else case
     names = list(case.inputs())
     expected = run(case, "cpu")
@@ -98,7 +118,9 @@ def test_tensors_get_the_gradient_that_they_get_among_all_in_every_network(case:
     check_alone(case, parameters, expected, by_steps)
 
 
-def check_alone(case: Case, names: tuple[str, ...], expected: dict[str, Tensor], by_steps: bool = False) -> None:
+def check_alone(
+    case: Case, names: tuple[str, ...], expected: dict[str, Tensor], by_steps: bool = False
+) -> None:
     inputs = {key: tensor.detach() for key, tensor in case.inputs().items()}
     wanted = {name: inputs[name].requires_grad_() for name in names}
     outputs = case.by_steps(inputs, "cpu") if by_steps else case.sequence(inputs, "cpu")
@@ -114,17 +136,24 @@ def test_autocast_leaves_the_plastic_connection_in_its_own_precision() -> None:
             output, state = network(torch.randn(5, 2, 3))
         (output.sum() + state.trace.sum()).backward()
         assert output.dtype == state.trace.dtype == torch.float32
-        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+        assert all(
+            parameter.grad is not None and parameter.grad.isfinite().all()
+            for parameter in network.parameters()
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_activation_checkpointing_of_a_cell_changes_nothing(backend: str, use_reentrant: bool) -> None:
+def test_activation_checkpointing_of_a_cell_changes_nothing(
+    backend: str, use_reentrant: bool
+) -> None:
     cell, input = PlasticRNNCell(3, 4, backend=backend), torch.randn(2, 3, requires_grad=True)
     found = []
     for again in (False, True):
         cell.zero_grad()
-        hidden, trace, *_ = checkpoint(cell, input, use_reentrant=use_reentrant) if again else cell(input)
+        hidden, trace, *_ = (
+            checkpoint(cell, input, use_reentrant=use_reentrant) if again else cell(input)
+        )
         (hidden.sum() + trace.square().sum()).backward()
         found.append([parameter.grad for parameter in cell.parameters()])
     assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
@@ -132,11 +161,15 @@ def test_activation_checkpointing_of_a_cell_changes_nothing(backend: str, use_re
 
 @needs_native
 @pytest.mark.parametrize("name", ["rnn-retroactive", "lstm-simple", "linear-simple"])
-def test_forward_mode_derivatives_are_refused_by_the_fused_path_and_given_by_the_reference(name: str) -> None:
+def test_forward_mode_derivatives_are_refused_by_the_fused_path_and_given_by_the_reference(
+    name: str,
+) -> None:
     for case in (Case(), VARIANTS[name]):
         inputs = {name: tensor.detach() for name, tensor in case.inputs().items()}
         with forward_ad.dual_level():
-            inputs["drive"] = forward_ad.make_dual(inputs["drive"], torch.ones_like(inputs["drive"]))
+            inputs["drive"] = forward_ad.make_dual(
+                inputs["drive"], torch.ones_like(inputs["drive"])
+            )
             output = case.sequence(inputs, "reference")["output"]
             assert forward_ad.unpack_dual(output).tangent is not None
             with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
@@ -151,12 +184,17 @@ def test_nan_beyond_the_end_of_an_element_reaches_no_gradient(backend: str) -> N
     output, _ = network(drive, lengths=[5, 3])
     output.sum().backward()
     assert output.isfinite().all()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in network.parameters()
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @each_variant
-def test_nan_beyond_the_end_of_an_element_reaches_no_gradient_of_any_network(backend: str, case: Case) -> None:
+def test_nan_beyond_the_end_of_an_element_reaches_no_gradient_of_any_network(
+    backend: str, case: Case
+) -> None:
     case = replace(case, steps=5, lengths=(5, 3), upstream=None)
     expected, inputs = run(case, backend), case.inputs()
     with torch.no_grad():
@@ -169,8 +207,12 @@ SHARED = {
     "rnn": Case(plasticity=Plasticity(constraint="clip")),
     "rnn-connection": Case(plasticity=Plasticity(constraint="clip", eta="connection")),
     "rnn-simple": Case(plasticity=Plasticity(constraint="clip", **SIMPLE)),
-    "lstm-retroactive": Case(network="lstm", plasticity=Plasticity(constraint="clip", eta="neuron", **RETROACTIVE)),
-    "linear-simple": Case(network="linear", plasticity=Plasticity(fan_out="neuron", **SIMPLE), nonlinearity="softmax"),
+    "lstm-retroactive": Case(
+        network="lstm", plasticity=Plasticity(constraint="clip", eta="neuron", **RETROACTIVE)
+    ),
+    "linear-simple": Case(
+        network="linear", plasticity=Plasticity(fan_out="neuron", **SIMPLE), nonlinearity="softmax"
+    ),
 }
 
 

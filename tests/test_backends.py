@@ -24,7 +24,9 @@ def serving(backend: str | None = None, **changes: torch.Tensor) -> str:
 
 
 @needs_native
-def test_the_argument_wins_over_the_block_and_the_block_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_argument_wins_over_the_block_and_the_block_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("PLASTIKERN_BACKEND", raising=False)
     assert serving() == "cpu"
     monkeypatch.setenv("PLASTIKERN_BACKEND", "reference")
@@ -51,25 +53,35 @@ def test_a_module_hands_its_backend_on() -> None:
     for backend, name in (("reference", "reference"), ("cpu", "cpu"), (None, "cpu")):
         _, state = PlasticRNN(2, 3, backend=backend)(torch.ones(2, 1, 2))
         cell = PlasticRNNCell(2, 3, backend=backend)(torch.ones(1, 2))
-        assert isinstance(state.trace.grad_fn.next_functions[0][0], torch.autograd.function.BackwardCFunction) == (
+        assert isinstance(
+            state.trace.grad_fn.next_functions[0][0], torch.autograd.function.BackwardCFunction
+        ) == (name == "cpu")
+        assert isinstance(cell.trace.grad_fn, torch.autograd.function.BackwardCFunction) == (
             name == "cpu"
         )
-        assert isinstance(cell.trace.grad_fn, torch.autograd.function.BackwardCFunction) == (name == "cpu")
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"backend must be one of reference, cpu.*; got 'gpu'"):
         serving("gpu")
-    with pytest.raises(ValueError, match=r"name must be one of reference, cpu.*; got 'gpu'"), use_backend("gpu"):
+    with (
+        pytest.raises(ValueError, match=r"name must be one of reference, cpu.*; got 'gpu'"),
+        use_backend("gpu"),
+    ):
         pass
     monkeypatch.setenv("PLASTIKERN_BACKEND", "gpu")
-    with pytest.raises(ValueError, match=r"PLASTIKERN_BACKEND must be one of reference, cpu.*; got 'gpu'"):
+    with pytest.raises(
+        ValueError, match=r"PLASTIKERN_BACKEND must be one of reference, cpu.*; got 'gpu'"
+    ):
         serving()
 
 
 @needs_native
 def test_what_the_fused_backend_cannot_serve_falls_to_the_reference_unless_it_was_named() -> None:
-    meta = {name: tensor.detach().to("meta").requires_grad_() for name, tensor in Case().inputs().items()}
+    meta = {
+        name: tensor.detach().to("meta").requires_grad_()
+        for name, tensor in Case().inputs().items()
+    }
     assert serving(**meta) == "reference"
     with pytest.raises(RuntimeError, match=r"'cpu' cannot serve this call: .* on meta"):
         serving("cpu", **meta)
@@ -77,14 +89,22 @@ def test_what_the_fused_backend_cannot_serve_falls_to_the_reference_unless_it_wa
 
 def test_without_the_native_library_the_reference_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "MISSING", "not built (no compiler)")
-    monkeypatch.delitem(FUSED, "emulated", raising=False)  # which other tests of this process may have added
+    monkeypatch.delitem(
+        FUSED, "emulated", raising=False
+    )  # which other tests of this process may have added
     assert serving() == "reference"
-    with pytest.raises(RuntimeError, match=r"'cpu' cannot serve this call: .*not built \(no compiler\)"):
+    with pytest.raises(
+        RuntimeError, match=r"'cpu' cannot serve this call: .*not built \(no compiler\)"
+    ):
         serving("cpu")
     output, state = PlasticRNN(3, 4)(torch.randn(2, 1, 3))
     (output.sum() + state.trace.sum()).backward()
     info = plastikern.build_info()
-    assert info["library"] is None and info["native"] == {} and "not built (no compiler)" in info["backends"]["cpu"]
+    assert (
+        info["library"] is None
+        and info["native"] == {}
+        and "not built (no compiler)" in info["backends"]["cpu"]
+    )
 
 
 def test_build_info_tells_what_is_there() -> None:
@@ -92,7 +112,11 @@ def test_build_info_tells_what_is_there() -> None:
     assert info["version"] == plastikern.__version__ and info["torch"] == torch.__version__
     assert {"reference", "cpu"} <= info["backends"].keys()
     if library.MISSING is None:
-        assert Path(info["library"]).is_file() and info["native"]["capability"] in ("default", "avx2", "avx512")
+        assert Path(info["library"]).is_file() and info["native"]["capability"] in (
+            "default",
+            "avx2",
+            "avx512",
+        )
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
@@ -100,7 +124,12 @@ def test_the_command_prints_what_is_built_and_what_serves_which_device(backend: 
     environment = {**os.environ, "PYTHONPATH": str(Path(plastikern.__file__).parents[1])}
     environment |= {} if backend is None else {"PLASTIKERN_BACKEND": backend}
     done = subprocess.run(
-        [sys.executable, "-m", "plastikern"], env=environment, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-m", "plastikern"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert f"plastikern {plastikern.__version__}, torch {torch.__version__}" in done.stdout
     assert str(plastikern.build_info()["library"] or "native library: none") in done.stdout

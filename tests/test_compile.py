@@ -34,7 +34,10 @@ from plastikern import (
 )
 from plastikern.ops import fused
 
-SEQUENCES, CELLS = (PlasticRNN, PlasticLSTM, PlasticLinear), (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell)
+SEQUENCES, CELLS = (
+    (PlasticRNN, PlasticLSTM, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+)
 RETROACTIVE = Plasticity(constraint="clip", modulation="retroactive", alpha_init=0.3)
 
 
@@ -43,7 +46,9 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def operator_calls(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, tuple[Any, ...]]]:
+def operator_calls(
+    case: Case, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Any, tuple[Any, ...]]]:
     """Operators with their arguments: of a step, and of a sequence with its backward pass."""
     calls, look_up = [], fused._operator
 
@@ -51,7 +56,9 @@ def operator_calls(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) ->
         operator = look_up(backend, name)
 
         def call(*arguments: Any) -> Any:
-            calls.append((operator, tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments)))
+            calls.append(
+                (operator, tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments))
+            )
             return operator(*arguments)
 
         return call
@@ -80,7 +87,9 @@ def check_compiled(case: Case, backend: str) -> None:
     function = getattr(PF, f"plastic_{case.network}_sequence")
     quick = torch.compile(function, fullgraph=True, backend="aot_eager")
     found = quick(**case.arguments(inputs), backend=backend)
-    assert_close(case.results(dict(zip(case.outputs, found, strict=True)), inputs), expected, FP64_ROUNDING)
+    assert_close(
+        case.results(dict(zip(case.outputs, found, strict=True)), inputs), expected, FP64_ROUNDING
+    )
 
 
 @needs_native
@@ -125,16 +134,26 @@ def graphs() -> int:
 
 def flat(result: Any) -> list[Tensor]:
     """Tensors of a module's result: output and state, or the state that is both."""
-    return [x for part in result for x in ((part,) if isinstance(part, Tensor) else part or ()) if x is not None]
+    return [
+        x
+        for part in result
+        for x in ((part,) if isinstance(part, Tensor) else part or ())
+        if x is not None
+    ]
 
 
-def trained(call: Callable[..., Any], module: nn.Module, *arguments: Any, **options: Any) -> list[Tensor]:
+def trained(
+    call: Callable[..., Any], module: nn.Module, *arguments: Any, **options: Any
+) -> list[Tensor]:
     """What a call returns and, if gradients are on, those of the parameters."""
     found = flat(call(*arguments, **options))
     if not torch.is_grad_enabled():
         return found
     loss = torch.stack([x.square().sum() for x in found]).sum()
-    return [*(x.detach() for x in found), *torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)]
+    return [
+        *(x.detach() for x in found),
+        *torch.autograd.grad(loss, list(module.parameters()), allow_unused=True),
+    ]
 
 
 SIZES = (((20, 5), 1), ((31, 2), 1), ((40, 6), 2), ((101, 7), 2))
@@ -150,10 +169,15 @@ def check_sequences(
     quick = compiled(module, dynamic=True, **options)
     with torch.set_grad_enabled(train):
         for (steps, batch), expected in sizes:
-            input, lengths = torch.randn(steps, batch, 3, dtype=torch.float64), torch.arange(batch) * 5 % (steps + 1)
+            input, lengths = (
+                torch.randn(steps, batch, 3, dtype=torch.float64),
+                torch.arange(batch) * 5 % (steps + 1),
+            )
             found = trained(quick, module, input, lengths=lengths)
             close(found, trained(module, module, input, lengths=lengths))
-            assert graphs() == (expected if train else 1), f"compiled again for {steps} steps of {batch}"
+            assert graphs() == (expected if train else 1), (
+                f"compiled again for {steps} steps of {batch}"
+            )
 
 
 def check_cells(kind: Any, train: bool, **options: Any) -> None:
@@ -187,7 +211,11 @@ def test_complaint_9_a_step_compiles_once_for_all_batches(kind: Any) -> None:
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(
     "plasticity",
-    [Plasticity(), Plasticity(constraint="clip", modulation="simple", fan_out="neuron"), RETROACTIVE],
+    [
+        Plasticity(),
+        Plasticity(constraint="clip", modulation="simple", fan_out="neuron"),
+        RETROACTIVE,
+    ],
     ids=["none", "simple", "retroactive"],
 )
 def test_complaint_9_every_module_compiles_and_changes_no_numbers(
@@ -265,7 +293,9 @@ def test_lengths_out_of_range_are_refused_in_compiled_code() -> None:
 def test_complaint_9_no_backend_need_be_named_of_either_library() -> None:
     module, input = PlasticRNN(4, 8), torch.randn(6, 3, 4)
     torch.compiler.reset()
-    found, expected = (trained(call, module, input) for call in (torch.compile(module, fullgraph=True), module))
+    found, expected = (
+        trained(call, module, input) for call in (torch.compile(module, fullgraph=True), module)
+    )
     torch.testing.assert_close(found, expected)
 
 
@@ -282,8 +312,12 @@ class Noted:
 
 
 @needs_native
-@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTMCell, *(slow(x) for x in (PlasticLSTM, PlasticLinearCell))])
-def test_another_choice_of_backend_is_compiled_anew(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "kind", [PlasticRNN, PlasticLSTMCell, *(slow(x) for x in (PlasticLSTM, PlasticLinearCell))]
+)
+def test_another_choice_of_backend_is_compiled_anew(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PLASTIKERN_BACKEND", raising=False)
     module, input = kind(3, 4), torch.randn(*((2, 2, 3) if kind in SEQUENCES else (2, 3)))
     quick = compiled(module, backend=(noted := Noted()))
@@ -335,12 +369,20 @@ def test_a_choice_is_the_threads_also_in_compiled_code(monkeypatch: pytest.Monke
 
 
 def exported(
-    module: nn.Module, arguments: tuple[Any, ...], dynamic: Any, train: bool = False, strict: bool = False
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    dynamic: Any,
+    train: bool = False,
+    strict: bool = False,
 ) -> Callable[..., Any]:
     """The module as a program that has been saved and loaded."""
     with torch.set_grad_enabled(train):
-        program = torch.export.export(module.train(train), arguments, dynamic_shapes=dynamic, strict=strict)
-    assert any("plastikern" in str(node.target) for node in program.graph.nodes) == (module.backend != "reference")
+        program = torch.export.export(
+            module.train(train), arguments, dynamic_shapes=dynamic, strict=strict
+        )
+    assert any("plastikern" in str(node.target) for node in program.graph.nodes) == (
+        module.backend != "reference"
+    )
     file = io.BytesIO()
     torch.export.save(program, file)
     file.seek(0)
@@ -349,10 +391,15 @@ def exported(
 
 @pytest.mark.parametrize(
     "kind, backend",
-    [(PlasticRNNCell, "reference"), *(pytest.param(kind, None, marks=needs_native) for kind in CELLS)],
+    [
+        (PlasticRNNCell, "reference"),
+        *(pytest.param(kind, None, marks=needs_native) for kind in CELLS),
+    ],
 )
 @pytest.mark.parametrize("strict", [False, slow(True)])
-def test_an_exported_step_runs_with_other_numbers_and_batches(kind: Any, backend: str | None, strict: bool) -> None:
+def test_an_exported_step_runs_with_other_numbers_and_batches(
+    kind: Any, backend: str | None, strict: bool
+) -> None:
     cell = kind(3, 4, plasticity=RETROACTIVE, backend=backend)
 
     def arguments(batch: int) -> tuple[Tensor, Any]:
@@ -379,7 +426,9 @@ def test_an_exported_step_runs_with_other_numbers_and_batches(kind: Any, backend
         *(slow(kind, True, True, least) for kind in SEQUENCES for least in (0, 1)),
     ],
 )
-def test_an_exported_sequence_runs_with_any_length_and_batch(kind: Any, strict: bool, train: bool, least: int) -> None:
+def test_an_exported_sequence_runs_with_any_length_and_batch(
+    kind: Any, strict: bool, train: bool, least: int
+) -> None:
     module = kind(3, 4, plasticity=RETROACTIVE)
     steps, batch = torch.export.Dim("steps", min=least), torch.export.Dim("batch", min=least)
     program = exported(module, (torch.randn(6, 2, 3),), ({0: steps, 1: batch},), train, strict)
@@ -391,7 +440,9 @@ def test_an_exported_sequence_runs_with_any_length_and_batch(kind: Any, strict: 
 
 
 @needs_native
-@pytest.mark.parametrize("bounds", [{"min": 2, "max": 999}, {"min": 1500, "max": 3000}, {"max": 5000}])
+@pytest.mark.parametrize(
+    "bounds", [{"min": 2, "max": 999}, {"min": 1500, "max": 3000}, {"max": 5000}]
+)
 def test_bounds_of_an_exported_length_are_taken(bounds: dict[str, int]) -> None:
     module, steps = PlasticLSTM(3, 4, num_layers=2), bounds.get("min", 2) + 5
     dynamic = ({0: torch.export.Dim("steps", **bounds)},)
@@ -403,7 +454,10 @@ def test_bounds_of_an_exported_length_are_taken(bounds: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_program_exported_from_the_reference_can_be_trained(strict: bool) -> None:
-    module, input = PlasticRNN(3, 4, backend="reference", dtype=torch.float64), torch.randn(3, 2, 3).double()
+    module, input = (
+        PlasticRNN(3, 4, backend="reference", dtype=torch.float64),
+        torch.randn(3, 2, 3).double(),
+    )
     program = torch.export.export(module, (input,), strict=strict).module()
     found, expected = (dict(each.named_parameters()) for each in (program, module))
     for each in (program, module):

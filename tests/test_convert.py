@@ -12,11 +12,23 @@ from conftest import BACKENDS
 from tolerances import FP64_ROUNDING
 from torch import Tensor, nn
 
-from plastikern import Plasticity, PlasticLinear, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell, convert
+from plastikern import (
+    Plasticity,
+    PlasticLinear,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+    convert,
+)
 
 STEPS, BATCH, SIZE, FEATURES = 7, 3, 5, 4
 ORIENTATIONS = ["columns", "rows"]
-DA: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "linear": lambda m: m}
+DA: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda m: m,
+}
 
 
 def random(*shape: int, scale: float = 1.0) -> Tensor:
@@ -30,13 +42,17 @@ def close(found: Any, expected: Any) -> None:
 class Authors:
     """Plastic networks in the authors' parametrisation, from the equations; matrices as ``orientation`` says."""
 
-    def __init__(self, orientation: str, posts: int = SIZE, pres: int = SIZE, alpha: str = "connection") -> None:
+    def __init__(
+        self, orientation: str, posts: int = SIZE, pres: int = SIZE, alpha: str = "connection"
+    ) -> None:
         self.rows = orientation == "rows"
         matrix = (posts, pres) if self.rows else (pres, posts)
         per_neuron = (posts, 1) if self.rows else (1, 1, posts)
         self.parameters = {
             "w": random(*matrix, scale=0.4),
-            "alpha": random(*{"connection": matrix, "neuron": per_neuron, "layer": (1,)}[alpha], scale=0.6),
+            "alpha": random(
+                *{"connection": matrix, "neuron": per_neuron, "layer": (1,)}[alpha], scale=0.6
+            ),
             "eta": torch.tensor([0.15], dtype=torch.float64),
         }
 
@@ -71,7 +87,9 @@ def constrained(cliptype: str, hebb: Tensor, rate: Tensor, delta: Tensor, bound:
         return (hebb + rate * delta).clamp(-bound, bound)
     if cliptype == "soft_clip":
         change = rate * delta
-        return (hebb + change.clamp(min=0) * (1 - hebb) + change.clamp(max=0) * (1 + hebb)).clamp(-1, 1)
+        return (hebb + change.clamp(min=0) * (1 - hebb) + change.clamp(max=0) * (1 + hebb)).clamp(
+            -1, 1
+        )
     return hebb + rate * delta
 
 
@@ -83,9 +101,12 @@ def zeros(*shape: int) -> Tensor:
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("alpha", ["connection", "neuron", "layer"])
 @pytest.mark.parametrize(
-    "rule, constraint", [("hebb", "decay"), ("hebb", "clip"), ("hebb", "soft_clip"), ("oja", "none")]
+    "rule, constraint",
+    [("hebb", "decay"), ("hebb", "clip"), ("hebb", "soft_clip"), ("oja", "none")],
 )
-def test_plastic_recurrent_networks(backend: str, orientation: str, alpha: str, rule: str, constraint: str) -> None:
+def test_plastic_recurrent_networks(
+    backend: str, orientation: str, alpha: str, rule: str, constraint: str
+) -> None:
     theirs = Authors(orientation, alpha=alpha)
     theirs.add_linear("i2h", FEATURES, SIZE)
     for name in ("h2o", "h2v"):
@@ -103,7 +124,9 @@ def test_plastic_recurrent_networks(backend: str, orientation: str, alpha: str, 
             hebb = constrained(constraint, hebb, theirs["eta"], theirs.outer(hidden, active), 0.7)
         else:
             pre = hidden.unsqueeze(-2 if theirs.rows else -1)
-            hebb = hebb + theirs["eta"] * theirs.of_post(active) * (pre - hebb * theirs.of_post(active))
+            hebb = hebb + theirs["eta"] * theirs.of_post(active) * (
+                pre - hebb * theirs.of_post(active)
+            )
         hidden = active
         outputs.append(active)
     output, state = module(input)
@@ -119,11 +142,20 @@ def test_simple_modulation(backend: str, orientation: str, da: str, half: bool) 
     theirs.add_linear("i2h", FEATURES, SIZE)
     theirs.add_linear("h2DA", SIZE, 1)
     modulated = torch.arange(SIZE) < SIZE // 2 if half else None
-    plasticity = Plasticity(constraint="clip", clip=1.0, modulation="simple", modulator_nonlinearity=da)
-    module = PlasticRNNCell(
-        FEATURES, SIZE, plasticity=plasticity, modulated=modulated, backend=backend, dtype=torch.float64
+    plasticity = Plasticity(
+        constraint="clip", clip=1.0, modulation="simple", modulator_nonlinearity=da
     )
-    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == ([] if half else ["eta"])
+    module = PlasticRNNCell(
+        FEATURES,
+        SIZE,
+        plasticity=plasticity,
+        modulated=modulated,
+        backend=backend,
+        dtype=torch.float64,
+    )
+    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == (
+        [] if half else ["eta"]
+    )
 
     state, hidden, hebb = None, zeros(SIZE), zeros(SIZE, SIZE)
     for now in random(STEPS, BATCH, FEATURES):
@@ -142,7 +174,9 @@ def test_simple_modulation(backend: str, orientation: str, da: str, half: bool) 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("constraint", ["clip", "soft_clip", "none"])
 @pytest.mark.parametrize("half", [False, True])
-def test_retroactive_modulation(backend: str, orientation: str, constraint: str, half: bool) -> None:
+def test_retroactive_modulation(
+    backend: str, orientation: str, constraint: str, half: bool
+) -> None:
     theirs = Authors(orientation)
     theirs.add_linear("i2h", FEATURES, SIZE)
     theirs.add_linear("h2DA", SIZE, 1)
@@ -151,9 +185,16 @@ def test_retroactive_modulation(backend: str, orientation: str, constraint: str,
     # The neurons that are not modulated learn from the present product.
     modulated = torch.arange(SIZE) >= SIZE // 2 if half else None
     module = PlasticRNN(
-        FEATURES, SIZE, plasticity=plasticity, modulated=modulated, backend=backend, dtype=torch.float64
+        FEATURES,
+        SIZE,
+        plasticity=plasticity,
+        modulated=modulated,
+        backend=backend,
+        dtype=torch.float64,
     )
-    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == ([] if half else ["eta"])
+    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == (
+        [] if half else ["eta"]
+    )
 
     input = random(STEPS, BATCH, FEATURES)
     hidden, plastic, eligibility = zeros(SIZE), zeros(SIZE, SIZE), zeros(SIZE, SIZE)
@@ -211,14 +252,25 @@ def lstm_options() -> Iterator[tuple[str, ...]]:
     default = ("clip", "modplasth2mod", "fanout", "i2c", "perneuron")
     for place, options in enumerate((CLIPTYPES, MODULTYPES, MODULOUTS, HEBBOUTPUTS, ALPHATYPES)):
         yield from ((*default[:place], option, *default[place + 1 :]) for option in options)
-    yield from (("clip", modultype, modulout, "i2c", "full") for modultype, modulout in product(MODULTYPES, MODULOUTS))
+    yield from (
+        ("clip", modultype, modulout, "i2c", "full")
+        for modultype, modulout in product(MODULTYPES, MODULOUTS)
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-@pytest.mark.parametrize("cliptype, modultype, modulout, hebboutput, alphatype", sorted({*lstm_options()}))
+@pytest.mark.parametrize(
+    "cliptype, modultype, modulout, hebboutput, alphatype", sorted({*lstm_options()})
+)
 def test_plastic_lstms(
-    backend: str, orientation: str, cliptype: str, modultype: str, modulout: str, hebboutput: str, alphatype: str
+    backend: str,
+    orientation: str,
+    cliptype: str,
+    modultype: str,
+    modulout: str,
+    hebboutput: str,
+    alphatype: str,
 ) -> None:
     modulating, bound = modultype != "none", 0.4
     theirs = Authors(orientation, alpha=ALPHATYPES[alphatype])
@@ -237,9 +289,16 @@ def test_plastic_lstms(
         }
         if modulout == "fanout":
             theirs.add_linear("modfanout", 1, SIZE)
-    plasticity = Plasticity(constraint=CLIPTYPES[cliptype], clip=bound, alpha=ALPHATYPES[alphatype], **options)
+    plasticity = Plasticity(
+        constraint=CLIPTYPES[cliptype], clip=bound, alpha=ALPHATYPES[alphatype], **options
+    )
     module = PlasticLSTM(
-        FEATURES, SIZE, plasticity=plasticity, post=HEBBOUTPUTS[hebboutput], backend=backend, dtype=torch.float64
+        FEATURES,
+        SIZE,
+        plasticity=plasticity,
+        post=HEBBOUTPUTS[hebboutput],
+        backend=backend,
+        dtype=torch.float64,
     )
     assert convert.from_authors(theirs.parameters, module, orientation=orientation) == []
 
@@ -256,8 +315,12 @@ def test_plastic_lstms(
         active = out * torch.tanh(cell)
         post = {"i2c": candidate, "h2co": recurrent, "cell": cell, "hidden": active}[hebboutput]
         if modulating:
-            rate = torch.tanh(theirs.linear("h2mod", active if modultype == "modplasth2mod" else cell))
-            rate = theirs.linear("modfanout", rate) if modulout == "fanout" else rate.expand(-1, SIZE)
+            rate = torch.tanh(
+                theirs.linear("h2mod", active if modultype == "modplasth2mod" else cell)
+            )
+            rate = (
+                theirs.linear("modfanout", rate) if modulout == "fanout" else rate.expand(-1, SIZE)
+            )
         else:
             rate = theirs["eta"].expand(BATCH, SIZE)
         hebb = constrained(cliptype, hebb, theirs.of_post(rate), theirs.outer(hidden, post), bound)
@@ -274,15 +337,23 @@ def test_plastic_lstms(
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("alpha", ["connection", "layer"])
 @pytest.mark.parametrize("rule, constraint", [("oja", "none"), ("hebb", "decay")])
-def test_the_output_layer_of_omniglot(backend: str, orientation: str, alpha: str, rule: str, constraint: str) -> None:
+def test_the_output_layer_of_omniglot(
+    backend: str, orientation: str, alpha: str, rule: str, constraint: str
+) -> None:
     theirs = Authors(orientation, posts=SIZE, pres=FEATURES, alpha=alpha)
     theirs.parameters["cv1.weight"] = random(2, 1, 3, 3)
     plasticity = Plasticity(rule=rule, constraint=constraint, alpha=alpha)
-    module = PlasticLinear(FEATURES, SIZE, plasticity=plasticity, backend=backend, dtype=torch.float64)
-    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == ["cv1.weight"]
+    module = PlasticLinear(
+        FEATURES, SIZE, plasticity=plasticity, backend=backend, dtype=torch.float64
+    )
+    assert convert.from_authors(theirs.parameters, module, orientation=orientation) == [
+        "cv1.weight"
+    ]
 
     features, outputs = random(STEPS, BATCH, FEATURES), []
-    labels = nn.functional.one_hot(torch.arange(STEPS * BATCH).view(STEPS, BATCH) % SIZE, SIZE).double()
+    labels = nn.functional.one_hot(
+        torch.arange(STEPS * BATCH).view(STEPS, BATCH) % SIZE, SIZE
+    ).double()
     labels[-1] = 0
     hebb = torch.zeros(BATCH, *theirs["w"].shape, dtype=torch.float64)
     for now, label in zip(features, labels, strict=True):
@@ -291,7 +362,9 @@ def test_the_output_layer_of_omniglot(backend: str, orientation: str, alpha: str
             hebb = constrained(constraint, hebb, theirs["eta"], theirs.outer(now, active), 1.0)
         else:
             pre = now.unsqueeze(-2 if theirs.rows else -1)
-            hebb = hebb + theirs["eta"] * theirs.of_post(active) * (pre - hebb * theirs.of_post(active))
+            hebb = hebb + theirs["eta"] * theirs.of_post(active) * (
+                pre - hebb * theirs.of_post(active)
+            )
         outputs.append(active)
     output, state = module(features, drive=1000 * labels)
     close((output, state.trace), (torch.stack(outputs), theirs.trace(hebb)))
@@ -344,17 +417,34 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
 
 def test_the_shape_of_a_layer_that_is_not_square_tells_a_wrong_orientation() -> None:
     theirs = Authors("columns", posts=SIZE, pres=FEATURES)
-    with pytest.raises(ValueError, match=r"w must have shape \(5, 4\) for this module; got \(4, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"w must have shape \(5, 4\) for this module; got \(4, 5\)"
+    ):
         convert.from_authors(theirs.parameters, PlasticLinear(FEATURES, SIZE), orientation="rows")
-    with pytest.raises(TypeError, match="module must be a plastic RNN, LSTM or linear layer; got Linear"):
+    with pytest.raises(
+        TypeError, match="module must be a plastic RNN, LSTM or linear layer; got Linear"
+    ):
         convert.from_authors(theirs.parameters, nn.Linear(4, 5), orientation="rows")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_first, bias", [(False, True), (True, False)])
-@pytest.mark.parametrize("kind, options", [(nn.RNN, {"nonlinearity": "relu"}), (nn.RNN, {}), (nn.LSTM, {})])
-def test_from_torch_and_back(backend: str, kind: Any, options: dict[str, Any], batch_first: bool, bias: bool) -> None:
-    theirs = kind(FEATURES, SIZE, 2, batch_first=batch_first, bias=bias, dropout=0.3, dtype=torch.float64, **options)
+@pytest.mark.parametrize(
+    "kind, options", [(nn.RNN, {"nonlinearity": "relu"}), (nn.RNN, {}), (nn.LSTM, {})]
+)
+def test_from_torch_and_back(
+    backend: str, kind: Any, options: dict[str, Any], batch_first: bool, bias: bool
+) -> None:
+    theirs = kind(
+        FEATURES,
+        SIZE,
+        2,
+        batch_first=batch_first,
+        bias=bias,
+        dropout=0.3,
+        dtype=torch.float64,
+        **options,
+    )
     ours = convert.from_torch(theirs.eval(), Plasticity(alpha_init=0), backend=backend)
     assert isinstance(ours, PlasticRNN if kind is nn.RNN else PlasticLSTM) and ours.dropout == 0.3
     input = random(STEPS, BATCH, FEATURES)
@@ -370,13 +460,31 @@ def test_from_torch_and_back(backend: str, kind: Any, options: dict[str, Any], b
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: convert.from_torch(nn.GRU(3, 4)), "must be one of torch.nn's RNN, LSTM, RNNCell, LSTMCell; got GRU"),
-        (lambda: convert.from_torch(nn.RNN(3, 4, bidirectional=True)), "must have no bidirectional; got True"),
+        (
+            lambda: convert.from_torch(nn.GRU(3, 4)),
+            "must be one of torch.nn's RNN, LSTM, RNNCell, LSTMCell; got GRU",
+        ),
+        (
+            lambda: convert.from_torch(nn.RNN(3, 4, bidirectional=True)),
+            "must have no bidirectional; got True",
+        ),
         (lambda: convert.from_torch(nn.LSTM(3, 4, proj_size=2)), "must have no proj_size; got 2"),
-        (lambda: convert.to_torch(nn.RNN(3, 4)), "must be one of PlasticRNN, PlasticLSTM, .*; got RNN"),
-        (lambda: convert.to_torch(PlasticLinear(3, 4)), "must be one of .*PlasticLSTMCell; got PlasticLinear"),
-        (lambda: convert.to_torch(PlasticRNN(None, 4)), "must have an input layer; got input_size None"),
-        (lambda: convert.to_torch(PlasticRNN(3, 4, nonlinearity="sigmoid")), "one of tanh, relu; got 'sigmoid'"),
+        (
+            lambda: convert.to_torch(nn.RNN(3, 4)),
+            "must be one of PlasticRNN, PlasticLSTM, .*; got RNN",
+        ),
+        (
+            lambda: convert.to_torch(PlasticLinear(3, 4)),
+            "must be one of .*PlasticLSTMCell; got PlasticLinear",
+        ),
+        (
+            lambda: convert.to_torch(PlasticRNN(None, 4)),
+            "must have an input layer; got input_size None",
+        ),
+        (
+            lambda: convert.to_torch(PlasticRNN(3, 4, nonlinearity="sigmoid")),
+            "one of tanh, relu; got 'sigmoid'",
+        ),
     ],
 )
 def test_what_torch_nn_cannot_be_is_refused(call: Callable[[], object], message: str) -> None:
@@ -394,7 +502,9 @@ def test_what_torch_nn_cannot_be_is_refused(call: Callable[[], object], message:
         (nn.LSTMCell, PlasticLSTMCell, {}),
     ],
 )
-def test_cells_from_torch_and_back(backend: str, bias: bool, kind: Any, twin: Any, options: dict[str, Any]) -> None:
+def test_cells_from_torch_and_back(
+    backend: str, bias: bool, kind: Any, twin: Any, options: dict[str, Any]
+) -> None:
     theirs = kind(FEATURES, SIZE, bias=bias, dtype=torch.float64, **options)
     ours = convert.from_torch(theirs, Plasticity(alpha_init=0), backend=backend)
     assert type(ours) is twin
@@ -403,13 +513,24 @@ def test_cells_from_torch_and_back(backend: str, bias: bool, kind: Any, twin: An
     close((found.hidden, found.cell) if kind is nn.LSTMCell else found.hidden, expected)
     back = convert.to_torch(ours)
     assert type(back) is kind and repr(back) == repr(theirs)
-    assert all(torch.equal(left, right) for left, right in zip(back.parameters(), theirs.parameters(), strict=True))
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(back.parameters(), theirs.parameters(), strict=True)
+    )
 
 
 ROUND_TRIPS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "rnn": (PlasticRNN, {"alpha": "neuron"}, {"num_layers": 2}),
-    "rnn-modulated": (PlasticRNN, {"modulation": "simple", "fan_out": "neuron", "constraint": "clip"}, {}),
-    "rnn-cell-retroactive": (PlasticRNNCell, {"modulation": "retroactive", "constraint": "clip"}, {"bias": False}),
+    "rnn-modulated": (
+        PlasticRNN,
+        {"modulation": "simple", "fan_out": "neuron", "constraint": "clip"},
+        {},
+    ),
+    "rnn-cell-retroactive": (
+        PlasticRNNCell,
+        {"modulation": "retroactive", "constraint": "clip"},
+        {"bias": False},
+    ),
     "lstm": (PlasticLSTM, {"alpha": "layer", "eta": "neuron"}, {}),
     "lstm-cell": (PlasticLSTMCell, {"modulation": "simple", "constraint": "clip"}, {}),
     "linear": (PlasticLinear, {"rule": "oja", "constraint": "none"}, {}),
@@ -418,8 +539,16 @@ ROUND_TRIPS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("kind, rule, options", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
-def test_to_the_authors_names_and_back(orientation: str, kind: Any, rule: dict[str, Any], options: Any) -> None:
-    ours = kind(FEATURES, SIZE, plasticity=Plasticity(**rule, alpha_init=0.4), dtype=torch.float64, **options)
+def test_to_the_authors_names_and_back(
+    orientation: str, kind: Any, rule: dict[str, Any], options: Any
+) -> None:
+    ours = kind(
+        FEATURES,
+        SIZE,
+        plasticity=Plasticity(**rule, alpha_init=0.4),
+        dtype=torch.float64,
+        **options,
+    )
     layer = options.get("num_layers", 1) - 1
     theirs = convert.to_authors(ours, orientation=orientation, layer=layer, modulator="h2DA")
     assert not any(name.startswith("h2mod") for name in theirs)
@@ -430,16 +559,26 @@ def test_to_the_authors_names_and_back(orientation: str, kind: Any, rule: dict[s
             if layer == 0 or name.endswith("_l1"):
                 value.fill_(7)
     assert convert.from_authors(theirs, back, orientation=orientation, layer=layer) == []
-    input = random(STEPS, BATCH, FEATURES) if kind in (PlasticRNN, PlasticLSTM, PlasticLinear) else random(1, FEATURES)
+    input = (
+        random(STEPS, BATCH, FEATURES)
+        if kind in (PlasticRNN, PlasticLSTM, PlasticLinear)
+        else random(1, FEATURES)
+    )
     found, expected = (module(input) for module in (back, ours))
     close(found[0], expected[0])
     theirs["w"].zero_()
     assert all(value.any() for name, value in ours.named_parameters() if name.startswith("weight"))
 
 
-@pytest.mark.parametrize("orientation, per_neuron", [("columns", (1, 1, SIZE)), ("rows", (SIZE, 1))])
-def test_parameters_leave_in_the_authors_shapes(orientation: str, per_neuron: tuple[int, ...]) -> None:
-    plasticity = Plasticity(alpha="neuron", modulation="simple", fan_out="neuron", constraint="clip")
+@pytest.mark.parametrize(
+    "orientation, per_neuron", [("columns", (1, 1, SIZE)), ("rows", (SIZE, 1))]
+)
+def test_parameters_leave_in_the_authors_shapes(
+    orientation: str, per_neuron: tuple[int, ...]
+) -> None:
+    plasticity = Plasticity(
+        alpha="neuron", modulation="simple", fan_out="neuron", constraint="clip"
+    )
     rnn = PlasticRNN(FEATURES, SIZE, plasticity=plasticity)
     found = convert.to_authors(rnn, orientation=orientation)
     assert {name: tuple(value.shape) for name, value in found.items()} == {
@@ -453,30 +592,50 @@ def test_parameters_leave_in_the_authors_shapes(orientation: str, per_neuron: tu
         "modfanout.bias": (SIZE,),
     }
     assert torch.equal(found["i2h.bias"], rnn.bias_ih_l0 + rnn.bias_hh_l0)
-    assert torch.equal(found["w"], rnn.weight_hh_l0 if orientation == "rows" else rnn.weight_hh_l0.mT)
+    assert torch.equal(
+        found["w"], rnn.weight_hh_l0 if orientation == "rows" else rnn.weight_hh_l0.mT
+    )
     assert not any(value.requires_grad for value in found.values())
     lstm = PlasticLSTM(FEATURES, SIZE)
     gates = lstm.bias_ih_l0.chunk(4), lstm.bias_hh_l0.chunk(4)
     found = convert.to_authors(lstm, orientation=orientation)
-    assert torch.equal(found["x2c.bias"], gates[0][2] + gates[1][2]) and torch.equal(found["h2f.bias"], gates[1][1])
+    assert torch.equal(found["x2c.bias"], gates[0][2] + gates[1][2]) and torch.equal(
+        found["h2f.bias"], gates[1][1]
+    )
     assert found["eta"].shape == (1,)
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: convert.to_authors(nn.RNN(3, 4), orientation="rows"), "must be a plastic RNN, LSTM or linear layer"),
-        (lambda: convert.to_authors(PlasticRNN(3, 4), orientation="up"), "orientation must be one of columns, rows"),
-        (lambda: convert.to_authors(PlasticRNN(3, 4), orientation="rows", layer=1), "layer must lie from 0 to 0"),
+        (
+            lambda: convert.to_authors(nn.RNN(3, 4), orientation="rows"),
+            "must be a plastic RNN, LSTM or linear layer",
+        ),
+        (
+            lambda: convert.to_authors(PlasticRNN(3, 4), orientation="up"),
+            "orientation must be one of columns, rows",
+        ),
+        (
+            lambda: convert.to_authors(PlasticRNN(3, 4), orientation="rows", layer=1),
+            "layer must lie from 0 to 0",
+        ),
         (
             lambda: convert.to_authors(PlasticRNN(3, 4), orientation="rows", modulator="h2"),
             "modulator must be one of h2mod, h2DA; got 'h2'",
         ),
-        (lambda: convert.to_authors(PlasticRNN(None, 4), orientation="rows"), "bias_hh_l0 must be zero"),
-        (lambda: convert.to_authors(PlasticLinear(3, 4, bias=True), orientation="rows"), "bias must be zero"),
+        (
+            lambda: convert.to_authors(PlasticRNN(None, 4), orientation="rows"),
+            "bias_hh_l0 must be zero",
+        ),
+        (
+            lambda: convert.to_authors(PlasticLinear(3, 4, bias=True), orientation="rows"),
+            "bias must be zero",
+        ),
         (
             lambda: convert.to_authors(
-                PlasticRNN(3, 4, plasticity=Plasticity(modulation="simple", fan_out="connection")), orientation="rows"
+                PlasticRNN(3, 4, plasticity=Plasticity(modulation="simple", fan_out="connection")),
+                orientation="rows",
             ),
             "fan-out to neurons or none; got fan_out 'connection'",
         ),

@@ -28,7 +28,9 @@ STAND_IN = ctypes.CDLL(None)
 if not hasattr(STAND_IN, "stand_in_take"):
     pytest.skip("no stand-in for the driver: make test-cuda-build", allow_module_level=True)
 if not any(name.startswith("9.0") for name in library.info()["cuda_architectures"]):
-    pytest.skip("the library was not built for 9.0, the card of the stand-in", allow_module_level=True)
+    pytest.skip(
+        "the library was not built for 9.0, the card of the stand-in", allow_module_level=True
+    )
 GPU_BACKENDS = ("cuda", "triton")
 CLIPPED = Plasticity(modulation="simple", constraint="clip")
 SHARED = 0x38C00
@@ -66,7 +68,9 @@ def record() -> Iterator[Record]:
     STAND_IN.stand_in_reset()
 
 
-def network(kind: type = PlasticRNN, size: int = 40, backend: str | None = "cuda", device: str = "cuda:0") -> Any:
+def network(
+    kind: type = PlasticRNN, size: int = 40, backend: str | None = "cuda", device: str = "cuda:0"
+) -> Any:
     return kind(4, size, plasticity=CLIPPED, backend=backend, device=device)
 
 
@@ -74,7 +78,9 @@ def compiled(module: Any) -> Any:
     return torch.compile(module, fullgraph=True, backend="aot_eager")
 
 
-each_way = pytest.mark.parametrize("way", [lambda module: module, compiled], ids=["called", "compiled"])
+each_way = pytest.mark.parametrize(
+    "way", [lambda module: module, compiled], ids=["called", "compiled"]
+)
 
 
 def train(module: Any, batch: int = 3, steps: int = 6, **further: Any) -> None:
@@ -93,7 +99,9 @@ def checked(launches: list[Event], device: int = 0, architecture: int = 90) -> l
     return launches
 
 
-def elsewhere(program: str, cards: str = "H100", **environment: str) -> subprocess.CompletedProcess[str]:
+def elsewhere(
+    program: str, cards: str = "H100", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """A program in a process of its own, with other cards."""
     known = {**os.environ, "STAND_IN_CARDS": cards, **environment}
     # Ended at once: while the interpreter ends, torch 2.14 sometimes aborts in a thread of autograd.
@@ -101,7 +109,9 @@ def elsewhere(program: str, cards: str = "H100", **environment: str) -> subproce
     command = [sys.executable, "-c", f"from test_cuda_chain import *\n{program}\n{end}"]
     # Not where plastikern's own folder is, whose library is linked to the static runtime.
     folder = Path(__file__).parent
-    return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=known, capture_output=True, text=True, check=False
+    )
 
 
 # What is launched.
@@ -109,7 +119,9 @@ def elsewhere(program: str, cards: str = "H100", **environment: str) -> subproce
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @each_variant
-def test_every_network_and_pass_gets_to_its_launches(record: Record, case: Case, backend: str) -> None:
+def test_every_network_and_pass_gets_to_its_launches(
+    record: Record, case: Case, backend: str
+) -> None:
     for neurons in (5, 150):
         run(replace(case, neurons=neurons, device="cuda:0"), backend, torch.float32)
         launches = checked(record.launches())
@@ -162,7 +174,9 @@ def test_half_precision_and_steps_are_launched(record: Record, backend: str) -> 
 
 
 @pytest.mark.parametrize("form", ["", "resident", "cooperative"])
-def test_networks_of_every_size_fit_the_card(record: Record, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_of_every_size_fit_the_card(
+    record: Record, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PLASTIKERN_CUDA_FORM", form)
     for size, batch in ((120, 30), (180, 30), (240, 3), (330, 1), (1001, 1), (1025, 8)):
         train(network(size=size), batch, 3)
@@ -170,7 +184,9 @@ def test_networks_of_every_size_fit_the_card(record: Record, form: str, monkeypa
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
-def test_work_goes_to_the_current_stream_of_the_tensors_device(record: Record, backend: str) -> None:
+def test_work_goes_to_the_current_stream_of_the_tensors_device(
+    record: Record, backend: str
+) -> None:
     module, stream = network(backend=backend), torch.cuda.Stream()
     with torch.cuda.stream(stream):
         train(module, lengths=[6, 4, 1])
@@ -227,19 +243,28 @@ def test_shared_memory_is_allowed_once_and_memory_is_not_asked_for_again(record:
     for _ in range(3):
         train(module)
     calls = {event["call"] for event in record.take()}
-    assert not calls & {"cudaFuncSetAttribute", "cudaMalloc", "cudaHostAlloc", "cudaDeviceSynchronize"}
+    assert not calls & {
+        "cudaFuncSetAttribute",
+        "cudaMalloc",
+        "cudaHostAlloc",
+        "cudaDeviceSynchronize",
+    }
 
 
 @each_way
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
-def test_lengths_come_without_waiting_for_the_device(record: Record, kind: type, backend: str, way: Way) -> None:
+def test_lengths_come_without_waiting_for_the_device(
+    record: Record, kind: type, backend: str, way: Way
+) -> None:
     module = way(network(kind, backend=backend))
     train(module, lengths=torch.tensor([6, 4, 1]))
     record.take()
     train(module, lengths=torch.tensor([6, 4, 2]))
     events = record.take()
-    copies = [event for event in events if event["call"].startswith("cudaMemcpy") and event["of_host"]]
+    copies = [
+        event for event in events if event["call"].startswith("cudaMemcpy") and event["of_host"]
+    ]
     lengths = [event for event in copies if event["bytes"] == 3 * 8]
     assert lengths and not any(event.get("waits") for event in events if "Memcpy" in event["call"])
     assert not [event for event in events if event["call"].endswith("Synchronize")]
@@ -248,7 +273,11 @@ def test_lengths_come_without_waiting_for_the_device(record: Record, kind: type,
 def test_triton_launches_nothing_to_time_it(record: Record) -> None:
     train(network(backend="triton"))
     kernels = [launch["kernel"] for launch in record.launches()]
-    assert kernels == ["plastic_sequence_forward", "plastic_sequence_backward", "plastic_alpha_gradient"]
+    assert kernels == [
+        "plastic_sequence_forward",
+        "plastic_sequence_backward",
+        "plastic_alpha_gradient",
+    ]
 
 
 def test_a_batch_beyond_any_grid_axis_is_launched(record: Record) -> None:
@@ -277,7 +306,11 @@ def test_a_call_and_its_backward_pass_are_captured(record: Record, backend: str)
     launches = checked([event for event in events if is_ours(event)])
     assert all(launch["captured"] for launch in launches)
     assert not [event for event in events if event.get("refused") == "captured"]
-    assert not [event for event in events if event.get("captured") == 0 and event["call"].startswith("cudaMem")]
+    assert not [
+        event
+        for event in events
+        if event.get("captured") == 0 and event["call"].startswith("cudaMem")
+    ]
     graph.replay()
     (replayed,) = (event for event in record.take() if event["call"] == "cudaGraphLaunch")
     assert replayed["nodes"] >= len(launches)
@@ -285,7 +318,11 @@ def test_a_call_and_its_backward_pass_are_captured(record: Record, backend: str)
 
 @each_way
 def test_lengths_are_refused_by_name_while_a_graph_is_captured(record: Record, way: Way) -> None:
-    module, input, lengths = way(network()), torch.zeros(6, 3, 4, device="cuda"), torch.tensor([6, 4, 1])
+    module, input, lengths = (
+        way(network()),
+        torch.zeros(6, 3, 4, device="cuda"),
+        torch.tensor([6, 4, 1]),
+    )
     module(input, lengths=lengths)
     with (
         pytest.raises(RuntimeError, match="lengths are copied from the host"),
@@ -304,7 +341,11 @@ def test_triton_replays_what_comes_again_as_a_graph(record: Record) -> None:
             module(input)
         record.take()
         module(input)
-    calls = [event["call"] for event in record.take() if event["call"] == "cudaGraphLaunch" or is_ours(event)]
+    calls = [
+        event["call"]
+        for event in record.take()
+        if event["call"] == "cudaGraphLaunch" or is_ours(event)
+    ]
     assert calls == ["cudaGraphLaunch"]
 
 
@@ -318,11 +359,15 @@ def test_a_card_without_code_is_served_by_the_next_backend(card: str, reason: st
     done = elsewhere("from plastikern.__main__ import main; main([])", card)
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("device cuda:0"))
     assert (
-        line.startswith("device cuda:0: served by triton; not by cuda: the native library has code for")
+        line.startswith(
+            "device cuda:0: served by triton; not by cuda: the native library has code for"
+        )
         and reason in line
     )
     named = elsewhere("PlasticRNN(4, 8, backend='cuda').cuda()(torch.zeros(2, 1, 4).cuda())", card)
-    refusal = f"RuntimeError: backend 'cuda' cannot serve this call: {line.partition('not by cuda: ')[2]}"
+    refusal = (
+        f"RuntimeError: backend 'cuda' cannot serve this call: {line.partition('not by cuda: ')[2]}"
+    )
     assert named.returncode != 0 and refusal in named.stderr
 
 
@@ -345,12 +390,16 @@ def test_explain_describes_the_card_that_is_there() -> None:
 # What a driver reports.
 
 
-def test_a_refused_cooperative_launch_is_planned_again(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_cooperative_launch_is_planned_again(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PLASTIKERN_CUDA_FORM", "cooperative")
     STAND_IN.stand_in_limit_processors(4)
     train(network(size=300))
     launches = record.launches()
-    assert [launch["cooperative"] for launch in launches if launch["error"] == 720] == [1, 1], "one a pass"
+    assert [launch["cooperative"] for launch in launches if launch["error"] == 720] == [1, 1], (
+        "one a pass"
+    )
     assert not any(launch["cooperative"] for launch in launches if launch["error"] == 0)
     assert {launch["error"] for launch in launches} == {0, 720}
 
@@ -405,5 +454,7 @@ for _ in range(2):
         print(str(error).splitlines()[0])
 """
     )
-    assert done.stdout.count("an illegal memory access was encountered") == 2, done.stdout + done.stderr
+    assert done.stdout.count("an illegal memory access was encountered") == 2, (
+        done.stdout + done.stderr
+    )
     assert "left by earlier work; this process cannot use the device again" in done.stdout

@@ -13,7 +13,8 @@ from plastikern import Plasticity, PlasticRNNCell, RNNState
 from plastikern.backends import FUSED
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or FUSED["cuda"].missing() is not None, reason="no GPU, or no CUDA kernels"
+    not torch.cuda.is_available() or FUSED["cuda"].missing() is not None,
+    reason="no GPU, or no CUDA kernels",
 )
 PLASTICITY = Plasticity(modulation="simple", constraint="clip")
 
@@ -63,6 +64,10 @@ def test_every_device_of_a_process_serves_its_tensors() -> None:
 
 @pytest.mark.parametrize("batch, neurons", [(30, 200), (1, 1001), (8, 1025), (64, 300)])
 def test_sizes_of_the_experiments(batch: int, neurons: int) -> None:
-    case = Case(9, batch, neurons, Plasticity(modulation="retroactive", constraint="clip"), device="cuda")
+    case = Case(
+        9, batch, neurons, Plasticity(modulation="retroactive", constraint="clip"), device="cuda"
+    )
     found = {name: tensor.cpu() for name, tensor in run(case, "cuda", torch.float32).items()}
-    assert_close(found, run(replace(case, device="cpu"), "reference"), fp32(9, neurons, "rnn", True))
+    assert_close(
+        found, run(replace(case, device="cpu"), "reference"), fp32(9, neurons, "rnn", True)
+    )

@@ -62,7 +62,10 @@ def made_up() -> tuple[list[Block], Loop, Loop]:
 
 def test_loops_are_found_and_ways_of_divergent_lanes_are_not_taken() -> None:
     blocks, columns, rows = made_up()
-    assert columns.header.instructions[0].address == 0x20 and rows.header.instructions[0].address == 0x10
+    assert (
+        columns.header.instructions[0].address == 0x20
+        and rows.header.instructions[0].address == 0x10
+    )
     assert columns.body < rows.body
     addresses = {instruction.address for block in blocks for instruction in block.instructions}
     assert addresses == set(range(0x0, 0x140, 0x10))
@@ -73,7 +76,11 @@ def test_loops_are_found_and_ways_of_divergent_lanes_are_not_taken() -> None:
     [
         ({}, (), [0x20, 0x30, 0x70, 0x80, 0x90, 0xA0]),
         ({"multiply_add": 1}, (), [*range(0x20, 0xB0, 0x10)]),
-        ({"multiply_add": 2}, (), [*range(0x20, 0x70, 0x10), *range(0xF0, 0x140, 0x10), *range(0x70, 0xB0, 0x10)]),
+        (
+            {"multiply_add": 2},
+            (),
+            [*range(0x20, 0x70, 0x10), *range(0xF0, 0x140, 0x10), *range(0x70, 0xB0, 0x10)],
+        ),
         ({"multiply_add": 2}, ("LDG",), None),
         ({"multiply_add": 4}, (), None),
         # Whoever has a guard is issued, too, and may be avoided all the same.
@@ -91,7 +98,12 @@ def test_the_shortest_way_that_does_the_work_is_found(
 def test_a_loop_around_counts_without_the_one_inside() -> None:
     _, columns, rows = made_up()
     way = shortest(rows, {"exchange": 1}, cuda_issue.kinds, columns.body)
-    assert way is not None and [instruction.address for instruction in way] == [0x10, 0xB0, 0xC0, 0xD0]
+    assert way is not None and [instruction.address for instruction in way] == [
+        0x10,
+        0xB0,
+        0xC0,
+        0xD0,
+    ]
 
 
 def kernels(scalar: str) -> list[Any]:
@@ -111,7 +123,9 @@ def test_every_kernel_of_every_architecture_is_counted() -> None:
 
 
 @pytest.mark.parametrize(("kernel", "loops"), [*kernels("float"), *kernels("double")])
-def test_counts_are_those_of_what_the_kernel_does(kernel: str, loops: dict[str, dict[str, float]]) -> None:
+def test_counts_are_those_of_what_the_kernel_does(
+    kernel: str, loops: dict[str, dict[str, float]]
+) -> None:
     assert loops.keys() >= {"rows", *cuda_issue.needs_of(kernel)}
     assert ("recomputed" in loops) == kernel.startswith("backward")
     for name, needs in cuda_issue.needs_of(kernel).items():
@@ -134,7 +148,14 @@ def test_the_counts_of_sm_90_are_those_that_were_counted_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "warps", "expected"),
-    [(2, 1, (2, 1)), (1, 1, (1, 1)), (9, 4, (3, 2)), (10, 8, (4, 2)), (100, 13, (30, 15)), (26, 7, (8, 4))],
+    [
+        (2, 1, (2, 1)),
+        (1, 1, (1, 1)),
+        (9, 4, (3, 2)),
+        (10, 8, (4, 2)),
+        (100, 13, (30, 15)),
+        (26, 7, (8, 4)),
+    ],
 )
 def test_the_fullest_scheduler_is_found(rows: int, warps: int, expected: tuple[int, int]) -> None:
     assert issue.rows_of_fullest_scheduler(rows, warps) == expected
@@ -152,8 +173,15 @@ def test_the_bound_is_instructions_times_what_the_fullest_scheduler_has() -> Non
     unit = 600.0
     assert issue.clocks(plan, forward, processors=5, **sizes) == 9 * unit * 2 * 3
     assert issue.clocks(plan, forward, processors=4, **sizes) == 9 * unit * 2 * 3 * 2
-    assert issue.clocks(plan, forward, processors=5, **{**sizes, "gated": True}) == 9 * (unit + 80) * 2 * 3
-    backward = {**forward, "synapse alpha": {"instructions": 55.0}, "recomputed": {"instructions": 30.0}}
+    assert (
+        issue.clocks(plan, forward, processors=5, **{**sizes, "gated": True})
+        == 9 * (unit + 80) * 2 * 3
+    )
+    backward = {
+        **forward,
+        "synapse alpha": {"instructions": 55.0},
+        "recomputed": {"instructions": 30.0},
+    }
     # Of 9 steps in segments of 3, 6 are computed again.
     again = 6 * 4 * 2 * 30.0
     assert issue.clocks(plan, backward, processors=5, **sizes) == (9 * (unit + 40) + again) * 2 * 3
@@ -189,7 +217,14 @@ def test_a_kernel_whose_counts_changed_is_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(cuda_kernels.cuobjdump() is None or cuda_kernels.nvdisasm() is None, reason="no disassembler")
-@pytest.mark.skipif(library.info().get("cuda") != NVCC, reason=f"the library was not built by {NVCC}, as the table was")
-def test_the_kernels_of_this_build_issue_what_the_table_says(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(
+    cuda_kernels.cuobjdump() is None or cuda_kernels.nvdisasm() is None, reason="no disassembler"
+)
+@pytest.mark.skipif(
+    library.info().get("cuda") != NVCC,
+    reason=f"the library was not built by {NVCC}, as the table was",
+)
+def test_the_kernels_of_this_build_issue_what_the_table_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cuda_issue.main(["--check"]) == 0, capsys.readouterr().out

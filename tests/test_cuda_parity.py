@@ -102,12 +102,18 @@ def test_every_variant_equals_the_reference(backend: str, case: Case, form: str)
 
 
 @each_form
-@pytest.mark.parametrize("modulation", [{}, SIMPLE, RETROACTIVE], ids=["none", "simple", "retroactive"])
+@pytest.mark.parametrize(
+    "modulation", [{}, SIMPLE, RETROACTIVE], ids=["none", "simple", "retroactive"]
+)
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_every_rule_and_constraint_on_sizes_that_fill_no_warp(
     backend: str, kind: tuple[str, str], modulation: dict[str, str], form: str
 ) -> None:
-    check(Case(neurons=33, steps=4, plasticity=ruled(*kind, **modulation), checkpoint_every=3), backend, form)
+    check(
+        Case(neurons=33, steps=4, plasticity=ruled(*kind, **modulation), checkpoint_every=3),
+        backend,
+        form,
+    )
 
 
 @each_form
@@ -133,7 +139,10 @@ def test_a_second_run_gives_the_same_bits(backend: str, case: Case, form: str) -
 def test_half_precision_has_activities_in_half_and_traces_in_single(
     backend: str, dtype: torch.dtype, form: str
 ) -> None:
-    case = Case(plasticity=ruled("hebb", "clip", **RETROACTIVE), device="cuda" if backend == "cuda" else "cpu")
+    case = Case(
+        plasticity=ruled("hebb", "clip", **RETROACTIVE),
+        device="cuda" if backend == "cuda" else "cpu",
+    )
     whole = {name: tensor.detach() for name, tensor in case.inputs(torch.float32).items()}
     traces = ("trace", "eligibility")
     half = {name: tensor if name in traces else tensor.to(dtype) for name, tensor in whole.items()}
@@ -143,19 +152,33 @@ def test_half_precision_has_activities_in_half_and_traces_in_single(
         found = case.results(case.sequence(half, backend), half)
     expected = case.results(case.sequence(widened, "reference"), widened)
     for name, tensor in found.items():
-        assert tensor.dtype == (torch.float32 if name.removeprefix("grad_") in traces else dtype), name
+        assert tensor.dtype == (torch.float32 if name.removeprefix("grad_") in traces else dtype), (
+            name
+        )
         # Upstream gradients of activities are rounded as the activities are.
-        error = (tensor.float() - expected[name]).abs().max() / expected[name].abs().max().clamp(min=1)
+        error = (tensor.float() - expected[name]).abs().max() / expected[name].abs().max().clamp(
+            min=1
+        )
         assert error <= 4 * torch.finfo(dtype).eps * case.steps**0.5, name
 
 
 @pytest.mark.parametrize("name", GPUS)
 @pytest.mark.parametrize("network", ["rnn", "lstm"])
-def test_every_device_takes_the_launches_that_are_planned_for_it(backend: str, name: str, network: str) -> None:
+def test_every_device_takes_the_launches_that_are_planned_for_it(
+    backend: str, name: str, network: str
+) -> None:
     emulated_only(backend)
     use_device(name)
-    case = Case(2, 2, 100, Plasticity(modulation="retroactive", constraint="clip", clip=2.0), network=network)
-    assert_close(served(case, backend, torch.float32), run(case, "reference"), fp32(2, 100, network, True))
+    case = Case(
+        2,
+        2,
+        100,
+        Plasticity(modulation="retroactive", constraint="clip", clip=2.0),
+        network=network,
+    )
+    assert_close(
+        served(case, backend, torch.float32), run(case, "reference"), fp32(2, 100, network, True)
+    )
     assert launches() and not any(launch.error for launch in launches())
     assert max(launch.dynamic_shared_bytes for launch in launches()) <= GPUS[name].shared_per_block
 
@@ -171,23 +194,31 @@ def test_a_small_device_has_small_plans(backend: str) -> None:
 @pytest.mark.parametrize("network", ["rnn", "lstm"])
 def test_a_refused_cooperative_launch_is_planned_again(backend: str, network: str) -> None:
     emulated_only(backend)
-    library().emulator_limit_multiprocessors(2)  # as in a green context, which the device's attributes do not tell of
+    library().emulator_limit_multiprocessors(
+        2
+    )  # as in a green context, which the device's attributes do not tell of
     case = Case(3, 2, 51, network=network)
     with forced("cooperative"):
         assert_close(served(case, backend), run(case, "reference"), FP64)
     refused = [launch for launch in launches() if launch.error]
-    assert len(refused) == 2 and all(launch.cooperative for launch in refused), "one a pass, and only that"
+    assert len(refused) == 2 and all(launch.cooperative for launch in refused), (
+        "one a pass, and only that"
+    )
     assert not any(launch.cooperative for launch in launches() if not launch.error)
 
 
 @each_form
-def test_a_kernel_may_have_all_shared_memory_from_its_first_launch_on(backend: str, form: str) -> None:
+def test_a_kernel_may_have_all_shared_memory_from_its_first_launch_on(
+    backend: str, form: str
+) -> None:
     emulated_only(backend)
     with forced(form):
         for neurons in (5, 51, 34):
             served(Case(3, 2, neurons), backend)
     # Set anew for a launch, what another host thread is about to launch with could be too little.
-    assert library().emulator_attribute_count() == 2, "of the forward kernel and of the backward one"
+    assert library().emulator_attribute_count() == 2, (
+        "of the forward kernel and of the backward one"
+    )
 
 
 def test_barriers_of_groups_are_in_cache_lines_of_their_own(backend: str) -> None:

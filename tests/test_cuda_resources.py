@@ -13,8 +13,13 @@ NVCC = "nvcc 13.0"
 
 
 @pytest.mark.skipif(cuda_kernels.cuobjdump() is None, reason="no cuobjdump")
-@pytest.mark.skipif(library.info().get("cuda") != NVCC, reason=f"the library was not built by {NVCC}, as the table was")
-def test_the_kernels_of_this_build_are_as_the_table_says(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(
+    library.info().get("cuda") != NVCC,
+    reason=f"the library was not built by {NVCC}, as the table was",
+)
+def test_the_kernels_of_this_build_are_as_the_table_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cuda_kernels.main(["--check"]) == 0, capsys.readouterr().out
 
 

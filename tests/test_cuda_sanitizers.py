@@ -39,7 +39,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         command = ["make", "--silent", "-f", str(EMULATOR / "sanitize.mk"), *words]
         return subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=1200)
 
-    def run(kind: str, networks: str, path: Path | None = None, old: str = "", new: str = "") -> object:
+    def run(
+        kind: str, networks: str, path: Path | None = None, old: str = "", new: str = ""
+    ) -> object:
         if path is not None:
             right = (copy / path).read_text()
             assert right.count(old) == 1, f"{path} has changed: the mistake needs another place"
@@ -66,8 +68,12 @@ def test_a_kernel_that_computes_something_else_is_told_with_its_network(run: Run
     done = run("address", "20 0 streaming", SUMS, "sum += job.parts[part * job.distance + i];\n    job",
                "sum += 2 * job.parts[part * job.distance + i];\n    job")  # fmt: skip
     assert done.returncode != 0
-    wrong = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"wrong_network"')]
-    assert wrong and all(fact["tensor"].startswith("grad ") and fact["differs"] > fact["allowed"] for fact in wrong)
+    wrong = [
+        json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"wrong_network"')
+    ]
+    assert wrong and all(
+        fact["tensor"].startswith("grad ") and fact["differs"] > fact["allowed"] for fact in wrong
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,9 @@ def test_a_kernel_that_computes_something_else_is_told_with_its_network(run: Run
         ),
     ],
 )  # fmt: skip
-def test_a_missing_barrier_is_a_reported_race(run: Run, networks: str, path: Path, old: str, new: str) -> None:
+def test_a_missing_barrier_is_a_reported_race(
+    run: Run, networks: str, path: Path, old: str, new: str
+) -> None:
     done = run("thread", networks, path, old, new)
     assert done.returncode != 0
     assert "ThreadSanitizer: data race" in done.stderr, done.stdout
@@ -114,7 +122,9 @@ def test_a_missing_barrier_is_a_reported_race(run: Run, networks: str, path: Pat
         ),
     ],
 )  # fmt: skip
-def test_an_index_out_of_range_is_reported(run: Run, networks: str, path: Path, old: str, new: str) -> None:
+def test_an_index_out_of_range_is_reported(
+    run: Run, networks: str, path: Path, old: str, new: str
+) -> None:
     done = run("address", networks, path, old, new)
     assert done.returncode != 0
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr, done.stdout

@@ -46,7 +46,9 @@ class Card:
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    def play(capability: tuple[int, int], built: list[str], driver: int = 13, triton: str | None = None) -> None:
+    def play(
+        capability: tuple[int, int], built: list[str], driver: int = 13, triton: str | None = None
+    ) -> None:
         info = {"cuda": "nvcc 13.0", "cuda_architectures": built}
         monkeypatch.setattr(library, "MISSING", None)
         monkeypatch.setattr(library, "info", lambda: info)
@@ -54,7 +56,9 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
         monkeypatch.setattr(backends, "_driver", lambda: driver)
-        monkeypatch.setitem(backends.FUSED, "triton", backends.FUSED["triton"]._replace(missing=lambda: triton))
+        monkeypatch.setitem(
+            backends.FUSED, "triton", backends.FUSED["triton"]._replace(missing=lambda: triton)
+        )
         backends._missing_code.cache_clear()
 
     yield play
@@ -70,7 +74,8 @@ def test_a_card_without_code_falls_to_triton_then_to_the_reference(play: Any) ->
     play((7, 5), ["8.0", "9.0+PTX"])
     assert backends.select(None, Card()) == "triton"
     with pytest.raises(
-        RuntimeError, match=r"code for compute capability 8\.0, 9\.0\+PTX, and cuda:0 \(Tesla T4\) has 7\.5"
+        RuntimeError,
+        match=r"code for compute capability 8\.0, 9\.0\+PTX, and cuda:0 \(Tesla T4\) has 7\.5",
     ):
         backends.select("cuda", Card())
     play((7, 5), ["8.0", "9.0+PTX"], triton="the package triton is not installed")
@@ -80,21 +85,26 @@ def test_a_card_without_code_falls_to_triton_then_to_the_reference(play: Any) ->
 def test_a_driver_older_than_the_toolkit_is_named_before_it_fails(play: Any) -> None:
     play((9, 0), ["9.0+PTX"], driver=12)
     assert backends.select(None, Card()) == "triton"
-    with pytest.raises(RuntimeError, match=r"built by nvcc 13\.0, and the driver of cuda:0 .* is for CUDA 12"):
+    with pytest.raises(
+        RuntimeError, match=r"built by nvcc 13\.0, and the driver of cuda:0 .* is for CUDA 12"
+    ):
         backends.select("cuda", Card())
 
 
 def test_the_device_is_told_with_the_reason(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     play((7, 5), ["9.0+PTX"])
     monkeypatch.setattr(torch, "empty", lambda *shape, device: Card())
-    assert backends.serving("cuda:0").startswith("served by triton; not by cuda: the native library has code for")
+    assert backends.serving("cuda:0").startswith(
+        "served by triton; not by cuda: the native library has code for"
+    )
     play((9, 0), ["9.0+PTX"])
     assert backends.serving("cuda:0") == "served by cuda"
 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("device", "told"), [("H100", "9.0+PTX runs on compute capability 9.0"), ("A100", "none in this")]
+    ("device", "told"),
+    [("H100", "9.0+PTX runs on compute capability 9.0"), ("A100", "none in this")],
 )
 def test_explain_says_whether_the_build_has_code_for_a_card(
     device: str, told: str, monkeypatch: pytest.MonkeyPatch

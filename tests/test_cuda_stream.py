@@ -38,13 +38,26 @@ if len(sys.argv) > 2:
         print(look_up.look_up(device).decode())
 """
 
-pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="g++ on Linux is needed")
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or sys.platform != "linux", reason="g++ on Linux is needed"
+)
 
 
 def shared(folder: Path, name: str, source: str) -> Path:
     (folder / "source.cpp").write_text(source)
-    command = [str(COMPILER), "-std=c++20", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "source.cpp", "-o", name]
-    done = subprocess.run([*command, f"-Wl,-soname,{name}"], cwd=folder, capture_output=True, text=True, check=False)
+    command = [
+        str(COMPILER),
+        "-std=c++20",
+        "-shared",
+        "-fPIC",
+        f"-I{ROOT / 'csrc'}",
+        "source.cpp",
+        "-o",
+        name,
+    ]
+    done = subprocess.run(
+        [*command, f"-Wl,-soname,{name}"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return folder / name
 
@@ -57,12 +70,17 @@ def ask(*libraries: Path) -> list[str]:
 
 
 def test_the_stream_is_found_in_a_library_that_is_loaded_for_its_own_use(tmp_path: Path) -> None:
-    before, found, failed = ask(shared(tmp_path, "asks.so", LOOK_UP), shared(tmp_path, "libtorch_cuda.so", TORCH))
+    before, found, failed = ask(
+        shared(tmp_path, "asks.so", LOOK_UP), shared(tmp_path, "libtorch_cuda.so", TORCH)
+    )
     assert "of libtorch_cuda.so: libtorch_cuda.so: cannot open shared object file" in before
     assert found == "stream 1003"
     assert failed.endswith("aoti_torch_get_current_cuda_stream(8) failed with 1")
 
 
 def test_the_message_says_what_the_loader_said(tmp_path: Path) -> None:
-    libraries = shared(tmp_path, "asks.so", LOOK_UP), shared(tmp_path, "libtorch_cuda.so", "int nothing;")
+    libraries = (
+        shared(tmp_path, "asks.so", LOOK_UP),
+        shared(tmp_path, "libtorch_cuda.so", "int nothing;"),
+    )
     assert "undefined symbol: aoti_torch_get_current_cuda_stream" in ask(*libraries)[1]

@@ -30,9 +30,13 @@ pytestmark = needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("thread_count", [1, 2])
 @pytest.mark.parametrize(
-    "shape", [(5, 1, 133), (5, 3, 133), (24, 5, 41), (3, 2, 7)], ids=["rows", "rows-3", "batch", "small"]
+    "shape",
+    [(5, 1, 133), (5, 3, 133), (24, 5, 41), (3, 2, 7)],
+    ids=["rows", "rows-3", "batch", "small"],
 )
-@pytest.mark.parametrize("alpha, eta", [("connection", "layer"), ("layer", "neuron"), ("connection", "connection")])
+@pytest.mark.parametrize(
+    "alpha, eta", [("connection", "layer"), ("layer", "neuron"), ("connection", "connection")]
+)
 def test_two_runs_give_the_same_bits(
     dtype: torch.dtype, thread_count: int, shape: tuple[int, int, int], alpha: str, eta: str
 ) -> None:
@@ -51,11 +55,17 @@ MODULATED = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("thread_count", [1, 2])
-@pytest.mark.parametrize("shape", [(4, 1, 133), (4, 3, 133), (24, 5, 41)], ids=["rows", "rows-3", "batch"])
+@pytest.mark.parametrize(
+    "shape", [(4, 1, 133), (4, 3, 133), (24, 5, 41)], ids=["rows", "rows-3", "batch"]
+)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("plasticity", MODULATED.values(), ids=MODULATED)
 def test_two_runs_of_a_modulated_network_give_the_same_bits(
-    dtype: torch.dtype, thread_count: int, shape: tuple[int, int, int], network: str, plasticity: Plasticity
+    dtype: torch.dtype,
+    thread_count: int,
+    shape: tuple[int, int, int],
+    network: str,
+    plasticity: Plasticity,
 ) -> None:
     case = Case(*shape, plasticity, network=network, features=70)
     with threads(thread_count):
@@ -67,9 +77,12 @@ def test_two_runs_of_a_modulated_network_give_the_same_bits(
 def poison_workspace(dtype: torch.dtype, case: Case | None = None) -> None:
     """Leave the kernels' own scratch memory full of NaN: by a call that needs more of it, and whose inputs are NaN."""
     case = case or Case(plasticity=Plasticity(constraint="clip"), with_clamp=True)
-    case = replace(case, steps=12, batch=3, neurons=61, features=61, lengths=None, checkpoint_every=11)
+    case = replace(
+        case, steps=12, batch=3, neurons=61, features=61, lengths=None, checkpoint_every=11
+    )
     inputs = {
-        name: torch.full_like(tensor, torch.nan, requires_grad=True) for name, tensor in case.inputs(dtype).items()
+        name: torch.full_like(tensor, torch.nan, requires_grad=True)
+        for name, tensor in case.inputs(dtype).items()
     }
     outputs = case.sequence(inputs, "cpu").values()
     assert all(result.isnan().all() for result in outputs)
@@ -79,7 +92,9 @@ def poison_workspace(dtype: torch.dtype, case: Case | None = None) -> None:
 @pytest.mark.parametrize("thread_count", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rule, constraint", KINDS)
-def test_what_ran_before_changes_no_bit(thread_count: int, dtype: torch.dtype, rule: str, constraint: str) -> None:
+def test_what_ran_before_changes_no_bit(
+    thread_count: int, dtype: torch.dtype, rule: str, constraint: str
+) -> None:
     with threads(thread_count):
         for alpha, eta in (("connection", "layer"), ("layer", "connection")):
             plasticity = Plasticity(rule=rule, constraint=constraint, alpha=alpha, eta=eta)
@@ -95,7 +110,9 @@ def test_what_ran_before_changes_no_bit(thread_count: int, dtype: torch.dtype, r
 @pytest.mark.parametrize("thread_count", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @each_variant
-def test_what_ran_before_changes_no_bit_of_any_network(thread_count: int, dtype: torch.dtype, case: Case) -> None:
+def test_what_ran_before_changes_no_bit_of_any_network(
+    thread_count: int, dtype: torch.dtype, case: Case
+) -> None:
     case = replace(case, batch=3, neurons=21, lengths=(7, 0, 4))
     with threads(thread_count):
         expected = run(case, "cpu", dtype)
@@ -104,7 +121,9 @@ def test_what_ran_before_changes_no_bit_of_any_network(thread_count: int, dtype:
             assert_same_bits(run(case, "cpu", dtype), expected)
 
 
-@pytest.mark.parametrize("case", [Case(with_clamp=True, lengths=(7, 3)), *VARIANTS.values()], ids=["rnn", *VARIANTS])
+@pytest.mark.parametrize(
+    "case", [Case(with_clamp=True, lengths=(7, 3)), *VARIANTS.values()], ids=["rnn", *VARIANTS]
+)
 def test_inputs_are_not_changed(case: Case) -> None:
     inputs = case.inputs()
     before = {name: tensor.detach().clone() for name, tensor in inputs.items()}

@@ -30,7 +30,9 @@ markdown_it = pytest.importorskip("markdown_it")
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 LANGUAGES = {"python", "bash", "c++", "diff"}
-ARGUMENTS = {"docs/experiments.md": "--net simple --episodes 60 --set hidden=8 steps=20 burn_in=0 --threads 1"}
+ARGUMENTS = {
+    "docs/experiments.md": "--net simple --episodes 60 --set hidden=8 steps=20 burn_in=0 --threads 1"
+}
 """Command lines of pages whose blocks read one."""
 NEEDS_LIBRARY = {"docs/kernels.md", "docs/modules/explain.md"}
 
@@ -66,7 +68,9 @@ def run(page: str, text: str) -> None:
             exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text()], ids=name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=name
+)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name(page) in NEEDS_LIBRARY and library.MISSING is not None:
         pytest.skip(f"native library {library.MISSING}")
@@ -103,7 +107,10 @@ def check_settings(kind: type[Experiment[Any]], options: argparse.Namespace, com
     """In the place of a run: the settings that it would have."""
     parse_seeds(options.seeds)
     config = select(kind.presets, options.preset, options.net)
-    override(config, options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"])
+    override(
+        config,
+        options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"],
+    )
 
 
 def check_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +149,9 @@ def check(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in arguments if "=" not in word} <= targets
     elif program == "pip":
-        extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+        extras = set(
+            re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        )
         for wanted in re.findall(r"\.\[(.*)\]", line):
             assert set(wanted.split(",")) <= extras
     elif program.endswith("python"):
@@ -178,14 +187,18 @@ def test_commands_are_taken_by_their_programs(page: Path, monkeypatch: pytest.Mo
         "unknown program",
     ],
 )
-def test_a_command_that_its_program_does_not_take_is_found(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_its_program_does_not_take_is_found(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises((Exception, SystemExit, pytest.fail.Exception)):
         check(line, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_say_their_language(page: Path) -> None:
-    fenced = {block.language for block in blocks(page.read_text()) if block.language not in ("", "inline")}
+    fenced = {
+        block.language for block in blocks(page.read_text()) if block.language not in ("", "inline")
+    }
     assert fenced <= LANGUAGES
 
 

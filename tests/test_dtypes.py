@@ -32,7 +32,8 @@ RULE = Plasticity(constraint="clip", modulation="retroactive", alpha_init=0.3)
 def of(case: Case, dtypes: Callable[[str], torch.dtype]) -> dict[str, Tensor]:
     """Leaves of a case, each in the dtype that its name has."""
     return {
-        name: tensor.detach().to(dtypes(name)).requires_grad_() for name, tensor in case.inputs(torch.float32).items()
+        name: tensor.detach().to(dtypes(name)).requires_grad_()
+        for name, tensor in case.inputs(torch.float32).items()
     }
 
 
@@ -45,7 +46,9 @@ def check_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("half", [BF16, FP16])
 @pytest.mark.parametrize("name", ["rnn-retroactive-half", "lstm-simple", "linear-simple"])
-def test_half_activities_go_with_float32_parameters(backend: str, half: torch.dtype, name: str) -> None:
+def test_half_activities_go_with_float32_parameters(
+    backend: str, half: torch.dtype, name: str
+) -> None:
     case = VARIANTS[name]
     given = "input" if case.network == "linear" else "drive"
     mixed = of(case, lambda name: half if name in (given, "hidden") else FP32)
@@ -59,15 +62,32 @@ def test_half_activities_go_with_float32_parameters(backend: str, half: torch.dt
     for name, tensor in mixed.items():
         assert found[f"grad_{name}"].dtype == tensor.dtype
         error = (found[f"grad_{name}"].float() - expected[f"grad_{name}"]).abs().max()
-        assert error <= 8 * torch.finfo(half).eps * expected[f"grad_{name}"].abs().max().clamp(min=1), name
+        assert error <= 8 * torch.finfo(half).eps * expected[f"grad_{name}"].abs().max().clamp(
+            min=1
+        ), name
 
 
 MIXED = [
     ("weight", FP32, FP64, "weight must have dtype torch.float32; got torch.float64"),
     ("hidden", FP32, BF16, "hidden must have dtype torch.float32; got torch.bfloat16"),
-    ("weight", BF16, FP16, "weight must have dtype torch.bfloat16 or torch.float32; got torch.float16"),
-    ("alpha", BF16, FP64, "alpha must have dtype torch.bfloat16 or torch.float32; got torch.float64"),
-    ("modulator_bias", FP16, FP64, "modulator.bias must have dtype torch.float16 or torch.float32; got torch.float64"),
+    (
+        "weight",
+        BF16,
+        FP16,
+        "weight must have dtype torch.bfloat16 or torch.float32; got torch.float16",
+    ),
+    (
+        "alpha",
+        BF16,
+        FP64,
+        "alpha must have dtype torch.bfloat16 or torch.float32; got torch.float64",
+    ),
+    (
+        "modulator_bias",
+        FP16,
+        FP64,
+        "modulator.bias must have dtype torch.float16 or torch.float32; got torch.float64",
+    ),
     ("eligibility", FP16, FP16, "eligibility must have dtype torch.float32; got torch.float16"),
     ("trace", FP64, FP32, "trace must have dtype torch.float64; got torch.float32"),
 ]
@@ -75,9 +95,16 @@ MIXED = [
 
 @pytest.mark.parametrize("recording", [True, False])
 @pytest.mark.parametrize("backend", [*BACKENDS, None])
-@pytest.mark.parametrize("name, rest, own, message", MIXED, ids=[f"{m[0]}-{i}" for i, m in enumerate(MIXED)])
+@pytest.mark.parametrize(
+    "name, rest, own, message", MIXED, ids=[f"{m[0]}-{i}" for i, m in enumerate(MIXED)]
+)
 def test_dtypes_that_do_not_go_together_are_named(
-    backend: str | None, name: str, rest: torch.dtype, own: torch.dtype, message: str, recording: bool
+    backend: str | None,
+    name: str,
+    rest: torch.dtype,
+    own: torch.dtype,
+    message: str,
+    recording: bool,
 ) -> None:
     case = replace(VARIANTS["rnn-retroactive"], lengths=None)
     traces = FP32 if rest in (BF16, FP16) else rest
@@ -92,14 +119,18 @@ def test_dtypes_that_do_not_go_together_are_named(
 def test_dtypes_that_nothing_computes_with_are_named() -> None:
     for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
         drive = torch.zeros(2, 3).to(dtype)
-        with pytest.raises(TypeError, match=r"drive must have dtype torch.float64 or .*; got torch.float8"):
+        with pytest.raises(
+            TypeError, match=r"drive must have dtype torch.float64 or .*; got torch.float8"
+        ):
             PF.plastic_rnn_step(drive, None, None, drive, drive, drive)
 
 
 @pytest.mark.parametrize("kind", [*SEQUENCES, *CELLS])
 def test_a_module_refuses_another_dtype_without_autocast(kind: Any) -> None:
     for own, other in ((FP32, FP64), (FP32, BF16), (FP16, FP32), (FP64, FP32), (FP32, torch.int64)):
-        with pytest.raises(TypeError, match=rf"^{kind.__name__}: input must have dtype {own}; got {other}$"):
+        with pytest.raises(
+            TypeError, match=rf"^{kind.__name__}: input must have dtype {own}; got {other}$"
+        ):
             kind(3, 4, dtype=own)(torch.zeros(5, 3, dtype=other))
 
 
@@ -129,7 +160,9 @@ def test_under_autocast_functions_compute_in_float32_whatever_comes(
 
 @needs_native
 @each_variant
-def test_complaint_8_a_backward_pass_under_autocast_neither_fails_nor_loses_precision(case: Case) -> None:
+def test_complaint_8_a_backward_pass_under_autocast_neither_fails_nor_loses_precision(
+    case: Case,
+) -> None:
     inputs = case.inputs(torch.float32)
     expected = case.results(case.sequence(inputs, "cpu"), inputs)
     with torch.autocast("cpu", BF16):
@@ -137,24 +170,35 @@ def test_complaint_8_a_backward_pass_under_autocast_neither_fails_nor_loses_prec
     check_equal(found, expected)
 
 
-def trained(module: nn.Module, *arguments: Any, autocast: torch.dtype | None, whole_pass: bool = False) -> list[Tensor]:
+def trained(
+    module: nn.Module, *arguments: Any, autocast: torch.dtype | None, whole_pass: bool = False
+) -> list[Tensor]:
     module.zero_grad()
     with torch.autocast("cpu", autocast or BF16, enabled=autocast is not None):
         found = module(*arguments)
-        tensors = [x for part in found for x in (part if isinstance(part, tuple) else (part,)) if x is not None]
+        tensors = [
+            x
+            for part in found
+            for x in (part if isinstance(part, tuple) else (part,))
+            if x is not None
+        ]
         loss = torch.stack([x.float().square().sum() for x in tensors]).sum()
         if whole_pass:
             loss.backward()
     if not whole_pass:
         loss.backward()
-    return [x.detach() for x in tensors] + [p.grad for p in module.parameters() if p.grad is not None]
+    return [x.detach() for x in tensors] + [
+        p.grad for p in module.parameters() if p.grad is not None
+    ]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("half", [BF16, FP16])
 @pytest.mark.parametrize("own", [FP32, BF16])
 @pytest.mark.parametrize("kind", [*SEQUENCES, *CELLS])
-def test_complaint_8_modules_train_under_autocast(kind: Any, own: torch.dtype, half: torch.dtype, backend: str) -> None:
+def test_complaint_8_modules_train_under_autocast(
+    kind: Any, own: torch.dtype, half: torch.dtype, backend: str
+) -> None:
     module = kind(3, 4, plasticity=RULE, backend=backend, dtype=own)
     input = torch.randn(5, 2, 3) if kind in SEQUENCES else torch.randn(2, 3)
     for given in (input, input.to(half)):
@@ -180,17 +224,24 @@ def test_under_autocast_a_module_differs_only_by_its_input_layer(backend: str) -
             found = trained(module, input, autocast=BF16, whole_pass=whole_pass)
             found = [x.clone() for x in found]
             expected = trained(module, input, autocast=None)
-            assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
+            assert all(
+                torch.equal(left, right) for left, right in zip(found, expected, strict=True)
+            )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_float64_is_not_cast_by_autocast(backend: str) -> None:
-    module, input = PlasticRNN(3, 4, plasticity=RULE, backend=backend, dtype=FP64), torch.randn(5, 2, 3)
+    module, input = (
+        PlasticRNN(3, 4, plasticity=RULE, backend=backend, dtype=FP64),
+        torch.randn(5, 2, 3),
+    )
     found = [x.clone() for x in trained(module, input.double(), autocast=BF16)]
     expected = trained(module, input.double(), autocast=None)
     assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
     with torch.autocast("cpu", BF16):
-        with pytest.raises(TypeError, match=r"PlasticRNN: input must have dtype torch\.float64; got torch\.float32"):
+        with pytest.raises(
+            TypeError, match=r"PlasticRNN: input must have dtype torch\.float64; got torch\.float32"
+        ):
             module(input)
         message = r"PlasticRNN: input must have dtype torch\.float32 or .*; got torch\.float64"
         with pytest.raises(TypeError, match=message):

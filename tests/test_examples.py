@@ -63,7 +63,10 @@ def test_notebooks_run(notebook: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), namespace)
+            exec(
+                compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"),
+                namespace,
+            )
     from matplotlib import pyplot
 
     assert pyplot.get_fignums()

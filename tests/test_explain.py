@@ -28,7 +28,11 @@ def rnn(neurons: int, plasticity: Plasticity = SIMPLE) -> PlasticRNN:
 @pytest.mark.parametrize("neurons", [1, 64, 100, 200, 1001])
 @pytest.mark.parametrize("batch", [1, 4, 30, 500])
 def test_no_plan_takes_more_than_the_device_has(gpu: Any, neurons: int, batch: int) -> None:
-    for module in (rnn(neurons), rnn(neurons, RETROACTIVE), PlasticLSTM(3, neurons, plasticity=SIMPLE, device="meta")):
+    for module in (
+        rnn(neurons),
+        rnn(neurons, RETROACTIVE),
+        PlasticLSTM(3, neurons, plasticity=SIMPLE, device="meta"),
+    ):
         for backward in (False, True):
             found = plan(module, (20, batch), gpu, backward)
             assert found["shared_bytes"] <= gpu.shared_per_block
@@ -40,12 +44,16 @@ def test_no_plan_takes_more_than_the_device_has(gpu: Any, neurons: int, batch: i
             assert groups * found["elements_together"] * found["waves"] >= batch
             if found["form"] == "cooperative":
                 assert found["blocks"] <= gpu.processors and found["waves"] == 1
-            assert found["launches"] == (20 + (2 if backward else 1) if found["form"] == "streaming" else 1)
+            assert found["launches"] == (
+                20 + (2 if backward else 1) if found["form"] == "streaming" else 1
+            )
 
 
 @each_gpu
 @pytest.mark.parametrize("neurons", [64, 100, 200])
-def test_the_traces_of_small_networks_stay_on_the_chip_for_the_whole_sequence(gpu: Any, neurons: int) -> None:
+def test_the_traces_of_small_networks_stay_on_the_chip_for_the_whole_sequence(
+    gpu: Any, neurons: int
+) -> None:
     for backward in (False, True):
         found = plan(rnn(neurons), (200, 30), gpu, backward)
         # 30 elements of 200 neurons are 4.8 MB, which an RTX 3090 has, an L4 has not, in shared memory.
@@ -58,7 +66,9 @@ def test_the_traces_of_small_networks_stay_on_the_chip_for_the_whole_sequence(gp
 def test_retroactive_networks_of_200_neurons_stay_on_the_chip(name: str) -> None:
     for backward in (False, True):
         found = plan(rnn(200, RETROACTIVE), (120, 30), GPUS[name], backward)
-        assert found["launches"] == 1 and found["traces_on_chip"] and found["blocks_per_element"] > 1
+        assert (
+            found["launches"] == 1 and found["traces_on_chip"] and found["blocks_per_element"] > 1
+        )
 
 
 @pytest.mark.parametrize("name", ["A100", "H100", "B200"])
@@ -81,7 +91,9 @@ def test_a_form_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PLASTIKERN_CUDA_FORM", form)
         assert plan(rnn(100), (20, 4), GPUS["H100"], True)["form"] == form
     monkeypatch.setenv("PLASTIKERN_CUDA_FORM", "resident")
-    assert plan(rnn(1001), (20, 4), GPUS["H100"], True)["form"] == "streaming"  # a block cannot hold it
+    assert (
+        plan(rnn(1001), (20, 4), GPUS["H100"], True)["form"] == "streaming"
+    )  # a block cannot hold it
 
 
 def test_the_explanation_says_kernel_launches_bytes_and_reason() -> None:
@@ -108,12 +120,16 @@ def test_the_explanation_says_kernel_launches_bytes_and_reason() -> None:
         ((PlasticLinear(3, 4), 1, 0), ValueError, "steps must be a positive integer; got 0"),
     ],
 )
-def test_bad_arguments_are_named(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
+def test_bad_arguments_are_named(
+    arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         plastikern.explain(*arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_neither_here_nor_described_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"device must be one of A100, .* or a CUDA device; got 'cuda:0'"):
+    with pytest.raises(
+        ValueError, match=r"device must be one of A100, .* or a CUDA device; got 'cuda:0'"
+    ):
         plastikern.explain(PlasticLinear(3, 4), 1, device="cuda:0")

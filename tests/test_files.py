@@ -32,11 +32,23 @@ KINDS = (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear
 HALF = torch.tensor([True, False, True, False])
 RULES = [
     Plasticity(rule="oja", constraint="none", alpha="neuron", eta="connection", learn_eta=False),
-    Plasticity(constraint="clip", clip=0.7, modulation="simple", fan_out="neuron", modulator_nonlinearity="sigmoid"),
+    Plasticity(
+        constraint="clip",
+        clip=0.7,
+        modulation="simple",
+        fan_out="neuron",
+        modulator_nonlinearity="sigmoid",
+    ),
     Plasticity(constraint="soft_clip", modulation="retroactive", eta="neuron", alpha_init=0.3),
 ]
 OTHERWISE: dict[type[nn.Module], dict[str, Any]] = {
-    PlasticRNN: {"num_layers": 2, "nonlinearity": "sigmoid", "batch_first": True, "dropout": 0.25, "bias": False},
+    PlasticRNN: {
+        "num_layers": 2,
+        "nonlinearity": "sigmoid",
+        "batch_first": True,
+        "dropout": 0.25,
+        "bias": False,
+    },
     PlasticRNNCell: {"nonlinearity": "relu"},
     PlasticLSTM: {"num_layers": 2, "post": "cell", "checkpoint_every": 3},
     PlasticLSTMCell: {"post": "hidden", "bias": False},
@@ -46,7 +58,12 @@ OTHERWISE: dict[type[nn.Module], dict[str, Any]] = {
 
 
 def flat(result: Any) -> list[Tensor]:
-    return [x for part in result for x in ((part,) if isinstance(part, Tensor) else part or ()) if x is not None]
+    return [
+        x
+        for part in result
+        for x in ((part,) if isinstance(part, Tensor) else part or ())
+        if x is not None
+    ]
 
 
 def same(left: nn.Module, right: nn.Module) -> None:
@@ -58,7 +75,9 @@ def same(left: nn.Module, right: nn.Module) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rule", RULES, ids=["plain", "simple", "retroactive"])
-def test_a_module_is_made_anew_from_its_file_alone(kind: Any, rule: Plasticity, backend: str, tmp_path: Path) -> None:
+def test_a_module_is_made_anew_from_its_file_alone(
+    kind: Any, rule: Plasticity, backend: str, tmp_path: Path
+) -> None:
     pytest.importorskip("safetensors")
     for options in ({}, OTHERWISE[kind], {"dtype": torch.float64}, {"dtype": torch.bfloat16}):
         modulated = HALF if rule.modulation == "simple" else None
@@ -67,11 +86,19 @@ def test_a_module_is_made_anew_from_its_file_alone(kind: Any, rule: Plasticity, 
         drawn = torch.get_rng_state()
         loaded = plastikern.load(tmp_path / "module.safetensors", backend=backend)
         assert torch.equal(torch.get_rng_state(), drawn)
-        assert type(loaded) is kind and loaded.plasticity == rule and loaded.training and repr(loaded) == repr(module)
+        assert (
+            type(loaded) is kind
+            and loaded.plasticity == rule
+            and loaded.training
+            and repr(loaded) == repr(module)
+        )
         assert [*dict(loaded.named_parameters())] == [*dict(module.named_parameters())]
         assert all(value.requires_grad for value in loaded.parameters())
         for name, value in module.state_dict().items():
-            assert torch.equal(value, loaded.state_dict()[name]) and value.dtype == loaded.state_dict()[name].dtype
+            assert (
+                torch.equal(value, loaded.state_dict()[name])
+                and value.dtype == loaded.state_dict()[name].dtype
+            )
         for name in OTHERWISE[kind]:
             ours, theirs = getattr(module, name), getattr(loaded, name)
             assert torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
@@ -95,7 +122,10 @@ def test_a_state_dict_goes_from_any_backend_to_any_other(kind: Any, rule: Plasti
 def test_a_module_survives_pickle_and_copy_with_its_rule(kind: Any) -> None:
     module = kind(3, 4, plasticity=RULES[1], modulated=HALF, **OTHERWISE[kind])
     for twin in (copy.deepcopy(module), copy.copy(module), pickle.loads(pickle.dumps(module))):
-        assert twin.plasticity == module.plasticity and twin.plasticity.codes == module.plasticity.codes
+        assert (
+            twin.plasticity == module.plasticity
+            and twin.plasticity.codes == module.plasticity.codes
+        )
         same(module, twin)
 
 
@@ -115,7 +145,9 @@ def by_hand(values: dict[str, Any], module: nn.Module) -> None:
     result = module(torch.tensor([[1.0], [-2.0]]))
     first, second = (torch.tanh(torch.tensor([0.5 * x + 0.25, -x])) for x in (1.0, -2.0))
     torch.testing.assert_close(result[0], torch.stack([first, second]))
-    torch.testing.assert_close(result[1].trace[0], values["eta_l0"] * second.unsqueeze(1) * first.unsqueeze(0))
+    torch.testing.assert_close(
+        result[1].trace[0], values["eta_l0"] * second.unsqueeze(1) * first.unsqueeze(0)
+    )
 
 
 def test_a_state_dict_from_before_there_were_versions_is_still_read() -> None:
@@ -128,7 +160,9 @@ def test_a_state_dict_from_before_there_were_versions_is_still_read() -> None:
 def test_a_file_from_before_there_were_modulators_is_still_read() -> None:
     pytest.importorskip("safetensors")
     module = plastikern.load(DATA / "plastic-rnn-version-1.safetensors")
-    assert isinstance(module, PlasticRNN) and module.plasticity == Plasticity(constraint="clip", eta_init=0.125)
+    assert isinstance(module, PlasticRNN) and module.plasticity == Plasticity(
+        constraint="clip", eta_init=0.125
+    )
     by_hand({"eta_l0": 0.125}, module)
 
 
@@ -138,7 +172,9 @@ def rewritten(path: Path, **changes: str | None) -> None:
     from safetensors.torch import save_file
 
     with safe_open(path, framework="pt") as file:
-        metadata = {key: value for key, value in {**file.metadata(), **changes}.items() if value is not None}
+        metadata = {
+            key: value for key, value in {**file.metadata(), **changes}.items() if value is not None
+        }
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata)
 
@@ -147,20 +183,31 @@ def rewritten(path: Path, **changes: str | None) -> None:
     "changes, message",
     [
         ({"format": None}, "must be a file that plastikern.save wrote"),
-        ({"version": "3", "plastikern": "9.0"}, r"must have version 1 to 2; got 3, written by plastikern 9\.0"),
+        (
+            {"version": "3", "plastikern": "9.0"},
+            r"must have version 1 to 2; got 3, written by plastikern 9\.0",
+        ),
         ({"version": "one"}, "must have version 1 to 2; got one"),
         ({"module": "os.system"}, "does not describe a module of this library: .*os.system"),
         ({"module": None}, "does not describe a module"),
         ({"options": '{"hidden_size": "4"}'}, "does not describe a module"),
         ({"options": "{"}, "does not describe a module"),
-        ({"options": '{"input_size": 3, "hidden_size": 5}'}, r"does not describe a module[\s\S]*size mismatch"),
-        ({"options": '{"input_size": 3, "hidden_size": 4, "backend": "cpu"}'}, "does not describe a module"),
+        (
+            {"options": '{"input_size": 3, "hidden_size": 5}'},
+            r"does not describe a module[\s\S]*size mismatch",
+        ),
+        (
+            {"options": '{"input_size": 3, "hidden_size": 4, "backend": "cpu"}'},
+            "does not describe a module",
+        ),
         ({"plasticity": '{"rule": "hopfield"}'}, "does not describe a module.*rule must be one of"),
         ({"plasticity": '{"codes": [1, 2]}'}, "does not describe a module"),
         ({"plasticity": "[]"}, "does not describe a module"),
     ],
 )
-def test_a_file_that_is_no_module_is_refused(changes: dict[str, str | None], message: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_module_is_refused(
+    changes: dict[str, str | None], message: str, tmp_path: Path
+) -> None:
     pytest.importorskip("safetensors")
     path = tmp_path / "module.safetensors"
     plastikern.save(PlasticRNN(3, 4), path)
@@ -194,7 +241,14 @@ def test_a_damaged_file_or_a_pickle_is_refused_and_runs_nothing(tmp_path: Path) 
     plastikern.save(PlasticRNN(3, 4), path)
     whole = path.read_bytes()
     torch.save(Bomb(ran), tmp_path / "bomb.pt")
-    bad = [b"", whole[:7], whole[: len(whole) // 2], whole[:-1], whole + b"0", b"\xff" * 8 + whole[8:]]
+    bad = [
+        b"",
+        whole[:7],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        whole + b"0",
+        b"\xff" * 8 + whole[8:],
+    ]
     bad += [pickle.dumps(Bomb(ran)), (tmp_path / "bomb.pt").read_bytes()]
     for content in bad:
         path.write_bytes(content)
@@ -205,7 +259,9 @@ def test_a_damaged_file_or_a_pickle_is_refused_and_runs_nothing(tmp_path: Path) 
         plastikern.load(tmp_path / "nowhere.safetensors")
 
 
-def test_a_file_that_cannot_be_written_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_written_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("safetensors")
     path, first = tmp_path / "module.safetensors", PlasticRNN(3, 4)
     plastikern.save(first, path)
@@ -225,24 +281,37 @@ def test_only_the_librarys_own_modules_are_saved(tmp_path: Path) -> None:
         pass
 
     for module in (Mine(3, 4), nn.Linear(3, 4), nn.ModuleList([PlasticRNN(3, 4)])):
-        with pytest.raises(TypeError, match=f"save: module must be one of PlasticRNN, .*; got {type(module).__name__}"):
+        with pytest.raises(
+            TypeError,
+            match=f"save: module must be one of PlasticRNN, .*; got {type(module).__name__}",
+        ):
             plastikern.save(module, tmp_path / "module.safetensors")  # type: ignore[arg-type]
 
 
-def test_without_safetensors_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_safetensors_the_error_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-    for call in (lambda: plastikern.save(PlasticRNN(3, 4), tmp_path / "x"), lambda: plastikern.load(tmp_path / "x")):
+    for call in (
+        lambda: plastikern.save(PlasticRNN(3, 4), tmp_path / "x"),
+        lambda: plastikern.load(tmp_path / "x"),
+    ):
         with pytest.raises(ImportError, match=r"pip install 'plastikern\[safetensors\]'"):
             call()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_state_and_a_state_dict_are_loaded_without_running_code(kind: Any, tmp_path: Path) -> None:
+def test_a_state_and_a_state_dict_are_loaded_without_running_code(
+    kind: Any, tmp_path: Path
+) -> None:
     module = kind(3, 4, plasticity=RULES[2])
     result = module(torch.randn(5, 3))
     torch.save({"module": module.state_dict(), "result": result}, tmp_path / "checkpoint.pt")
     loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     kind(3, 4, plasticity=RULES[2]).load_state_dict(loaded["module"])
     assert type(loaded["result"]) is type(result) and type(loaded["result"][1]) is type(result[1])
-    assert all(torch.equal(left, right) for left, right in zip(flat(loaded["result"]), flat(result), strict=True))
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(flat(loaded["result"]), flat(result), strict=True)
+    )

@@ -10,7 +10,14 @@ from conftest import BACKENDS, close, needs_native
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacrev, jvp, stack_module_state, vmap
 
-from plastikern import Plasticity, PlasticLinear, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from plastikern import (
+    Plasticity,
+    PlasticLinear,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+)
 
 RULE = Plasticity(constraint="clip", modulation="simple", fan_out="neuron", alpha_init=0.3)
 SEQUENCES = (PlasticRNN, PlasticLSTM, PlasticLinear)
@@ -60,7 +67,10 @@ def test_an_ensemble_runs_under_vmap(kind: Any, backend: str | None) -> None:
 
 def test_gradients_of_every_sample_alone() -> None:
     cell = made(PlasticRNNCell, None)
-    input, state = torch.randn(6, 3, dtype=torch.float64), cell(torch.randn(6, 3, dtype=torch.float64))
+    input, state = (
+        torch.randn(6, 3, dtype=torch.float64),
+        cell(torch.randn(6, 3, dtype=torch.float64)),
+    )
     state = state.detach()
 
     def loss(parameters: dict[str, Tensor], x: Tensor, hidden: Tensor, trace: Tensor) -> Tensor:
@@ -68,7 +78,9 @@ def test_gradients_of_every_sample_alone() -> None:
 
     found = vmap(grad(loss), (None, 0, 0, 0))(values(cell), input, state.hidden, state.trace)
     for number in range(6):
-        alone = cell(input[number], (state.hidden[number], state.trace[number])).trace.square().sum()
+        alone = (
+            cell(input[number], (state.hidden[number], state.trace[number])).trace.square().sum()
+        )
         expected = torch.autograd.grad(alone, list(cell.parameters()), allow_unused=True)
         for (name, parameter), right in zip(cell.named_parameters(), expected, strict=True):
             close(found[name][number], torch.zeros_like(parameter) if right is None else right)
@@ -99,7 +111,9 @@ def test_a_fused_backend_refuses_transforms_by_name(kind: Any) -> None:
         return module(x)[0].square().sum()
 
     for call in (vmap(loss, 1), grad(loss), jacrev(loss)):
-        with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot serve this call: .*vmap.*backend='reference'"):
+        with pytest.raises(
+            RuntimeError, match=r"backend 'cpu' cannot serve this call: .*vmap.*backend='reference'"
+        ):
             call(input)
     output, _ = module(input)
     batch = torch.stack([torch.ones_like(output), torch.zeros_like(output)])
@@ -107,12 +121,20 @@ def test_a_fused_backend_refuses_transforms_by_name(kind: Any) -> None:
         torch.autograd.grad(output, list(module.parameters()), batch, is_grads_batched=True)
 
 
-@pytest.mark.parametrize("kind", [PlasticRNN, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SEQUENCES[1:])])
+@pytest.mark.parametrize(
+    "kind", [PlasticRNN, *(pytest.param(kind, marks=pytest.mark.slow) for kind in SEQUENCES[1:])]
+)
 def test_transforms_are_compiled_with_what_they_transform(kind: Any) -> None:
     member, input = made(kind, None), torch.randn(2, 2, 2, 3, dtype=torch.float64)
-    for transformed in (vmap(lambda given: member(given)[0]), grad(lambda given: member(given[0])[0].sum())):
+    for transformed in (
+        vmap(lambda given: member(given)[0]),
+        grad(lambda given: member(given[0])[0].sum()),
+    ):
         torch.compiler.reset()
-        close(torch.compile(transformed, fullgraph=True, backend="aot_eager")(input), transformed(input))
+        close(
+            torch.compile(transformed, fullgraph=True, backend="aot_eager")(input),
+            transformed(input),
+        )
 
 
 class Agent(torch.nn.Module):
@@ -135,7 +157,10 @@ def test_a_rollout_under_transforms(kind: Any) -> None:
     given = values(agent)
     found = grad(lambda given: functional_call(agent, given, (inputs,)).sum())(given)
     output = agent.network(inputs)[0].sum()
-    close(list(found.values()), torch.autograd.grad(output, list(agent.parameters()), allow_unused=True))
+    close(
+        list(found.values()),
+        torch.autograd.grad(output, list(agent.parameters()), allow_unused=True),
+    )
     with pytest.raises(RuntimeError, match=r"rollout: it has no rule for torch.func.vmap"):
         vmap(agent)(inputs.unsqueeze(0))
     with pytest.raises(RuntimeError, match=r"rollout: torch.export takes the network itself"):
@@ -149,8 +174,13 @@ def test_a_rollout_is_left_out_of_compiled_code_and_learns_all_the_same(kind: An
     output, expected = torch.compile(agent, backend="aot_eager")(inputs), agent.network(inputs)[0]
     close(output, expected)
     parameters = list(agent.parameters())
-    found, right = (torch.autograd.grad(x.square().sum(), parameters, allow_unused=True) for x in (output, expected))
+    found, right = (
+        torch.autograd.grad(x.square().sum(), parameters, allow_unused=True)
+        for x in (output, expected)
+    )
     close(found, right)
     torch.compiler.reset()
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="a rollout's steps are no single graph"):
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match="a rollout's steps are no single graph"
+    ):
         torch.compile(agent, fullgraph=True, backend="aot_eager")(inputs)

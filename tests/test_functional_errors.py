@@ -32,7 +32,14 @@ import plastikern.functional as PF
 from plastikern import Plasticity, PlasticRNN, PlasticRNNCell
 
 CASE = Case(steps=5, batch=2, neurons=4)
-SHAPES = {"drive": (5, 2, 4), "hidden": (2, 4), "trace": (2, 4, 4), "weight": (4, 4), "alpha": (4, 4), "eta": ()}
+SHAPES = {
+    "drive": (5, 2, 4),
+    "hidden": (2, 4),
+    "trace": (2, 4, 4),
+    "weight": (4, 4),
+    "alpha": (4, 4),
+    "eta": (),
+}
 
 
 def call(**changes: Any) -> Any:
@@ -46,14 +53,18 @@ def test_a_wrong_shape_is_named(name: str, extra: int) -> None:
     # One number may be (1,).
     wrong = (*right, 1 if right else 2) if extra == 1 else right[1:] if right else (4,)
     expected = "(T, B, N)" if name == "drive" else str(right)
-    with pytest.raises(ValueError, match=re.escape(f"{name} must have shape {expected}; got {wrong}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{name} must have shape {expected}; got {wrong}")
+    ):
         call(**{name: torch.zeros(wrong, dtype=torch.float64)})
 
 
 @pytest.mark.parametrize("name", INPUTS[1:])
 def test_a_wrong_dtype_device_or_type_is_named(name: str) -> None:
     right = torch.zeros(SHAPES[name], dtype=torch.float64)
-    with pytest.raises(TypeError, match=rf"{name} must have dtype torch\.float64; got torch\.float32"):
+    with pytest.raises(
+        TypeError, match=rf"{name} must have dtype torch\.float64; got torch\.float32"
+    ):
         call(**{name: right.float()})
     with pytest.raises(ValueError, match=rf"{name} must be on the drive's device cpu; got meta"):
         call(**{name: right.to("meta")})
@@ -89,15 +100,25 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("changes, message", BAD, ids=[f"{next(iter(bad))}-{i}" for i, (bad, _) in enumerate(BAD)])
-def test_a_bad_argument_is_named_with_what_was_got_and_what_was_expected(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    "changes, message", BAD, ids=[f"{next(iter(bad))}-{i}" for i, (bad, _) in enumerate(BAD)]
+)
+def test_a_bad_argument_is_named_with_what_was_got_and_what_was_expected(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^plastic_rnn_sequence: {message}"):
         call(**changes)
 
 
 def test_a_step_names_itself_in_its_errors() -> None:
-    inputs = {**CASE.inputs(), "drive": torch.zeros(2, 4, dtype=torch.float64), "trace": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"^plastic_rnn_step: trace must have shape \(2, 4, 4\); got \(1,\)"):
+    inputs = {
+        **CASE.inputs(),
+        "drive": torch.zeros(2, 4, dtype=torch.float64),
+        "trace": torch.zeros(1),
+    }
+    with pytest.raises(
+        ValueError, match=r"^plastic_rnn_step: trace must have shape \(2, 4, 4\); got \(1,\)"
+    ):
         PF.plastic_rnn_step(**inputs)
 
 
@@ -112,16 +133,24 @@ def test_a_wrong_shape_or_dtype_is_named_in_every_network(case: Case) -> None:
     for name, right in inputs.items():
         wrong = right.unsqueeze(-1) if right.dim() else right.view(1, 1)  # one number may be (1,)
         got = re.escape(str(tuple(wrong.shape)))
-        with pytest.raises(ValueError, match=rf"^plastic_{case.network}_sequence: {spoken(name)} must .*; got {got}"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^plastic_{case.network}_sequence: {spoken(name)} must .*; got {got}",
+        ):
             case.sequence({**inputs, name: wrong}, None)
         if name == ("input" if case.network == "linear" else "drive"):
             continue
-        with pytest.raises(TypeError, match=rf"{spoken(name)} must have dtype torch\.float64; got torch\.float32"):
+        with pytest.raises(
+            TypeError, match=rf"{spoken(name)} must have dtype torch\.float64; got torch\.float32"
+        ):
             case.sequence({**inputs, name: right.float()}, None)
 
 
 PLAIN, FAN_OUT = Case(), Case(plasticity=ruled("hebb", "clip", fan_out="neuron", **SIMPLE))
-MODULATED, HALF = Case(plasticity=Plasticity(**SIMPLE)), Case(plasticity=Plasticity(**SIMPLE), half_modulated=True)
+MODULATED, HALF = (
+    Case(plasticity=Plasticity(**SIMPLE)),
+    Case(plasticity=Plasticity(**SIMPLE), half_modulated=True),
+)
 REACTIVE = Case(plasticity=Plasticity(eta="neuron", **RETROACTIVE))
 LSTM, LAYER = Case(network="lstm"), Case(network="linear")
 BY_CELL = Plasticity(modulator_input="cell", **SIMPLE)
@@ -157,8 +186,12 @@ NETWORK_BAD: list[tuple[Case, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize("case, changes, message", NETWORK_BAD, ids=range(len(NETWORK_BAD)))
-def test_what_a_network_does_not_take_is_named(case: Case, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=f"^plastic_{case.network}_sequence: {message}"):
+def test_what_a_network_does_not_take_is_named(
+    case: Case, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(
+        (TypeError, ValueError), match=f"^plastic_{case.network}_sequence: {message}"
+    ):
         case.sequence(case.inputs(), None, **changes)
 
 
@@ -167,9 +200,21 @@ def test_what_a_network_does_not_take_is_named(case: Case, changes: dict[str, An
     [
         (FAN_OUT, {"fan_out_weight": None}, "fan_out_weight must be a tensor; got None"),
         (FAN_OUT, {"fan_out_bias": None}, "fan_out_bias must be a tensor; got None"),
-        (FAN_OUT, {"fan_out_weight": SQUARE[0]}, r"fan_out_weight must have shape \(5,\); got \(5, 5\)"),
-        (MODULATED, {"fan_out_weight": ROW}, "fan_out_weight must be None with modulation 'simple' and fan_out 'none'"),
-        (MODULATED, {"fan_out_bias": ROW}, "fan_out_bias must be None with modulation 'simple' and fan_out 'none'"),
+        (
+            FAN_OUT,
+            {"fan_out_weight": SQUARE[0]},
+            r"fan_out_weight must have shape \(5,\); got \(5, 5\)",
+        ),
+        (
+            MODULATED,
+            {"fan_out_weight": ROW},
+            "fan_out_weight must be None with modulation 'simple' and fan_out 'none'",
+        ),
+        (
+            MODULATED,
+            {"fan_out_bias": ROW},
+            "fan_out_bias must be None with modulation 'simple' and fan_out 'none'",
+        ),
         (MODULATED, {"weight": ROW[:3]}, r"weight must have shape \(5,\); got \(3,\)"),
         (MODULATED, {"bias": ROW}, r"bias must have shape \(\); got \(5,\)"),
         (MODULATED, {"bias": 0.5}, "bias must be a tensor; got float"),
@@ -177,12 +222,16 @@ def test_what_a_network_does_not_take_is_named(case: Case, changes: dict[str, An
         (HALF, {"modulated": ROW[:4] == 0}, r"modulated must have shape \(5,\); got \(4,\)"),
     ],
 )
-def test_a_bad_field_of_a_modulator_is_named(case: Case, changes: dict[str, Any], message: str) -> None:
+def test_a_bad_field_of_a_modulator_is_named(
+    case: Case, changes: dict[str, Any], message: str
+) -> None:
     for network in ("rnn", "lstm", "linear"):
         case = replace(case, network=network)
         inputs = case.inputs()
         modulator = case.arguments(inputs)["modulator"]._replace(**changes)
-        with pytest.raises((TypeError, ValueError), match=rf"^plastic_{network}_sequence: modulator\.{message}"):
+        with pytest.raises(
+            (TypeError, ValueError), match=rf"^plastic_{network}_sequence: modulator\.{message}"
+        ):
             case.sequence(inputs, None, modulator=modulator)
 
 
@@ -199,7 +248,10 @@ def test_a_bad_field_of_a_modulator_is_named(case: Case, changes: dict[str, Any]
         ({"dropout": NAN}, "dropout must lie from 0 to 1; got nan"),
         ({"checkpoint_every": 0}, "checkpoint_every must be a positive integer; got 0"),
         ({"checkpoint_every": True}, "checkpoint_every must be a positive integer; got True"),
-        ({"nonlinearity": "gelu"}, "nonlinearity must be one of tanh, relu, sigmoid, identity; got 'gelu'"),
+        (
+            {"nonlinearity": "gelu"},
+            "nonlinearity must be one of tanh, relu, sigmoid, identity; got 'gelu'",
+        ),
         ({"plasticity": None}, "plasticity must be a Plasticity; got NoneType"),
     ],
 )
@@ -228,7 +280,9 @@ NETWORK_CALLS: list[tuple[int | None, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("input_size, changes, message", NETWORK_CALLS, ids=range(len(NETWORK_CALLS)))
+@pytest.mark.parametrize(
+    "input_size, changes, message", NETWORK_CALLS, ids=range(len(NETWORK_CALLS))
+)
 def test_a_bad_call_of_a_network_names_the_argument(
     input_size: int | None, changes: dict[str, Any], message: str
 ) -> None:
@@ -245,7 +299,10 @@ def test_a_bad_call_of_a_network_names_the_argument(
         ({"input": torch.zeros(2, 7)}, r"input must have 3 features; got .*\(2, 7\)"),
         ({"state": (HIDDEN[0], TRACE)}, r"trace must have shape \(2, 4, 4\); got \(1, 2, 4, 4\)"),
         ({"state": HIDDEN}, "state must .*Tensor"),
-        ({"clamp": torch.zeros(3, 4, dtype=torch.bool)}, r"clamp must have shape \(2, 4\); got \(3, 4\)"),
+        (
+            {"clamp": torch.zeros(3, 4, dtype=torch.bool)},
+            r"clamp must have shape \(2, 4\); got \(3, 4\)",
+        ),
         ({"clamp": torch.zeros(2, 4)}, r"clamp must have dtype torch\.bool; got torch\.float32"),
     ],
 )
@@ -276,13 +333,17 @@ def test_no_steps_or_no_elements_give_the_empty_result(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("steps, batch", [(0, 2), (5, 0), (0, 0)])
 @each_variant
-def test_every_network_gives_the_empty_result(backend: str, steps: int, batch: int, case: Case) -> None:
+def test_every_network_gives_the_empty_result(
+    backend: str, steps: int, batch: int, case: Case
+) -> None:
     case = replace(case, steps=steps, batch=batch, lengths=(0,) * batch if steps else None)
     inputs = case.inputs()
     outputs = case.sequence(inputs, backend)
     assert outputs["output"].shape == (steps, batch, case.neurons)
     assert all(torch.equal(outputs[name], inputs[name]) for name in case.state)
-    for name, grad in gradients(torch.stack([tensor.sum() for tensor in outputs.values()]).sum(), inputs).items():
+    for name, grad in gradients(
+        torch.stack([tensor.sum() for tensor in outputs.values()]).sum(), inputs
+    ).items():
         assert (grad == (name.removeprefix("grad_") in case.state)).all(), name
 
 

@@ -35,7 +35,10 @@ from plastikern import (
     PlasticRNNCell,
 )
 
-SEQUENCES, CELLS = (PlasticRNN, PlasticLSTM, PlasticLinear), (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell)
+SEQUENCES, CELLS = (
+    (PlasticRNN, PlasticLSTM, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+)
 RULE = ruled("hebb", "clip", alpha_init=0.3, **RETROACTIVE)
 each_module = pytest.mark.parametrize("kind", [*SEQUENCES, *CELLS])
 
@@ -61,17 +64,28 @@ def across_time(grad: Tensor) -> Tensor:
 LAYOUTS = (Tensor.contiguous, transposed, sliced, expanded, across_time)
 
 
-def outputs_of(case: Case, inputs: dict[str, Tensor], backend: str, by_steps: bool) -> dict[str, Tensor]:
+def outputs_of(
+    case: Case, inputs: dict[str, Tensor], backend: str, by_steps: bool
+) -> dict[str, Tensor]:
     return case.by_steps(inputs, backend) if by_steps else case.sequence(inputs, backend)
 
 
 def pulled_back(
-    case: Case, backend: str, wanted: tuple[str, ...], upstream: dict[str, Tensor | None], by_steps: bool = False
+    case: Case,
+    backend: str,
+    wanted: tuple[str, ...],
+    upstream: dict[str, Tensor | None],
+    by_steps: bool = False,
 ) -> dict[str, Tensor]:
     """Gradients of the wanted inputs, from these of the outputs."""
-    inputs = {name: tensor.detach().requires_grad_(name in wanted) for name, tensor in case.inputs().items()}
+    inputs = {
+        name: tensor.detach().requires_grad_(name in wanted)
+        for name, tensor in case.inputs().items()
+    }
     outputs = outputs_of(case, inputs, backend, by_steps)
-    pairs = [(outputs[name], grad) for name, grad in upstream.items() if outputs[name].requires_grad]
+    pairs = [
+        (outputs[name], grad) for name, grad in upstream.items() if outputs[name].requires_grad
+    ]
     torch.autograd.backward(*zip(*pairs, strict=True), inputs=[inputs[name] for name in wanted])  # type: ignore[arg-type]
     return {
         f"grad_{name}": torch.zeros_like(inputs[name]) if inputs[name].grad is None else inputs[name].grad
@@ -84,16 +98,24 @@ def pulled_back(
 @given(st.data())
 def test_requires_grad_in_any_subset_and_any_upstream_gradients(data: st.DataObject) -> None:
     case = VARIANTS[data.draw(st.sampled_from(sorted(VARIANTS)))]
-    case = replace(case, batch_first=data.draw(st.booleans()), checkpoint_every=data.draw(st.sampled_from((None, 2))))
+    case = replace(
+        case,
+        batch_first=data.draw(st.booleans()),
+        checkpoint_every=data.draw(st.sampled_from((None, 2))),
+    )
     by_steps = data.draw(st.booleans())
     if by_steps:
         case = replace(case, steps=3, lengths=None)
     names = tuple(sorted(data.draw(st.sets(st.sampled_from(sorted(case.inputs())), min_size=1))))
     arriving = sorted(data.draw(st.sets(st.sampled_from(case.outputs), min_size=1)))
     layouts = [data.draw(st.sampled_from(LAYOUTS)) for _ in arriving]
-    shapes = {name: output.shape for name, output in outputs_of(case, case.inputs(), "reference", by_steps).items()}
+    shapes = {
+        name: output.shape
+        for name, output in outputs_of(case, case.inputs(), "reference", by_steps).items()
+    }
     upstream = {
-        name: layout(case.random(f"grad_{name}", *shapes[name])) for name, layout in zip(arriving, layouts, strict=True)
+        name: layout(case.random(f"grad_{name}", *shapes[name]))
+        for name, layout in zip(arriving, layouts, strict=True)
     }
     found = pulled_back(case, "cpu", names, upstream, by_steps)
     assert_close(found, pulled_back(case, "reference", names, upstream, by_steps), FP64)
@@ -108,7 +130,9 @@ def test_complaint_6_an_upstream_gradient_of_any_layout(
 ) -> None:
     case = replace(VARIANTS[name], steps=3, lengths=None)
     outputs = outputs_of(case, case.inputs(), "cpu", by_steps)
-    upstream = {key: layout(case.random(f"grad_{key}", *output.shape)) for key, output in outputs.items()}
+    upstream = {
+        key: layout(case.random(f"grad_{key}", *output.shape)) for key, output in outputs.items()
+    }
     assert not all(grad.is_contiguous() for grad in upstream.values())
     written_out = {key: grad.contiguous() for key, grad in upstream.items()}
     names = tuple(case.inputs())
@@ -121,12 +145,17 @@ def test_complaint_6_an_upstream_gradient_of_any_layout(
 @each_variant
 def test_complaint_7_each_state_tensor_alone_in_and_out(case: Case) -> None:
     for by_steps, here in ((True, replace(case, steps=3, lengths=None)), (False, case)):
-        shapes = {name: output.shape for name, output in outputs_of(here, here.inputs(), "cpu", by_steps).items()}
+        shapes = {
+            name: output.shape
+            for name, output in outputs_of(here, here.inputs(), "cpu", by_steps).items()
+        }
         for arriving in here.state:
             upstream = {arriving: here.random(arriving, *shapes[arriving])}
             for wanted in here.state:
                 found = pulled_back(here, "cpu", (wanted,), upstream, by_steps)
-                assert_close(found, pulled_back(here, "reference", (wanted,), upstream, by_steps), FP64)
+                assert_close(
+                    found, pulled_back(here, "reference", (wanted,), upstream, by_steps), FP64
+                )
                 assert found[f"grad_{wanted}"].any()
 
 
@@ -153,7 +182,9 @@ SMALL = {
 
 
 @pytest.mark.parametrize("case", SMALL.values(), ids=SMALL)
-def test_complaint_10_second_derivatives_of_the_reference_are_those_of_finite_differences(case: Case) -> None:
+def test_complaint_10_second_derivatives_of_the_reference_are_those_of_finite_differences(
+    case: Case,
+) -> None:
     inputs = case.inputs()
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -170,7 +201,12 @@ def made(kind: Any, backend: str) -> tuple[Any, Tensor]:
 
 
 def flat(result: Any) -> list[Tensor]:
-    return [x for part in result for x in ((part,) if isinstance(part, Tensor) else part or ()) if x is not None]
+    return [
+        x
+        for part in result
+        for x in ((part,) if isinstance(part, Tensor) else part or ())
+        if x is not None
+    ]
 
 
 def loss_of(result: Any) -> Tensor:
@@ -178,23 +214,32 @@ def loss_of(result: Any) -> Tensor:
 
 
 def gradients(module: nn.Module, input: Tensor) -> list[Tensor]:
-    return [tensor.grad.clone() for tensor in (input, *module.parameters()) if tensor.grad is not None]
+    return [
+        tensor.grad.clone() for tensor in (input, *module.parameters()) if tensor.grad is not None
+    ]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @each_module
-def test_gradients_accumulate_and_a_retained_graph_gives_the_same_again(kind: Any, backend: str) -> None:
+def test_gradients_accumulate_and_a_retained_graph_gives_the_same_again(
+    kind: Any, backend: str
+) -> None:
     module, input = made(kind, backend)
     loss = loss_of(module(input))
     loss.backward(retain_graph=True)
     once = gradients(module, input)
     assert len(once) == 1 + len(list(module.parameters()))
     loss.backward(retain_graph=True)
-    assert all(torch.equal(twice, 2 * grad) for twice, grad in zip(gradients(module, input), once, strict=True))
+    assert all(
+        torch.equal(twice, 2 * grad)
+        for twice, grad in zip(gradients(module, input), once, strict=True)
+    )
     module.zero_grad()
     input.grad = None
     loss.backward()
-    assert all(torch.equal(again, grad) for again, grad in zip(gradients(module, input), once, strict=True))
+    assert all(
+        torch.equal(again, grad) for again, grad in zip(gradients(module, input), once, strict=True)
+    )
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         loss.backward()
 
@@ -202,7 +247,9 @@ def test_gradients_accumulate_and_a_retained_graph_gives_the_same_again(kind: An
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @each_module
-def test_checkpointing_and_anomaly_mode_change_no_gradient(kind: Any, use_reentrant: bool, backend: str) -> None:
+def test_checkpointing_and_anomaly_mode_change_no_gradient(
+    kind: Any, use_reentrant: bool, backend: str
+) -> None:
     module, input = made(kind, backend)
     loss_of(module(input)).backward()
     expected = gradients(module, input)
@@ -213,7 +260,10 @@ def test_checkpointing_and_anomaly_mode_change_no_gradient(kind: Any, use_reentr
     with torch.autograd.detect_anomaly(check_nan=True):
         found = checkpoint(lambda x: tuple(flat(module(x))), input, use_reentrant=use_reentrant)
         loss_of(found).backward()
-    assert all(torch.equal(left, right) for left, right in zip(gradients(module, input), expected, strict=True))
+    assert all(
+        torch.equal(left, right)
+        for left, right in zip(gradients(module, input), expected, strict=True)
+    )
 
 
 @needs_native

@@ -57,7 +57,9 @@ WAYS: dict[str, Any] = {
     "hook": masked,
 }
 each_way = pytest.mark.parametrize("way", WAYS)
-pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning", "ignore:.*weight_norm.*:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*weight_norm.*:FutureWarning", "ignore:.*weight_norm.*:UserWarning"
+)
 
 
 def made(kind: Any, way: str, *names: str, **options: Any) -> Any:
@@ -73,7 +75,9 @@ def made(kind: Any, way: str, *names: str, **options: Any) -> Any:
 
 
 def input_of(module: nn.Module) -> Tensor:
-    return torch.randn(*((2, 4) if "Cell" in type(module).__name__ else (6, 2, 4)), dtype=torch.float64)
+    return torch.randn(
+        *((2, 4) if "Cell" in type(module).__name__ else (6, 2, 4)), dtype=torch.float64
+    )
 
 
 @each_way
@@ -89,9 +93,13 @@ def test_from_torch_takes_weights_as_the_module_computes_them(kind: Any, way: st
 
 @each_way
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticRNNCell, PlasticLSTMCell])
-def test_to_torch_and_to_authors_give_weights_as_the_module_computes_them(kind: Any, way: str) -> None:
+def test_to_torch_and_to_authors_give_weights_as_the_module_computes_them(
+    kind: Any, way: str
+) -> None:
     suffix = "" if kind in (PlasticRNNCell, PlasticLSTMCell) else "_l0"
-    module = made(kind, way, "weight_ih" + suffix, "weight_hh" + suffix, plasticity=Plasticity(alpha_init=0.0))
+    module = made(
+        kind, way, "weight_ih" + suffix, "weight_hh" + suffix, plasticity=Plasticity(alpha_init=0.0)
+    )
     input = input_of(module)
     found = convert.to_torch(module)
     theirs = convert.to_authors(module, orientation="rows")
@@ -108,7 +116,9 @@ def test_from_authors_refuses_by_name_what_is_computed_and_changes_nothing(way: 
     module = made(PlasticRNN, way, "weight_hh_l0")
     parameters = convert.to_authors(PlasticRNN(4, 5), orientation="rows")
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    with pytest.raises(ValueError, match=r"from_authors: weight_hh_l0 must be a parameter .* it is computed"):
+    with pytest.raises(
+        ValueError, match=r"from_authors: weight_hh_l0 must be a parameter .* it is computed"
+    ):
         convert.from_authors(parameters, module, orientation="rows")
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
@@ -118,7 +128,9 @@ def test_from_authors_refuses_by_name_what_is_computed_and_changes_nothing(way: 
 @pytest.mark.parametrize("name", ["weight_hh_l0", "weight_ih_l0", "alpha_l0", "weight_hh_l1"])
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_rollout_acts_and_learns_with_the_parameters_of_a_call(kind: Any, way: str, name: str, backend: str) -> None:
+def test_a_rollout_acts_and_learns_with_the_parameters_of_a_call(
+    kind: Any, way: str, name: str, backend: str
+) -> None:
     module = made(kind, way, name, num_layers=2, plasticity=RULE, backend=backend)
     inputs = input_of(module)
     with torch.no_grad():
@@ -137,7 +149,9 @@ def test_a_rollout_acts_and_learns_with_the_parameters_of_a_call(kind: Any, way:
 def test_a_rollout_learns_with_the_weights_of_its_steps_where_each_look_computes_others(
     kind: Any, backend: str
 ) -> None:
-    module = parametrizations.spectral_norm(kind(4, 5, backend=backend, dtype=torch.float64), "weight_hh_l0")
+    module = parametrizations.spectral_norm(
+        kind(4, 5, backend=backend, dtype=torch.float64), "weight_hh_l0"
+    )
     inputs = input_of(module)
     with torch.no_grad():
         module.parametrizations.weight_hh_l0.original.mul_(torch.rand(5, dtype=torch.float64))
@@ -152,7 +166,9 @@ def test_a_rollout_takes_parameters_from_functional_call(kind: Any, backend: str
     class Agent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = kind(4, 5, num_layers=2, plasticity=RULE, backend=backend, dtype=torch.float64)
+            self.network = kind(
+                4, 5, num_layers=2, plasticity=RULE, backend=backend, dtype=torch.float64
+            )
 
         def forward(self, inputs: Tensor, how: str) -> Any:
             if how == "call":
@@ -166,12 +182,18 @@ def test_a_rollout_takes_parameters_from_functional_call(kind: Any, backend: str
     given = {name: value.detach().requires_grad_() for name, value in other.named_parameters()}
     inputs = input_of(agent.network)
     inside, expected, rollout = (
-        torch.func.functional_call(agent, given, (inputs, how)) for how in ("inside", "call", "outside")
+        torch.func.functional_call(agent, given, (inputs, how))
+        for how in ("inside", "call", "outside")
     )
-    gradients = torch.autograd.grad(expected.square().sum(), list(given.values()), allow_unused=True)
+    gradients = torch.autograd.grad(
+        expected.square().sum(), list(given.values()), allow_unused=True
+    )
     for found in (inside, rollout.finish(inputs)[0]):
         close(found, expected)
-        close(torch.autograd.grad(found.square().sum(), list(given.values()), allow_unused=True), gradients)
+        close(
+            torch.autograd.grad(found.square().sum(), list(given.values()), allow_unused=True),
+            gradients,
+        )
 
 
 def test_a_parameter_changed_during_a_rollout_is_noticed_behind_its_parametrization() -> None:
@@ -180,7 +202,9 @@ def test_a_parameter_changed_during_a_rollout_is_noticed_behind_its_parametrizat
         rollout = module.rollout(2, 3)
         rollout.step(torch.randn(3, 4, dtype=torch.float64))
         with torch.no_grad():
-            next(p for name, p in module.named_parameters() if "hh" in name and p.dim() == 2).mul_(2)
+            next(p for name, p in module.named_parameters() if "hh" in name and p.dim() == 2).mul_(
+                2
+            )
         with pytest.raises(RuntimeError, match="a parameter or the first state has been changed"):
             rollout.finish()
 
@@ -208,7 +232,9 @@ def test_hooks_see_a_rollout_and_change_nothing_of_it(with_kwargs: bool) -> None
         return ((given[1][0] * 2,), {}) if with_kwargs else given[1][0] * 2
 
     before = module.register_forward_pre_hook(twice, with_kwargs=with_kwargs)
-    with pytest.raises(ValueError, match=r"forward pre-hooks must leave the input as it is; got .* from twice"):
+    with pytest.raises(
+        ValueError, match=r"forward pre-hooks must leave the input as it is; got .* from twice"
+    ):
         module.rollout(2, 3)
     before.remove()
     module.register_forward_hook(lambda *given: given[-1][0], with_kwargs=with_kwargs)
@@ -219,7 +245,12 @@ def test_hooks_see_a_rollout_and_change_nothing_of_it(with_kwargs: bool) -> None
 
 @each_way
 def test_the_signal_of_a_modulator_is_that_of_its_present_parameters(way: str) -> None:
-    module = made(PlasticRNN, way, "fan_out_weight_l0" if "norm" in way else "modulator_weight_l0", plasticity=RULE)
+    module = made(
+        PlasticRNN,
+        way,
+        "fan_out_weight_l0" if "norm" in way else "modulator_weight_l0",
+        plasticity=RULE,
+    )
     output = torch.randn(3, 5, dtype=torch.float64)
     found, present = module.modulator_signal(output), module.modulator()
     module(input_of(module))
@@ -228,11 +259,14 @@ def test_the_signal_of_a_modulator_is_that_of_its_present_parameters(way: str) -
 
 
 @pytest.mark.parametrize(
-    "kind", [PlasticRNN, PlasticLSTM, PlasticLinear, PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell]
+    "kind",
+    [PlasticRNN, PlasticLSTM, PlasticLinear, PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell],
 )
 def test_reset_parameters_draws_parameters_and_nothing_else(kind: Any) -> None:
     modulated = torch.arange(50) % 2 == 0
-    module = kind(4, 50, plasticity=Plasticity(modulation="simple", learn_eta=False), modulated=modulated)
+    module = kind(
+        4, 50, plasticity=Plasticity(modulation="simple", learn_eta=False), modulated=modulated
+    )
     name = next(name for name, value in module.named_parameters() if value.shape[-1:] == (50,) and value.dim() == 2) \
         if "Linear" not in kind.__name__ else "weight"  # fmt: skip
     module.register_buffer("noise", torch.full((3,), 7.0))
@@ -243,11 +277,23 @@ def test_reset_parameters_draws_parameters_and_nothing_else(kind: Any) -> None:
     before = {key: value.detach().clone() for key, value in module.named_parameters()}
     next(iter(value for key, value in module.named_buffers() if key.startswith("eta"))).fill_(3.0)
     module.reset_parameters()
-    assert torch.equal(getattr(module, name + "_mask"), mask) and torch.equal(module.modulated, modulated)
-    assert (module.noise == 7).all() and (module.gain == 8).all() and (module.weight_of_the_loss == 9).all()
-    assert all(value == module.plasticity.eta_init for key, value in module.named_buffers() if key.startswith("eta"))
+    assert torch.equal(getattr(module, name + "_mask"), mask) and torch.equal(
+        module.modulated, modulated
+    )
+    assert (
+        (module.noise == 7).all()
+        and (module.gain == 8).all()
+        and (module.weight_of_the_loss == 9).all()
+    )
+    assert all(
+        value == module.plasticity.eta_init
+        for key, value in module.named_buffers()
+        if key.startswith("eta")
+    )
     drawn = {key: value for key, value in module.named_parameters() if key != "gain"}
-    assert name + "_orig" in drawn and all(not torch.equal(value, before[key]) for key, value in drawn.items())
+    assert name + "_orig" in drawn and all(
+        not torch.equal(value, before[key]) for key, value in drawn.items()
+    )
     assert torch.equal(getattr(module, name), getattr(module, name + "_orig") * mask)
 
 
@@ -276,7 +322,9 @@ def test_reset_parameters_draws_what_it_drew_before() -> None:
 @each_way
 def test_save_refuses_at_once_what_load_could_not_read(way: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    with pytest.raises(TypeError, match=re.compile("save: module must .*(weight_hh|ParametrizedPlasticRNN)")):
+    with pytest.raises(
+        TypeError, match=re.compile("save: module must .*(weight_hh|ParametrizedPlasticRNN)")
+    ):
         plastikern.save(made(PlasticRNN, way, "weight_hh_l0"), tmp_path / "module.safetensors")
     foreign = PlasticRNN(4, 5)
     foreign.register_buffer("steps", torch.zeros(1))

@@ -34,7 +34,10 @@ output.sum().backward()
 print(output.shape, bool(state.trace.abs().sum() > 0))
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="lays packages out by links")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="lays packages out by links"),
+]
 
 
 class Environment:
@@ -46,7 +49,10 @@ class Environment:
         (packages,) = folder.glob("lib/python*/site-packages")
         if Path(source).is_dir():
             for path in Path(source).iterdir():
-                if not path.name.startswith((*LEFT_OUT, *without)) and not (packages / path.name).exists():
+                if (
+                    not path.name.startswith((*LEFT_OUT, *without))
+                    and not (packages / path.name).exists()
+                ):
                     (packages / path.name).symlink_to(path)
         else:
             self.pip("install", source, "numpy")
@@ -54,7 +60,9 @@ class Environment:
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         dropped = ("PYTHONPATH", "CXX", "CUDACXX", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
         kept = {
-            key: value for key, value in os.environ.items() if key not in dropped and not key.startswith("PLASTIKERN_")
+            key: value
+            for key, value in os.environ.items()
+            if key not in dropped and not key.startswith("PLASTIKERN_")
         }
         kept |= {"PATH": str(self.folder / "bin"), "CUDACXX": "no-such-nvcc"}
         return subprocess.run(
@@ -64,7 +72,9 @@ class Environment:
 
     def pip(self, *arguments: str, **environment: str) -> str:
         """What pip says. Without its cache, in which it keeps the wheel of an sdist that it has built before."""
-        done = self.run("-m", "pip", "--disable-pip-version-check", "--no-cache-dir", *arguments, **environment)
+        done = self.run(
+            "-m", "pip", "--disable-pip-version-check", "--no-cache-dir", *arguments, **environment
+        )
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return done.stdout + done.stderr
 
@@ -83,14 +93,18 @@ def lines(said: str) -> list[str]:
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sdist")
     script = f"import build_backend; build_backend.build_sdist({str(folder)!r})"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     (archive,) = folder.glob("*.tar.gz")
     return archive
 
 
 @pytest.fixture(scope="module", params=TORCHES)
-def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
     """Without Triton, too, where torch does not bring it itself."""
     return Environment(tmp_path_factory.mktemp("environment"), request.param)
 
@@ -103,24 +117,40 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     builder = Environment(folder / "environment", TORCHES[0])
     said = builder.pip(
-        "wheel", "--verbose", "--no-deps", "--wheel-dir", str(folder), str(sdist), PATH=os.environ["PATH"]
+        "wheel",
+        "--verbose",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+        str(sdist),
+        PATH=os.environ["PATH"],
     )
-    assert any(line.startswith("plastikern: no CUDA kernels are built: nvcc is not there") for line in lines(said))
+    assert any(
+        line.startswith("plastikern: no CUDA kernels are built: nvcc is not there")
+        for line in lines(said)
+    )
     (found,) = folder.glob("plastikern-*-cp310-abi3-*.whl")
     return found
 
 
-def test_one_wheel_has_the_same_parity_under_every_torch(wheel: Path, environment: Environment) -> None:
+def test_one_wheel_has_the_same_parity_under_every_torch(
+    wheel: Path, environment: Environment
+) -> None:
     environment.pip("install", "--no-deps", "--force-reinstall", str(wheel))
     shown = environment.python_says("-m", "plastikern")
     assert str(environment.folder) in shown.splitlines()[1] and native.LIBRARY_NAME in shown
     assert "device cpu: served by cpu" in shown
-    assert "cuda: not available: the native library was built without CUDA kernels: install nvcc" in shown
+    assert (
+        "cuda: not available: the native library was built without CUDA kernels: install nvcc"
+        in shown
+    )
     tested = environment.python_says("-m", "plastikern", "selftest", "--device", "cpu")
     assert "backend cpu on cpu" in tested and "\npass: 81 of 81 networks" in tested
 
 
-def test_without_a_compiler_the_sdist_installs_and_says_how_to_get_kernels(sdist: Path, tmp_path: Path) -> None:
+def test_without_a_compiler_the_sdist_installs_and_says_how_to_get_kernels(
+    sdist: Path, tmp_path: Path
+) -> None:
     bare = Environment(tmp_path, TORCHES[0], without=("triton",))
     said = lines(bare.pip("install", "--verbose", "--no-deps", str(sdist)))
     assert said == [
@@ -129,18 +159,26 @@ def test_without_a_compiler_the_sdist_installs_and_says_how_to_get_kernels(sdist
     ] * len(said) and said  # fmt: skip
     shown = bare.python_says("-m", "plastikern")
     assert "device cpu: served by reference" in shown
-    assert "install a C++ compiler such as g++, then plastikern again: PLASTIKERN_BUILD=cpu pip install" in shown
+    assert (
+        "install a C++ compiler such as g++, then plastikern again: PLASTIKERN_BUILD=cpu pip install"
+        in shown
+    )
     assert bare.python_says("-c", TRAINS) == "torch.Size([4, 2, 5]) True\n"
-    refused = bare.run("-m", "pip", "install", "--no-deps", "--force-reinstall", str(sdist), PLASTIKERN_BUILD="cpu")
+    refused = bare.run(
+        "-m", "pip", "install", "--no-deps", "--force-reinstall", str(sdist), PLASTIKERN_BUILD="cpu"
+    )
     assert refused.returncode != 0
-    assert "plastikern: PLASTIKERN_BUILD=cpu, but no C++ compiler: " in refused.stdout + refused.stderr
+    assert (
+        "plastikern: PLASTIKERN_BUILD=cpu, but no C++ compiler: " in refused.stdout + refused.stderr
+    )
 
 
 def test_without_triton_everything_else_works(wheel: Path, tmp_path: Path) -> None:
     bare = Environment(tmp_path, HERE, without=("triton",))
     bare.pip("install", "--no-deps", "--no-index", str(wheel))
-    assert "triton: not available: the package triton is not installed: pip install triton" in bare.python_says(
-        "-m", "plastikern"
+    assert (
+        "triton: not available: the package triton is not installed: pip install triton"
+        in bare.python_says("-m", "plastikern")
     )
     assert bare.python_says("-c", TRAINS) == "torch.Size([4, 2, 5]) True\n"
     imported = bare.python_says(

@@ -25,17 +25,23 @@ class Lengths:
         return self
 
 
-def test_a_copy_to_a_gpu_comes_from_page_locked_memory_and_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_to_a_gpu_comes_from_page_locked_memory_and_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     lengths, device = Lengths(), torch.device("cuda", 1)
     assert lengths_on(lengths, device) is lengths  # type: ignore[arg-type, comparison-overlap]
     assert lengths.calls == [("pin_memory",), ("to", (device,), {"non_blocking": True})]
 
 
-def test_while_a_graph_is_captured_lengths_are_refused_and_nothing_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_a_graph_is_captured_lengths_are_refused_and_nothing_is_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     lengths = Lengths()
-    with pytest.raises(RuntimeError, match="lengths are copied from the host, which no CUDA graph captures"):
+    with pytest.raises(
+        RuntimeError, match="lengths are copied from the host, which no CUDA graph captures"
+    ):
         lengths_on(lengths, torch.device("cuda"))  # type: ignore[arg-type]
     assert lengths.calls == []
 

@@ -27,8 +27,12 @@ def close(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("nonlinearity, function", [("softmax", lambda z: z.softmax(-1)), ("identity", lambda z: z)])
-def test_without_plasticity_it_is_torch_nn_linear(backend: str, bias: bool, nonlinearity: str, function: Any) -> None:
+@pytest.mark.parametrize(
+    "nonlinearity, function", [("softmax", lambda z: z.softmax(-1)), ("identity", lambda z: z)]
+)
+def test_without_plasticity_it_is_torch_nn_linear(
+    backend: str, bias: bool, nonlinearity: str, function: Any
+) -> None:
     theirs = nn.Linear(3, 4, bias=bias, dtype=torch.float64)
     ours = layer(3, 4, bias, plasticity=PLAIN, nonlinearity=nonlinearity, backend=backend)
     missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
@@ -48,7 +52,9 @@ def test_without_plasticity_it_is_torch_nn_linear(backend: str, bias: bool, nonl
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("driven", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_sequence_is_its_steps(backend: str, batched: bool, batch_first: bool, driven: bool, bias: bool) -> None:
+def test_a_sequence_is_its_steps(
+    backend: str, batched: bool, batch_first: bool, driven: bool, bias: bool
+) -> None:
     module = layer(3, 4, bias, batch_first=batch_first, backend=backend)
     cell = PlasticLinearCell(3, 4, bias, plasticity=OJA, backend=backend, dtype=torch.float64)
     cell.load_state_dict(module.state_dict())
@@ -62,7 +68,10 @@ def test_a_sequence_is_its_steps(backend: str, batched: bool, batch_first: bool,
         flip = batched and batch_first
         given = [None if x is None else x.transpose(0, 1) if flip else x for x in (input, drive)]
         whole, last = module(given[0], start, drive=given[1])
-        close((whole.transpose(0, 1) if flip else whole, last.trace), (torch.stack(outputs), state.trace))
+        close(
+            (whole.transpose(0, 1) if flip else whole, last.trace),
+            (torch.stack(outputs), state.trace),
+        )
         assert last.trace.shape == (*front, 4, 3) and last.eligibility is None
 
 
@@ -76,10 +85,14 @@ def test_a_label_forces_the_output(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_an_element_that_has_ended_keeps_its_state_and_outputs_zero(backend: str, batch_first: bool) -> None:
+def test_an_element_that_has_ended_keeps_its_state_and_outputs_zero(
+    backend: str, batch_first: bool
+) -> None:
     module = layer(3, 4, batch_first=batch_first, backend=backend)
     input, lengths, start = random(5, 3, 3), [5, 0, 3], random(3, 4, 3)
-    output, state = module(input.transpose(0, 1) if batch_first else input, LinearState(start), lengths=lengths)
+    output, state = module(
+        input.transpose(0, 1) if batch_first else input, LinearState(start), lengths=lengths
+    )
     output = output.transpose(0, 1) if batch_first else output
     for b, length in enumerate(lengths):
         assert not output[length:, b].any()
@@ -93,7 +106,9 @@ def test_a_detached_state_cuts_the_history(backend: str) -> None:
     _, state = module(early)
     late, _ = module(random(3, 2, 3), state.detach())
     late.square().sum().backward()
-    assert isinstance(state.detach(), LinearState) and early.grad is None and module.weight.grad.any()
+    assert (
+        isinstance(state.detach(), LinearState) and early.grad is None and module.weight.grad.any()
+    )
 
 
 def test_parameters_start_as_torch_nn_says() -> None:
@@ -107,7 +122,9 @@ def test_parameters_start_as_torch_nn_says() -> None:
 @pytest.mark.parametrize("kind", [PlasticLinear, PlasticLinearCell])
 def test_device_and_dtype_and_repr(kind: type[nn.Module]) -> None:
     module = kind(3, 4, plasticity=OJA, device="meta", dtype=torch.float16)
-    assert {(str(value.device), value.dtype) for value in module.state_dict().values()} == {("meta", torch.float16)}
+    assert {(str(value.device), value.dtype) for value in module.state_dict().values()} == {
+        ("meta", torch.float16)
+    }
     for part in (kind.__name__, "3, 4", "bias=False", "nonlinearity='softmax'", "rule='oja'"):
         assert part in repr(module)
 
@@ -131,7 +148,9 @@ def test_under_autocast_the_drive_may_keep_its_precision(backend: str) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [PlasticLinear, PlasticLinearCell])
-def test_a_module_that_cannot_be_is_not_made(kind: type[nn.Module], options: dict[str, Any], message: str) -> None:
+def test_a_module_that_cannot_be_is_not_made(
+    kind: type[nn.Module], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{kind.__name__}: {message}"):
         kind(**{"in_features": 3, "out_features": 4, **options})
 
@@ -143,10 +162,19 @@ def test_a_module_that_cannot_be_is_not_made(kind: type[nn.Module], options: dic
         ({"input": torch.zeros(3)}, "input must have 3 dimensions, or 2 for one element"),
         ({"input": torch.zeros(5, 2, 4)}, r"input must have 3 features; got shape \(5, 2, 4\)"),
         ({"drive": torch.zeros(5, 2, 3)}, r"drive must have shape \(5, 2, 4\); got \(5, 2, 3\)"),
-        ({"drive": torch.zeros(5, 2, 4).double()}, "drive must have dtype torch.float32; got torch.float64"),
+        (
+            {"drive": torch.zeros(5, 2, 4).double()},
+            "drive must have dtype torch.float32; got torch.float64",
+        ),
         ({"drive": 1.0}, "drive must be a tensor; got float"),
-        ({"state": torch.zeros(2, 4, 3)}, r"state must .* LinearState \(trace, eligibility\); got Tensor"),
-        ({"state": LinearState(torch.zeros(2, 3, 4))}, r"state.trace must have shape \(2, 4, 3\); got \(2, 3, 4\)"),
+        (
+            {"state": torch.zeros(2, 4, 3)},
+            r"state must .* LinearState \(trace, eligibility\); got Tensor",
+        ),
+        (
+            {"state": LinearState(torch.zeros(2, 3, 4))},
+            r"state.trace must have shape \(2, 4, 3\); got \(2, 3, 4\)",
+        ),
         ({"lengths": [1, 6]}, "lengths must lie from 0 to 5"),
         ({"input": torch.zeros(5, 3), "lengths": [3]}, "lengths are for batched input"),
     ],

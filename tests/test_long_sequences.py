@@ -17,12 +17,19 @@ pytestmark = needs_native
 
 
 def gradients(
-    dtype: torch.dtype, tensors: dict[str, Tensor], upstream: Tensor, checkpoint_every: int | None, **options: Any
+    dtype: torch.dtype,
+    tensors: dict[str, Tensor],
+    upstream: Tensor,
+    checkpoint_every: int | None,
+    **options: Any,
 ) -> dict[str, Tensor]:
     given = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
     with threads(1):
         output = PF.plastic_rnn_sequence(
-            **{"hidden": None, "trace": None, **given}, backend="cpu", checkpoint_every=checkpoint_every, **options
+            **{"hidden": None, "trace": None, **given},
+            backend="cpu",
+            checkpoint_every=checkpoint_every,
+            **options,
         )[0]
         found = torch.autograd.grad((output * upstream.to(dtype)).sum(), [*given.values()])
     return dict(zip(given, found, strict=True))
@@ -37,8 +44,12 @@ def drawn(seed: int, steps: int, batch: int, neurons: int) -> tuple[dict[str, Te
 
 
 @pytest.mark.parametrize("seed", [0, 2, 3])
-@pytest.mark.parametrize("steps, eta", [(20_000, 0.01), (20_000, 0.001), (4_000, 0.01), (1_000, 0.003)])
-def test_the_gradient_of_a_rate_is_within_the_tolerance_at_any_length(steps: int, eta: float, seed: int) -> None:
+@pytest.mark.parametrize(
+    "steps, eta", [(20_000, 0.01), (20_000, 0.001), (4_000, 0.01), (1_000, 0.003)]
+)
+def test_the_gradient_of_a_rate_is_within_the_tolerance_at_any_length(
+    steps: int, eta: float, seed: int
+) -> None:
     """Activities that hardly change are the worst case: a trace is then rounded in the same direction at every step."""
     tensors, upstream = drawn(seed, steps, 2, 20)
     tensors |= {"drive": 0.1 * tensors["drive"] + 0.2, "eta": torch.tensor(eta)}
@@ -56,7 +67,9 @@ def test_sums_over_very_many_steps_do_not_drift() -> None:
         expected = gradients(torch.float64, tensors, upstream, 300, **options)
         found = gradients(torch.float32, tensors, upstream, 300, **options)
         for name in ("alpha", "eta"):
-            assert_close({name: found[name]}, {name: expected[name]}, 10 * torch.finfo(torch.float32).eps)
+            assert_close(
+                {name: found[name]}, {name: expected[name]}, 10 * torch.finfo(torch.float32).eps
+            )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +91,12 @@ def test_first_activities_beyond_the_range_of_the_others_do_not_spoil_what_runs_
         tensors, upstream = drawn(seed, 50, 1, 20)
         first, trace = torch.zeros(1, 20), 1e-6 * drawn(seed, 20, 1, 20)[1].view(1, 20, 20)
         first[0, 0] = 1e6
-        tensors |= {"alpha": 2 * tensors["alpha"], "eta": torch.tensor(1.0), "hidden": first, "trace": trace}
+        tensors |= {
+            "alpha": 2 * tensors["alpha"],
+            "eta": torch.tensor(1.0),
+            "hidden": first,
+            "trace": trace,
+        }
         computed_again = gradients(torch.float32, tensors, upstream, 8, plasticity=plasticity)
         found = gradients(torch.float32, tensors, upstream, None, plasticity=plasticity)
         assert_close(found, computed_again, fp32(50, 20))
@@ -86,7 +104,11 @@ def test_first_activities_beyond_the_range_of_the_others_do_not_spoil_what_runs_
 
 def test_a_rollout_from_such_activities_is_no_worse() -> None:
     torch.manual_seed(0)
-    network = PlasticRNN(4, 20, plasticity=Plasticity(constraint="clip_on_read", clip=1e-6, eta_init=1, alpha_init=0.1))
+    network = PlasticRNN(
+        4,
+        20,
+        plasticity=Plasticity(constraint="clip_on_read", clip=1e-6, eta_init=1, alpha_init=0.1),
+    )
     inputs, first = torch.randn(50, 1, 4), torch.zeros(1, 1, 20)
     first[..., 0] = 1e6
     trace = (1e-6 * torch.randn(1, 1, 20, 20)).requires_grad_()

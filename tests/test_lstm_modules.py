@@ -42,9 +42,13 @@ def test_without_plasticity_it_is_torch_nn_lstm(
         x, h, c = (tensor.clone().requires_grad_() for tensor in (input, *starts))
         state: Any = (h, c) if module is theirs else LSTMState(h, c, h.new_zeros(*shape, 6))
         output, last = module(x, state)
-        torch.autograd.backward([output, *last[:2]], [upstream, torch.ones_like(h), torch.ones_like(c)])
+        torch.autograd.backward(
+            [output, *last[:2]], [upstream, torch.ones_like(h), torch.ones_like(c)]
+        )
         weights = [
-            parameter.grad for name, parameter in module.named_parameters() if not name.startswith(("alpha", "eta"))
+            parameter.grad
+            for name, parameter in module.named_parameters()
+            if not name.startswith(("alpha", "eta"))
         ]
         results.append([output, *last[:2], x.grad, h.grad, c.grad, *weights])
     close(results[1], results[0])
@@ -61,7 +65,9 @@ def test_lengths_do_what_a_packed_sequence_does(backend: str, batch_first: bool)
     packed = pack_padded_sequence(input, lengths, batch_first=batch_first, enforce_sorted=False)
     expected, last = theirs(packed, start)
     expected, _ = pad_packed_sequence(expected, batch_first=batch_first, total_length=5)
-    output, state = ours(input, LSTMState(*start, torch.zeros(2, 3, 6, 6, dtype=torch.float64)), lengths=lengths)
+    output, state = ours(
+        input, LSTMState(*start, torch.zeros(2, 3, 6, 6, dtype=torch.float64)), lengths=lengths
+    )
     close((output, state.hidden, state.cell), (expected, *last))
 
 
@@ -85,7 +91,11 @@ def test_a_sequence_goes_on_where_its_state_ended(backend: str, batched: bool) -
     input = random(7, 2, 3) if batched else random(7, 3)
     whole, last = module(input)
     front = (2, 2) if batched else (2,)
-    assert [tuple(tensor.shape) for tensor in last[:3]] == [(*front, 4), (*front, 4), (*front, 4, 4)]
+    assert [tuple(tensor.shape) for tensor in last[:3]] == [
+        (*front, 4),
+        (*front, 4),
+        (*front, 4, 4),
+    ]
     first, state = module(input[:3])
     second, state = module(input[3:], state)
     close((torch.cat([first, second]), *state), (whole, *last))
@@ -95,16 +105,24 @@ def test_a_sequence_goes_on_where_its_state_ended(backend: str, batched: bool) -
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("post", ["candidate", "recurrent", "cell", "hidden"])
 @pytest.mark.parametrize("modulator_input", ["hidden", "previous_hidden", "cell"])
-def test_a_cell_is_a_network_of_one_step(backend: str, batched: bool, post: str, modulator_input: str) -> None:
-    plasticity = Plasticity(constraint="clip", alpha_init=0.5, modulation="simple", modulator_input=modulator_input)
-    cell = PlasticLSTMCell(3, 4, plasticity=plasticity, post=post, backend=backend, dtype=torch.float64)
+def test_a_cell_is_a_network_of_one_step(
+    backend: str, batched: bool, post: str, modulator_input: str
+) -> None:
+    plasticity = Plasticity(
+        constraint="clip", alpha_init=0.5, modulation="simple", modulator_input=modulator_input
+    )
+    cell = PlasticLSTMCell(
+        3, 4, plasticity=plasticity, post=post, backend=backend, dtype=torch.float64
+    )
     module = network(3, 4, plasticity=plasticity, post=post, backend=backend)
     module.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
     front = (2,) if batched else ()
     input = random(*front, 3)
     for state in (None, LSTMState(random(*front, 4), random(*front, 4), random(*front, 4, 4))):
         found = cell(input, state)
-        stacked = None if state is None else LSTMState(*(tensor.unsqueeze(0) for tensor in state[:3]))
+        stacked = (
+            None if state is None else LSTMState(*(tensor.unsqueeze(0) for tensor in state[:3]))
+        )
         output, last = module(input.unsqueeze(0), stacked)
         close(found, [tensor.squeeze(0) for tensor in last[:3]])
         close(output.squeeze(0), found.hidden)
@@ -125,7 +143,10 @@ def test_a_detached_state_cuts_the_history(backend: str) -> None:
 
 
 def test_its_weights_go_back_into_torch_nn_lstm() -> None:
-    ours, theirs = network(3, 4, num_layers=2, plasticity=PLAIN, backend="reference"), nn.LSTM(3, 4, 2).double()
+    ours, theirs = (
+        network(3, 4, num_layers=2, plasticity=PLAIN, backend="reference"),
+        nn.LSTM(3, 4, 2).double(),
+    )
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     assert not missing and all(name.startswith(("alpha", "eta")) for name in unexpected)
     input = random(5, 2, 3)
@@ -137,7 +158,9 @@ def test_its_weights_go_back_into_torch_nn_lstm() -> None:
 @pytest.mark.parametrize("kind", [PlasticLSTM, PlasticLSTMCell])
 def test_device_and_dtype_and_repr(kind: type[nn.Module]) -> None:
     module = kind(3, 4, post="cell", plasticity=CLIP, device="meta", dtype=torch.float16)
-    assert {(str(value.device), value.dtype) for value in module.state_dict().values()} == {("meta", torch.float16)}
+    assert {(str(value.device), value.dtype) for value in module.state_dict().values()} == {
+        ("meta", torch.float16)
+    }
     for part in (kind.__name__, "3, 4", "post='cell'", "bias=True", "constraint='clip'"):
         assert part in repr(module)
 
@@ -151,7 +174,9 @@ def test_device_and_dtype_and_repr(kind: type[nn.Module]) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [PlasticLSTM, PlasticLSTMCell])
-def test_a_module_that_cannot_be_is_not_made(kind: type[nn.Module], options: dict[str, Any], message: str) -> None:
+def test_a_module_that_cannot_be_is_not_made(
+    kind: type[nn.Module], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{kind.__name__}: {message}"):
         kind(**{"input_size": 3, "hidden_size": 4, **options})
 
@@ -159,8 +184,11 @@ def test_a_module_that_cannot_be_is_not_made(kind: type[nn.Module], options: dic
 def test_a_state_of_the_wrong_parts_is_named() -> None:
     module, hidden, trace = PlasticLSTM(3, 4), torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)
     with pytest.raises(
-        TypeError, match=r"LSTMState \(hidden, cell, trace, eligibility\); got tuple of \(Tensor, Tensor"
+        TypeError,
+        match=r"LSTMState \(hidden, cell, trace, eligibility\); got tuple of \(Tensor, Tensor",
     ):
         module(torch.zeros(5, 2, 3), (hidden, hidden))
-    with pytest.raises(ValueError, match=r"state.cell must have shape \(1, 2, 4\); got \(1, 2, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"state.cell must have shape \(1, 2, 4\); got \(1, 2, 4, 4\)"
+    ):
         module(torch.zeros(5, 2, 3), LSTMState(hidden, trace, trace))

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KINDS, VARIANTS, Case, assert_close, assert_same_bits, each_variant, needs_native, run
+from conftest import (
+    KINDS,
+    VARIANTS,
+    Case,
+    assert_close,
+    assert_same_bits,
+    each_variant,
+    needs_native,
+    run,
+)
 from tolerances import FP64
 from torch import Tensor
 
@@ -47,7 +56,9 @@ def test_the_measure_sees_a_trace_per_step_in_the_reference() -> None:
 
 @pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize("eta", [0.01, 0.3])
-def test_about_the_square_root_of_the_steps_are_kept(rule: str, constraint: str, eta: float) -> None:
+def test_about_the_square_root_of_the_steps_are_kept(
+    rule: str, constraint: str, eta: float
+) -> None:
     case = Case(**LONG, plasticity=Plasticity(rule=rule, constraint=constraint), eta=eta)
     # And the last trace, from which most rules run backwards.
     assert kept_traces(case, "cpu") <= math.sqrt(case.steps) + 1 + ACTIVITIES
@@ -91,7 +102,9 @@ def test_a_spacing_that_is_asked_for_is_honoured_in_every_network(case: Case) ->
         assert kept - sparse == pytest.approx(traces(case) * ((LONG["steps"] - 1) // every))
 
 
-@pytest.mark.parametrize("name", ["rnn-simple", "rnn-retroactive", "lstm-simple", "lstm-retroactive", "linear-simple"])
+@pytest.mark.parametrize(
+    "name", ["rnn-simple", "rnn-retroactive", "lstm-simple", "lstm-retroactive", "linear-simple"]
+)
 def test_the_measure_sees_a_trace_per_step_in_the_reference_of_every_network(name: str) -> None:
     assert kept_traces(long(VARIANTS[name]), "reference") > LONG["steps"]
 
@@ -105,10 +118,14 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for() -> None:
 
 @pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize("eta", ["layer", "connection"])
-def test_the_spacing_changes_no_bit_of_what_is_recomputed(rule: str, constraint: str, eta: str) -> None:
+def test_the_spacing_changes_no_bit_of_what_is_recomputed(
+    rule: str, constraint: str, eta: str
+) -> None:
     def case(every: int | None) -> Case:
         plasticity = Plasticity(rule=rule, constraint=constraint, clip=0.6, eta=eta)
-        return Case(23, 2, 13, plasticity, with_clamp=True, lengths=(23, 16), checkpoint_every=every)
+        return Case(
+            23, 2, 13, plasticity, with_clamp=True, lengths=(23, 16), checkpoint_every=every
+        )
 
     expected = run(case(1), "cpu")
     for every in (2, 5, 8, 22, 23, 24, 2**40):

@@ -20,7 +20,10 @@ from plastikern import (
     PlasticRNNCell,
 )
 
-SEQUENCES, CELLS = (PlasticRNN, PlasticLSTM, PlasticLinear), (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell)
+SEQUENCES, CELLS = (
+    (PlasticRNN, PlasticLSTM, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+)
 SIMPLE = Plasticity(constraint="clip", modulation="simple", fan_out="connection", learn_eta=False)
 MASK = [True, False, True, True, False]
 RULES = {
@@ -38,7 +41,12 @@ def made(kind: Any, rule: str = "decay", **options: Any) -> Any:
 
 
 def flat(result: Any) -> list[Tensor]:
-    return [x for part in result for x in ((part,) if isinstance(part, Tensor) else part or ()) if x is not None]
+    return [
+        x
+        for part in result
+        for x in ((part,) if isinstance(part, Tensor) else part or ())
+        if x is not None
+    ]
 
 
 def same(module: nn.Module, **options: Any) -> None:
@@ -64,7 +72,9 @@ def test_the_mask_of_a_half_modulated_network_outlives_memory_without_values(kin
         assert module.modulated.tolist() == MASK
         same(module)
     outer.to_empty(device="cpu")[0].modulated.logical_not_()
-    assert outer.to("meta").to_empty(device="cpu")[0].modulated.tolist() == [not value for value in MASK]
+    assert outer.to("meta").to_empty(device="cpu")[0].modulated.tolist() == [
+        not value for value in MASK
+    ]
 
 
 def test_a_mask_that_nobody_knows_is_refused_until_it_is_loaded() -> None:
@@ -72,7 +82,9 @@ def test_a_mask_that_nobody_knows_is_refused_until_it_is_loaded() -> None:
         module = made(PlasticRNN, "half")
     module.reset_parameters()
     module.to_empty(device="cpu")
-    with pytest.raises(ValueError, match="PlasticRNN: modulated must be a mask with values, to be given or loaded"):
+    with pytest.raises(
+        ValueError, match="PlasticRNN: modulated must be a mask with values, to be given or loaded"
+    ):
         module.reset_parameters()
     with pytest.raises(ValueError, match="modulated must be on the drive's device cpu; got meta"):
         module(torch.randn(6, 3, 4))

@@ -12,12 +12,21 @@ from conftest import BACKENDS, close, random
 from torch import Tensor
 
 import plastikern.functional as PF
-from plastikern import Plasticity, PlasticLinear, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from plastikern import (
+    Plasticity,
+    PlasticLinear,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+)
 from plastikern.nn import PlasticModule
 
 KINDS = [PlasticRNN, PlasticLSTM, PlasticLinear]
 SIMPLE = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2, modulation="simple")
-RETROACTIVE = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2, modulation="retroactive", fan_out="neuron")
+RETROACTIVE = Plasticity(
+    constraint="clip", alpha_init=0.5, eta_init=0.2, modulation="retroactive", fan_out="neuron"
+)
 HALF = torch.tensor([True, True, False, False])
 
 
@@ -41,11 +50,17 @@ def plastic_parameters(module: PlasticModule, suffix: str) -> dict[str, tuple[in
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("modulation", ["simple", "retroactive"])
 @pytest.mark.parametrize("fan_out", ["none", "neuron", "connection"])
-def test_a_layer_has_the_parameters_that_its_rule_uses(kind: Any, half: bool, modulation: str, fan_out: str) -> None:
+def test_a_layer_has_the_parameters_that_its_rule_uses(
+    kind: Any, half: bool, modulation: str, fan_out: str
+) -> None:
     plasticity = Plasticity(constraint="clip", modulation=modulation, fan_out=fan_out, eta="neuron")
     module = made(kind, plasticity, modulated=HALF if half else None)
     matrix = (4, 3) if kind is PlasticLinear else (4, 4)
-    expected: dict[str, tuple[int, ...]] = {"alpha": matrix, "modulator_weight": (4,), "modulator_bias": (1,)}
+    expected: dict[str, tuple[int, ...]] = {
+        "alpha": matrix,
+        "modulator_weight": (4,),
+        "modulator_bias": (1,),
+    }
     if half:
         expected["eta"] = (4,)
     if modulation == "retroactive":
@@ -57,7 +72,11 @@ def test_a_layer_has_the_parameters_that_its_rule_uses(kind: Any, half: bool, mo
         found = plastic_parameters(module, suffix)
         found.pop("modulated", None)
         assert found == expected
-        assert all(getattr(module, name + suffix) is None for name in ("eta", "fan_out_bias") if name not in expected)
+        assert all(
+            getattr(module, name + suffix) is None
+            for name in ("eta", "fan_out_bias")
+            if name not in expected
+        )
     assert (module.modulated is None) if not half else torch.equal(module.modulated, HALF)
 
 
@@ -80,13 +99,18 @@ def test_the_modulator_starts_as_torch_nn_linear_would(kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mask_chooses_between_the_modulator_and_eta(backend: str, kind: Any) -> None:
     half = made(kind, SIMPLE, modulated=HALF, backend=backend)
-    everyone, nobody = made(kind, SIMPLE, backend=backend), made(kind, Plasticity(constraint="clip"), backend=backend)
+    everyone, nobody = (
+        made(kind, SIMPLE, backend=backend),
+        made(kind, Plasticity(constraint="clip"), backend=backend),
+    )
     for module in (everyone, nobody):
         module.load_state_dict(half.state_dict(), strict=False)
     _, state = half(random(3, 2, 3))
     # Without traces all three compute the same activities, and then change the traces each in its own way.
     state, input = state._replace(trace=torch.zeros_like(state.trace)), random(1, 2, 3)
-    changed, modulated, unmodulated = (module(input, state)[1].trace for module in (half, everyone, nobody))
+    changed, modulated, unmodulated = (
+        module(input, state)[1].trace for module in (half, everyone, nobody)
+    )
     close(changed[..., HALF, :], modulated[..., HALF, :])
     close(changed[..., ~HALF, :], unmodulated[..., ~HALF, :])
     assert not torch.allclose(modulated, unmodulated)
@@ -102,7 +126,9 @@ def test_a_retroactive_sequence_goes_on_where_its_state_ended(
     module = made(kind, RETROACTIVE, modulated=modulated, backend=backend)
     input = random(7, 2, 3) if batched else random(7, 3)
     whole, last = module(input)
-    assert last.eligibility.shape == last.trace.shape and last.eligibility.any() and last.trace.any()
+    assert (
+        last.eligibility.shape == last.trace.shape and last.eligibility.any() and last.trace.any()
+    )
     first, state = module(input[:3])
     second, state = module(input[3:], state)
     close((torch.cat([first, second]), *state), (whole, *last))
@@ -120,15 +146,26 @@ def test_an_element_that_has_ended_keeps_its_eligibility(backend: str, kind: Any
     for b, length in enumerate(lengths):
         _, alone = module(input[:length, b : b + 1], lengths=[length])
         element = slice(b, b + 1)
-        found = state.eligibility[element] if kind is PlasticLinear else state.eligibility[:, element]
+        found = (
+            state.eligibility[element] if kind is PlasticLinear else state.eligibility[:, element]
+        )
         close(found, alone.eligibility)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind, one_step", [(PlasticRNN, PlasticRNNCell), (PlasticLSTM, PlasticLSTMCell)])
+@pytest.mark.parametrize(
+    "kind, one_step", [(PlasticRNN, PlasticRNNCell), (PlasticLSTM, PlasticLSTMCell)]
+)
 @pytest.mark.parametrize("batched", [True, False])
-def test_a_retroactive_cell_is_a_network_of_one_step(backend: str, kind: Any, one_step: Any, batched: bool) -> None:
-    options = {"plasticity": RETROACTIVE, "modulated": HALF, "backend": backend, "dtype": torch.float64}
+def test_a_retroactive_cell_is_a_network_of_one_step(
+    backend: str, kind: Any, one_step: Any, batched: bool
+) -> None:
+    options = {
+        "plasticity": RETROACTIVE,
+        "modulated": HALF,
+        "backend": backend,
+        "dtype": torch.float64,
+    }
     cell, module = one_step(3, 4, **options), kind(3, 4, **options)
     names = {name: name if name == "modulated" else f"{name}_l0" for name in cell.state_dict()}
     module.load_state_dict({names[name]: value for name, value in cell.state_dict().items()})
@@ -158,17 +195,23 @@ def test_a_module_survives_state_dict_copy_and_pickle(kind: Any) -> None:
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid", "linear"])
 def test_the_modulator_signal_is_that_of_the_outputs(nonlinearity: str) -> None:
-    plasticity = Plasticity(constraint="none", modulation="simple", modulator_nonlinearity=nonlinearity)
+    plasticity = Plasticity(
+        constraint="none", modulation="simple", modulator_nonlinearity=nonlinearity
+    )
     module = PlasticRNN(3, 4, 2, plasticity=plasticity, backend="reference", dtype=torch.float64)
     input = random(1, 2, 3)
     output, state = module(input, None)
     assert module.modulator_signal(output).shape == (1, 2)
     close(module.modulator_signal(output), module.modulator_signal(state.hidden[1:], layer=1))
-    close(module.modulator_signal(output), PF.modulator_signal(output, module.modulator(), plasticity))
+    close(
+        module.modulator_signal(output), PF.modulator_signal(output, module.modulator(), plasticity)
+    )
     second, after = module(input, state)
     change = torch.einsum("b,bj,bi->bji", module.modulator_signal(second)[0], second[0], output[0])
     close(after.trace[1], state.trace[1] + change)
-    with pytest.raises(ValueError, match="PlasticRNN: there is no modulator with modulation 'none'"):
+    with pytest.raises(
+        ValueError, match="PlasticRNN: there is no modulator with modulation 'none'"
+    ):
         PlasticRNN(3, 4).modulator_signal(output)
 
 
@@ -176,7 +219,10 @@ def test_the_modulator_signal_is_that_of_the_outputs(nonlinearity: str) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"modulated": HALF, "plasticity": Plasticity()}, "modulated needs a plasticity with modulation"),
+        (
+            {"modulated": HALF, "plasticity": Plasticity()},
+            "modulated needs a plasticity with modulation",
+        ),
         ({"modulated": HALF[:3]}, r"modulated must have shape \(4,\); got \(3,\)"),
         ({"modulated": HALF.float()}, "modulated must have dtype torch.bool; got torch.float32"),
         ({"modulated": [True] * 4}, "modulated must be a tensor; got list"),
@@ -197,12 +243,16 @@ def test_a_mask_that_cannot_be_is_refused(kind: Any, options: dict[str, Any], me
 )
 def test_a_modulator_reads_only_what_there_is(kind: Any, source: str, allowed: str) -> None:
     plasticity = Plasticity(modulation="simple", modulator_input=source)
-    with pytest.raises(ValueError, match=f"plasticity.modulator_input must be one of {allowed}; got '{source}'"):
+    with pytest.raises(
+        ValueError, match=f"plasticity.modulator_input must be one of {allowed}; got '{source}'"
+    ):
         kind(3, 4, plasticity=plasticity)
 
 
 def test_an_eligibility_trace_without_retroactive_modulation_is_refused() -> None:
     module = PlasticRNN(3, 4, plasticity=SIMPLE, backend="reference")
     hidden, trace = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)
-    with pytest.raises(ValueError, match="eligibility is for retroactive modulation; got modulation 'simple'"):
+    with pytest.raises(
+        ValueError, match="eligibility is for retroactive modulation; got modulation 'simple'"
+    ):
         module(torch.zeros(5, 2, 3), (hidden, trace, trace))

@@ -48,11 +48,22 @@ def tree(tmp_path: Path) -> Path:
     copy = tmp_path / "tree"
     for name in ("build_backend", "plastikern"):
         shutil.copytree(ROOT / name, copy / name, ignore=IGNORED)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
+    for name in (
+        "setup.py",
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    ):
         shutil.copy(ROOT / name, copy)
     (copy / "csrc" / "cpu").mkdir(parents=True)
-    (copy / "csrc" / "add.h").write_text("#define JOIN(a, b, c) PASTE(a, b, c)\n#define PASTE(a, b, c) a##b##_##c\n")
-    (copy / "csrc" / "registration.cpp").write_text("const char* build_info() { return PLASTIKERN_BUILD_INFO; }\n")
+    (copy / "csrc" / "add.h").write_text(
+        "#define JOIN(a, b, c) PASTE(a, b, c)\n#define PASTE(a, b, c) a##b##_##c\n"
+    )
+    (copy / "csrc" / "registration.cpp").write_text(
+        "const char* build_info() { return PLASTIKERN_BUILD_INFO; }\n"
+    )
     (copy / "csrc" / "cpu" / "add_kernels.cpp").write_text(
         '#include "add.h"\n'
         "void JOIN(add_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR)(PLASTIKERN_SCALAR* x) { *x += 1; }\n"
@@ -62,9 +73,15 @@ def tree(tmp_path: Path) -> Path:
 
 def run(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs this Python in `tree` without the caller's choice of what to build."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("PLASTIKERN_BUILD", "CXX", "PYTHONPATH")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PLASTIKERN_BUILD", "CXX", "PYTHONPATH")
+    }
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=tree, env={**kept, **environment}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=tree, env={**kept, **environment}, capture_output=True, text=True, check=False
+    )
 
 
 def build_wheel(tree: Path, **environment: str) -> tuple[Path, list[str]]:
@@ -84,11 +101,15 @@ def test_setup_finds_torch_without_importing_it(tree: Path, tmp_path: Path) -> N
     poisoned = tmp_path / "poisoned" / "torch"
     poisoned.mkdir(parents=True)
     marker = tmp_path / "imported"
-    (poisoned / "__init__.py").write_text(f"open({str(marker)!r}, 'w').close()\nraise RuntimeError('imported')\n")
+    (poisoned / "__init__.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\nraise RuntimeError('imported')\n"
+    )
     build_wheel(tree, PYTHONPATH=str(poisoned.parent), **NO_COMPILER)
     script = "from build_backend import toolchain; print(toolchain.find_torch().folder)"
     found = run(tree, "-c", script, PYTHONPATH=str(poisoned.parent))
-    assert Path(found.stdout.strip()).resolve() == Path(torch.__file__).resolve().parent, found.stderr
+    assert Path(found.stdout.strip()).resolve() == Path(torch.__file__).resolve().parent, (
+        found.stderr
+    )
     assert not marker.exists()
 
 
@@ -105,7 +126,9 @@ def test_torch_is_found_where_build_isolation_hides_it(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.9.1", "1.13.0", "unknown", "2.10.0", "2.13.0+cpu", "3.0.0"])
-def test_a_torch_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_a_torch_that_is_too_old_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
     header = tmp_path / "include" / "torch" / "csrc" / "stable" / "library.h"
     header.parent.mkdir(parents=True)
     header.touch()
@@ -126,7 +149,11 @@ def test_a_torch_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_torch_is_asked_for_only_where_a_build_needs_it(
-    monkeypatch: pytest.MonkeyPatch, choice: str, compiler: str | None, installed: bool, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch,
+    choice: str,
+    compiler: str | None,
+    installed: bool,
+    expected: list[str],
 ) -> None:
     monkeypatch.setenv("PLASTIKERN_BUILD", choice)
     if compiler is not None:
@@ -139,10 +166,15 @@ def test_torch_is_asked_for_only_where_a_build_needs_it(
 def test_unknown_build_choice_is_one_clear_error(tree: Path) -> None:
     done = run(tree, "setup.py", "--version", PLASTIKERN_BUILD="gpu")
     assert done.returncode != 0
-    assert done.stderr.splitlines()[-1] == "PLASTIKERN_BUILD: got 'gpu', expected one of auto, none, cpu, cuda"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "PLASTIKERN_BUILD: got 'gpu', expected one of auto, none, cpu, cuda"
+    )
 
 
-@pytest.mark.parametrize("environment", [{"PLASTIKERN_BUILD": "none"}, NO_COMPILER], ids=["none", "no-compiler"])
+@pytest.mark.parametrize(
+    "environment", [{"PLASTIKERN_BUILD": "none"}, NO_COMPILER], ids=["none", "no-compiler"]
+)
 def test_pure_python_wheel_says_so_in_one_line_and_works(
     tree: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -151,7 +183,9 @@ def test_pure_python_wheel_says_so_in_one_line_and_works(
     assert wheel.name == f"plastikern-{plastikern.__version__}-py3-none-any.whl"
     assert len(lines) == 1 and "pure Python install" in lines[0]
     assert {"plastikern/__init__.py", "plastikern/py.typed"} <= members(wheel)
-    assert not [name for name in members(wheel) if name.endswith(".so") or not name.startswith("plastikern")]
+    assert not [
+        name for name in members(wheel) if name.endswith(".so") or not name.startswith("plastikern")
+    ]
 
     installed = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(installed)
@@ -167,11 +201,15 @@ def test_pure_python_wheel_says_so_in_one_line_and_works(
 
 
 @pytest.mark.parametrize("choice", ["cpu", "cuda"])
-def test_missing_compiler_is_an_error_where_native_code_is_asked_for(tree: Path, choice: str) -> None:
+def test_missing_compiler_is_an_error_where_native_code_is_asked_for(
+    tree: Path, choice: str
+) -> None:
     script = "import build_backend; build_backend.build_wheel('dist')"
     done = run(tree, "-c", script, PLASTIKERN_BUILD=choice, **NO_COMPILER)
     assert done.returncode != 0
-    assert done.stderr.splitlines()[-1].startswith(f"plastikern: PLASTIKERN_BUILD={choice}, but no C++ compiler: ")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"plastikern: PLASTIKERN_BUILD={choice}, but no C++ compiler: "
+    )
 
 
 @needs_compiler
@@ -191,10 +229,15 @@ def test_only_what_changed_is_compiled_again(
 
     def compiled() -> list[int]:
         native.build(tree, "cpu")
-        return [int(number) for number in re.findall(r"(\d+) of (\d+) objects", capsys.readouterr().out)[0]]
+        return [
+            int(number)
+            for number in re.findall(r"(\d+) of (\d+) objects", capsys.readouterr().out)[0]
+        ]
 
     # AVX-512 in single precision only: see build_backend/native.py.
-    variants = len(COMPILER.capabilities) * len(native.SCALARS) - ("avx512" in COMPILER.capabilities)
+    variants = len(COMPILER.capabilities) * len(native.SCALARS) - (
+        "avx512" in COMPILER.capabilities
+    )
     assert compiled() == [variants + 1, variants + 1]
     assert compiled() == [0, variants + 1]
     later = (tree / "build" / "native" / native.LIBRARY_NAME).stat().st_mtime + 10
@@ -214,7 +257,10 @@ def test_code_that_does_not_compile_ends_only_a_build_that_was_asked_for(
     (tree / "csrc" / "broken.cpp").write_text("int broken() { retrun 1; }\n")
     assert native.build(tree, "auto") is None
     assert "csrc/broken.cpp:1:" in capsys.readouterr().out.splitlines()[-1]
-    with pytest.raises(SystemExit, match=r"PLASTIKERN_BUILD=cpu, but broken\.cpp\.o was not made: csrc/broken\.cpp:1:"):
+    with pytest.raises(
+        SystemExit,
+        match=r"PLASTIKERN_BUILD=cpu, but broken\.cpp\.o was not made: csrc/broken\.cpp:1:",
+    ):
         native.build(tree, "cpu")
 
 
@@ -251,9 +297,13 @@ def test_unknown_cuda_architecture_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("jobs", ["x", "0", "-2", "1.5"])
-def test_a_number_of_jobs_that_is_none_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, jobs: str) -> None:
+def test_a_number_of_jobs_that_is_none_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, jobs: str
+) -> None:
     monkeypatch.setenv("MAX_JOBS", jobs)
-    with pytest.raises(SystemExit, match=rf"^MAX_JOBS: got '{re.escape(jobs)}', expected a number from 1 on$"):
+    with pytest.raises(
+        SystemExit, match=rf"^MAX_JOBS: got '{re.escape(jobs)}', expected a number from 1 on$"
+    ):
         toolchain.requested_jobs()
     for value in ("", "3"):
         monkeypatch.setenv("MAX_JOBS", value)
@@ -270,15 +320,26 @@ def test_a_number_of_jobs_that_is_none_is_one_clear_error(monkeypatch: pytest.Mo
     ],
 )
 def test_arguments_of_the_compiler_reach_it_through_nvcc(
-    tree: Path, monkeypatch: pytest.MonkeyPatch, command: str, program: str, arguments: tuple[str, ...]
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    program: str,
+    arguments: tuple[str, ...],
 ) -> None:
     compiler = toolchain.Compiler(tuple(command.split()), command, True, ("default",))
     assert (compiler.program, compiler.arguments) == (program, arguments)
     (tree / "csrc" / "cuda").mkdir()
     (tree / "csrc" / "cuda" / "add_kernels.cu").touch()
     ran: list[list[str]] = []
-    monkeypatch.setattr(native, "run_into", lambda root, target, words: (ran.append([*words]), target.touch()))
-    native._make(tree, compiler, toolchain.Torch(ROOT, "2.13.0"), native.Nvcc(Path("nvcc"), "nvcc 13.0", ["8.0"]))
+    monkeypatch.setattr(
+        native, "run_into", lambda root, target, words: (ran.append([*words]), target.touch())
+    )
+    native._make(
+        tree,
+        compiler,
+        toolchain.Torch(ROOT, "2.13.0"),
+        native.Nvcc(Path("nvcc"), "nvcc 13.0", ["8.0"]),
+    )
     by_nvcc = [words for words in ran if words[0] == "nvcc"]
     assert len(by_nvcc) == len(native.SCALARS) + 1, "compilations and the link"
     for words in by_nvcc:
@@ -311,7 +372,11 @@ def test_sdist_has_all_that_a_build_needs(tree: Path) -> None:
     (archive,) = (tree / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
-    needed = [path for folder in ("csrc", "build_backend", "plastikern") for path in (tree / folder).rglob("*.*")]
+    needed = [
+        path
+        for folder in ("csrc", "build_backend", "plastikern")
+        for path in (tree / folder).rglob("*.*")
+    ]
     missing = {str(path.relative_to(tree)) for path in needed if path.suffix != ".pyc"} - names
     assert not missing
     assert {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
@@ -346,7 +411,9 @@ def elf_symbols(path: Path, kind: int) -> Iterator[Symbol]:
     (start,) = struct.unpack_from("<Q", data, 0x28)
     size, count = struct.unpack_from("<HH", data, 0x3A)
     # Of a section: type, offset, size, and the number of the section with its strings.
-    sections = [struct.unpack_from("<4xI16xQQI", data, start + index * size) for index in range(count)]
+    sections = [
+        struct.unpack_from("<4xI16xQQI", data, start + index * size) for index in range(count)
+    ]
     for found, offset, length, link in sections:
         if found != kind:
             continue
@@ -366,14 +433,18 @@ def test_library_uses_only_the_stable_abi_of_torch() -> None:
     undefined = [symbol.name for symbol in elf_symbols(LIBRARY, 11) if not symbol.defined]
     assert any(name.startswith(("aoti_torch_", "torch_")) for name in undefined)
     # C++ names of torch (at::, c10::, torch::, caffe2::) change from release to release; the stable ABI is C.
-    assert not [name for name in undefined if re.match(r"_Z.*N?[KVRO]*(2at|3c10|5torch|6caffe2)\d", name)]
+    assert not [
+        name for name in undefined if re.match(r"_Z.*N?[KVRO]*(2at|3c10|5torch|6caffe2)\d", name)
+    ]
 
 
 @needs_elf
 @pytest.mark.skipif(not library.info().get("cuda"), reason="the library has no CUDA kernels")
 def test_cuda_kernels_need_no_cuda_to_be_loaded() -> None:
     """This process has loaded it, as a rule without a driver: the runtime is in it, and looks for the driver later."""
-    undefined = [symbol.name for symbol in elf_symbols(LIBRARY, 11) if not symbol.defined and not symbol.weak]
+    undefined = [
+        symbol.name for symbol in elf_symbols(LIBRARY, 11) if not symbol.defined and not symbol.weak
+    ]
     assert not [name for name in undefined if re.match(r"(__)?cuda|cu[A-Z]", name)]
     if not torch.cuda.is_available():
         assert backends.select(None, torch.zeros(1)) == "cpu"
@@ -392,7 +463,12 @@ def test_no_kernel_shares_code_between_instruction_sets() -> None:
     if not objects:
         pytest.skip("the kernels are not built here")
     assert any(symbol.defined for symbol in elf_symbols(objects[0], 2))
-    assert not [(path.name, symbol.name) for path in objects for symbol in elf_symbols(path, 2) if _is_shared(symbol)]
+    assert not [
+        (path.name, symbol.name)
+        for path in objects
+        for symbol in elf_symbols(path, 2)
+        if _is_shared(symbol)
+    ]
 
 
 def _is_shared(symbol: Symbol) -> bool:

@@ -47,7 +47,9 @@ any_threads = st.sampled_from((1, 2))
 
 @settings(max_examples=300)
 @given(case=cases("rnn"), thread_count=any_threads)
-def test_a_recurrent_network_in_double_precision_equals_the_reference(case: Case, thread_count: int) -> None:
+def test_a_recurrent_network_in_double_precision_equals_the_reference(
+    case: Case, thread_count: int
+) -> None:
     check_parity(case, thread_count)
 
 
@@ -98,11 +100,15 @@ def test_single_precision_is_as_near_to_double_as_rounding_allows(
     rule: str, constraint: str, granularity: str, steps: int, neurons: int
 ) -> None:
     plasticity = Plasticity(rule=rule, constraint=constraint, alpha=granularity, eta=granularity)
-    case = Case(steps, 2, neurons, plasticity, with_clamp=True, lengths=(steps, steps - 3), eta=0.03)
+    case = Case(
+        steps, 2, neurons, plasticity, with_clamp=True, lengths=(steps, steps - 3), eta=0.03
+    )
     found, expected = run(case, "cpu", torch.float32), run(case, "reference")
     if granularity == "layer":
         # The terms of a sum over all neurons may cancel: its error is measured by their size, not by what is left.
-        by_neuron = run(replace(case, plasticity=replace(plasticity, alpha="neuron", eta="neuron")), "reference")
+        by_neuron = run(
+            replace(case, plasticity=replace(plasticity, alpha="neuron", eta="neuron")), "reference"
+        )
         for name in ("grad_alpha", "grad_eta"):
             size = by_neuron[name].norm().clamp(min=1)
             found[name], expected[name] = found[name] / size, expected[name] / size
@@ -111,8 +117,12 @@ def test_single_precision_is_as_near_to_double_as_rounding_allows(
 
 @each_variant
 @pytest.mark.parametrize("steps, neurons", [(5, 33), (30, 51)])
-def test_single_precision_of_every_network_is_as_near_to_double(case: Case, steps: int, neurons: int) -> None:
-    case = replace(case, steps=steps, neurons=neurons, features=47, lengths=(steps, steps - 3), eta=0.03)
+def test_single_precision_of_every_network_is_as_near_to_double(
+    case: Case, steps: int, neurons: int
+) -> None:
+    case = replace(
+        case, steps=steps, neurons=neurons, features=47, lengths=(steps, steps - 3), eta=0.03
+    )
     tolerance = fp32(steps, neurons, case.network, case.plasticity.modulation != "none")
     assert_close(run(case, "cpu", torch.float32), run(case, "reference"), tolerance)
 
@@ -123,7 +133,9 @@ def test_a_gradient_of_one_output_alone_equals_the_reference(
     case: Case, batch_first: bool, checkpoint_every: int | None
 ) -> None:
     for name in case.outputs:
-        alone = replace(case, upstream=(name,), batch_first=batch_first, checkpoint_every=checkpoint_every)
+        alone = replace(
+            case, upstream=(name,), batch_first=batch_first, checkpoint_every=checkpoint_every
+        )
         with uninitialised_memory_is_nan():
             assert_close(run(alone, "cpu"), run(alone, "reference"), FP64)
 
@@ -166,10 +178,17 @@ def test_traces_exactly_on_their_bound_give_the_outputs_and_gradients_of_the_ref
         plasticity = replace(plasticity, modulator_nonlinearity="linear")
     on_read = constraint == "clip_on_read"
     case = Case(1 if on_read else 2, 3, 4, plasticity, "identity", network=network)
-    fixed = {"weight": 0.0, "alpha": 0.125 if on_read else 0.0, "eta": 0.25, "eligibility_eta": 0.25}
+    fixed = {
+        "weight": 0.0,
+        "alpha": 0.125 if on_read else 0.0,
+        "eta": 0.25,
+        "eligibility_eta": 0.25,
+    }
     fixed |= {"modulator_weight": 0.0, "modulator_bias": 0.25}
     inputs = {
-        name: torch.full_like(tensor, fixed[name]) if name in fixed else eighths(tensor.clamp(-1, 1))
+        name: torch.full_like(tensor, fixed[name])
+        if name in fixed
+        else eighths(tensor.clamp(-1, 1))
         for name, tensor in case.inputs().items()
     }
     # On the bound, and so near to it that some changes, multiples of 1/256, land on it.
@@ -179,7 +198,9 @@ def test_traces_exactly_on_their_bound_give_the_outputs_and_gradients_of_the_ref
     results = {}
     for backend in ("cpu", "reference"):
         outputs = case.sequence(inputs, backend)
-        upstreams = [eighths(case.random(f"grad_{name}", *output.shape)) for name, output in outputs.items()]
+        upstreams = [
+            eighths(case.random(f"grad_{name}", *output.shape)) for name, output in outputs.items()
+        ]
         grads = torch.autograd.grad(list(outputs.values()), list(inputs.values()), upstreams)
         named = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True)}
         results[backend] = (outputs, named)
@@ -192,7 +213,11 @@ def transposed(tensor: Tensor) -> Tensor:
 
 
 def sliced(tensor: Tensor) -> Tensor:
-    beside = torch.ones_like(tensor) if tensor.dtype == torch.bool else torch.full_like(tensor, torch.nan)
+    beside = (
+        torch.ones_like(tensor)
+        if tensor.dtype == torch.bool
+        else torch.full_like(tensor, torch.nan)
+    )
     return torch.stack([tensor, beside], -1)[..., 0]
 
 
@@ -207,17 +232,25 @@ def run_laid_out(case: Case, layout: Callable[[Tensor], Tensor]) -> dict[str, Te
     if given.get("clamp") is not None:
         given["clamp"] = layout(given["clamp"])
     if case.half_modulated:
-        given["modulator"] = given["modulator"]._replace(modulated=layout(given["modulator"].modulated))
+        given["modulator"] = given["modulator"]._replace(
+            modulated=layout(given["modulator"].modulated)
+        )
     outputs = case.sequence({}, "cpu", **given)
-    upstreams = [layout(case.random(f"grad_{name}", *output.shape)) for name, output in outputs.items()]
+    upstreams = [
+        layout(case.random(f"grad_{name}", *output.shape)) for name, output in outputs.items()
+    ]
     torch.autograd.backward(list(outputs.values()), upstreams)
     found = {name: output.detach() for name, output in outputs.items()}
-    return found | {f"grad_{name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+    return found | {
+        f"grad_{name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None
+    }
 
 
 @pytest.mark.parametrize("layout", [transposed, sliced, offset])
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_any_memory_layout_gives_the_same_bits(layout: Callable[[Tensor], Tensor], batch_first: bool) -> None:
+def test_any_memory_layout_gives_the_same_bits(
+    layout: Callable[[Tensor], Tensor], batch_first: bool
+) -> None:
     case = Case(steps=6, batch=3, neurons=5, with_clamp=True, batch_first=batch_first)
     assert_same_bits(run_laid_out(case, layout), run(case, "cpu"))
 
@@ -233,13 +266,19 @@ def test_every_network_takes_any_memory_layout(
     assert_close(run_laid_out(case, layout), run(case, "cpu"), FP64_ROUNDING)
 
 
-@pytest.mark.parametrize("name", ["rnn-retroactive", "lstm-retroactive", "linear-retroactive", "rnn-simple"])
+@pytest.mark.parametrize(
+    "name", ["rnn-retroactive", "lstm-retroactive", "linear-retroactive", "rnn-simple"]
+)
 def test_an_expanded_upstream_gradient_equals_one_that_is_written_out(name: str) -> None:
     case = VARIANTS[name]
     inputs = case.inputs()
     for output in case.sequence(inputs, "cpu").values():
         leaves = list(inputs.values())
         found = torch.autograd.grad(output.sum(), leaves, retain_graph=True, allow_unused=True)
-        expected = torch.autograd.grad(output, leaves, torch.ones_like(output), retain_graph=True, allow_unused=True)
+        expected = torch.autograd.grad(
+            output, leaves, torch.ones_like(output), retain_graph=True, allow_unused=True
+        )
         for left, right in zip(found, expected, strict=True):
-            assert (left is None and right is None) or (left is not None and torch.equal(left, right))
+            assert (left is None and right is None) or (
+                left is not None and torch.equal(left, right)
+            )

@@ -20,7 +20,12 @@ from plastikern.plasticity import granular_shape
 
 def test_the_default_is_the_rule_of_paper_1() -> None:
     rule = Plasticity()
-    assert (rule.rule, rule.constraint, rule.alpha, rule.eta) == ("hebb", "decay", "connection", "layer")
+    assert (rule.rule, rule.constraint, rule.alpha, rule.eta) == (
+        "hebb",
+        "decay",
+        "connection",
+        "layer",
+    )
     assert rule.learn_eta and rule.eta_init == 0.01
 
 
@@ -52,7 +57,12 @@ def test_a_rule_is_made_again_from_what_tools_for_records_make_of_it(rule: Plast
         eval(repr(rule)), *(pickle.loads(pickle.dumps(rule, k)) for k in range(pickle.HIGHEST_PROTOCOL + 1)),
     ]  # fmt: skip
     for twin in twins:
-        assert twin == rule and hash(twin) == hash(rule) and twin.codes == rule.codes and vars(twin) == options
+        assert (
+            twin == rule
+            and hash(twin) == hash(rule)
+            and twin.codes == rule.codes
+            and vars(twin) == options
+        )
     assert (
         {field.name for field in dataclasses.fields(rule)}
         == options.keys()
@@ -64,7 +74,9 @@ def test_a_rule_is_made_again_from_what_tools_for_records_make_of_it(rule: Plast
 def test_a_rule_pickled_by_an_earlier_version_is_read() -> None:
     # Its codes stood among the options.
     rule = Plasticity.__new__(Plasticity)
-    rule.__setstate__({**dataclasses.asdict(Plasticity(rule="oja", constraint="clip")), "codes": (1, 1, 0, 0, 0)})
+    rule.__setstate__(
+        {**dataclasses.asdict(Plasticity(rule="oja", constraint="clip")), "codes": (1, 1, 0, 0, 0)}
+    )
     assert rule == Plasticity(rule="oja", constraint="clip") and rule.codes == (1, 1, 0, 0, 0)
     assert "codes" not in vars(rule)
 
@@ -107,7 +119,9 @@ def test_records_of_tensors_are_made_again_likewise(record: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("value", ["Hebb", "", None, 1])
-def test_an_unknown_option_is_refused_with_those_that_exist(name: str, options: str, value: Any) -> None:
+def test_an_unknown_option_is_refused_with_those_that_exist(
+    name: str, options: str, value: Any
+) -> None:
     if (name, value) == ("constraint", None):
         pytest.skip("None is the default")
     with pytest.raises(ValueError, match=f"{name} must be one of {options}; got {value!r}"):
@@ -140,17 +154,24 @@ def test_oja_is_not_combined_with_decay() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, value", [("modulator_input", "cell"), ("modulator_nonlinearity", "linear"), ("fan_out", "neuron")]
+    "name, value",
+    [("modulator_input", "cell"), ("modulator_nonlinearity", "linear"), ("fan_out", "neuron")],
 )
 def test_an_option_of_the_modulator_needs_one(name: str, value: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} '{value}' needs modulation 'simple' or 'retroactive'"):
+    with pytest.raises(
+        ValueError, match=f"{name} '{value}' needs modulation 'simple' or 'retroactive'"
+    ):
         Plasticity(**{name: value})  # type: ignore[arg-type]
     for modulation in ("simple", "retroactive"):
         assert getattr(Plasticity(modulation=modulation, **{name: value}), name) == value  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("granularity, shape", [("connection", (3, 4)), ("neuron", (3,)), ("layer", ())])
-def test_a_coefficient_has_the_shape_of_its_granularity(granularity: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "granularity, shape", [("connection", (3, 4)), ("neuron", (3,)), ("layer", ())]
+)
+def test_a_coefficient_has_the_shape_of_its_granularity(
+    granularity: str, shape: tuple[int, ...]
+) -> None:
     assert granular_shape(granularity, 3, 4) == shape
 
 
@@ -164,7 +185,9 @@ def test_traces_of_a_modulated_network_as_it_is_made_stay_bounded(
     assert plasticity.constraint == "clip"
     torch.manual_seed(0)
     with torch.no_grad():
-        state = PlasticRNN(20, 50, plasticity=plasticity, backend="reference")(torch.randn(400, 2, 20))[1]
+        state = PlasticRNN(20, 50, plasticity=plasticity, backend="reference")(
+            torch.randn(400, 2, 20)
+        )[1]
     assert state.trace.abs().max() <= plasticity.clip and state.hidden.isfinite().all()
 
 

@@ -9,14 +9,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BACKENDS, KINDS, MODULATED_BY, NETWORKS, RETROACTIVE, SIMPLE, Case, each_variant, ruled, threads
+from conftest import (
+    BACKENDS,
+    KINDS,
+    MODULATED_BY,
+    NETWORKS,
+    RETROACTIVE,
+    SIMPLE,
+    Case,
+    each_variant,
+    ruled,
+    threads,
+)
 from numpy.typing import NDArray
 from tolerances import FP64_ROUNDING
 from torch import Tensor
 
 import plastikern.functional as PF
 from plastikern import Plasticity
-from plastikern.plasticity import FAN_OUTS, GRANULARITIES, MODULATIONS, MODULATOR_NONLINEARITIES, POSTS
+from plastikern.plasticity import (
+    FAN_OUTS,
+    GRANULARITIES,
+    MODULATIONS,
+    MODULATOR_NONLINEARITIES,
+    POSTS,
+)
 
 Array = NDArray[np.float64]
 
@@ -63,7 +80,9 @@ class Published:
         self.weight = arguments["weight"].detach().numpy()
         if modulator is not None:
             given |= {"weight": None, "modulator": modulator.weight}
-        self.given = {name: x.detach().numpy().copy() for name, x in given.items() if isinstance(x, Tensor)}
+        self.given = {
+            name: x.detach().numpy().copy() for name, x in given.items() if isinstance(x, Tensor)
+        }
         self.state = {name: self.given[name][element] for name in case.state}
 
     def at(self, name: str, j: int, i: int) -> float:
@@ -77,7 +96,11 @@ class Published:
         first = 2 * self.case.neurons if self.case.network == "lstm" else 0
         for j, row in enumerate(self.state["trace"]):
             for i, h in enumerate(row):
-                read = min(max(h, -self.rule.clip), self.rule.clip) if self.rule.constraint == "clip_on_read" else h
+                read = (
+                    min(max(h, -self.rule.clip), self.rule.clip)
+                    if self.rule.constraint == "clip_on_read"
+                    else h
+                )
                 found[j] += (self.weight[first + j, i] + self.at("alpha", j, i) * read) * x[i]
         return found
 
@@ -92,7 +115,11 @@ class Published:
     def step(self, t: int) -> Array:
         case, rule, state = self.case, self.rule, self.state
         drive = self.given["drive"][t, self.element]
-        x = self.given["input"][t, self.element] if case.network == "linear" else state["hidden"].copy()
+        x = (
+            self.given["input"][t, self.element]
+            if case.network == "linear"
+            else state["hidden"].copy()
+        )
         recurrent = self.recurrent(x)
         if case.network == "lstm":
             u, w, size = drive, self.weight, case.neurons
@@ -100,7 +127,12 @@ class Published:
             candidate = np.tanh(u[2 * size : 3 * size] + recurrent)
             state["cell"] = keep * state["cell"] + admit * candidate
             active = emit * np.tanh(state["cell"])
-            post = {"candidate": candidate, "recurrent": recurrent, "cell": state["cell"], "hidden": active}[case.post]
+            post = {
+                "candidate": candidate,
+                "recurrent": recurrent,
+                "cell": state["cell"],
+                "hidden": active,
+            }[case.post]
         else:
             active = PHI[case.nonlinearity](drive + recurrent)
             if "clamp" in self.given:
@@ -108,14 +140,22 @@ class Published:
             post = active
         modulator = None
         if rule.modulation != "none":
-            source = {"hidden": active, "previous_hidden": x, "cell": state.get("cell")}[rule.modulator_input]
-            signal = sum(v * s for v, s in zip(self.given["modulator"], source, strict=True)) + self.given["bias"]
+            source = {"hidden": active, "previous_hidden": x, "cell": state.get("cell")}[
+                rule.modulator_input
+            ]
+            signal = (
+                sum(v * s for v, s in zip(self.given["modulator"], source, strict=True))
+                + self.given["bias"]
+            )
             modulator = float(PHI[rule.modulator_nonlinearity](signal))
         for j in range(case.neurons):
             for i in range(len(x)):
                 h = state["trace"][j, i]
                 added = increment(rule, h, x[i], post[j])
-                if rule.modulation == "retroactive" and self.given.get("modulated", np.ones(case.neurons))[j]:
+                if (
+                    rule.modulation == "retroactive"
+                    and self.given.get("modulated", np.ones(case.neurons))[j]
+                ):
                     # paper 2, eq. 4 and 5: E is used before it changes
                     e, eta = state["eligibility"][j, i], self.at("eligibility_eta", j, i)
                     state["eligibility"][j, i] = (1 - eta) * e + eta * added
@@ -128,24 +168,41 @@ class Published:
 
 def check_published(case: Case, backend: str) -> None:
     elements = [Published(case, b) for b in range(case.batch)]
-    expected = {"output": np.stack([[element.step(t) for t in range(case.steps)] for element in elements], 1)}
-    expected |= {name: np.stack([element.state[name] for element in elements]) for name in case.state}
+    expected = {
+        "output": np.stack(
+            [[element.step(t) for t in range(case.steps)] for element in elements], 1
+        )
+    }
+    expected |= {
+        name: np.stack([element.state[name] for element in elements]) for name in case.state
+    }
     for name, found in case.sequence(case.inputs(), backend).items():
-        np.testing.assert_allclose(found.detach().numpy(), expected[name], rtol=1e-12, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            found.detach().numpy(), expected[name], rtol=1e-12, atol=1e-13, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize(
     "granularity, nonlinearity, with_clamp",
-    [("connection", "tanh", True), ("neuron", "sigmoid", False), ("layer", "relu", True), ("layer", "identity", False)],
+    [
+        ("connection", "tanh", True),
+        ("neuron", "sigmoid", False),
+        ("layer", "relu", True),
+        ("layer", "identity", False),
+    ],
 )
 def test_computes_the_published_equations(
     backend: str, rule: str, constraint: str, granularity: str, nonlinearity: str, with_clamp: bool
 ) -> None:
     # A large eta and a small bound, so that every constraint acts.
-    plasticity = Plasticity(rule=rule, constraint=constraint, clip=0.4, alpha=granularity, eta=granularity)
-    check_published(Case(5, 2, 3, plasticity, nonlinearity, with_clamp=with_clamp, eta=0.7), backend)
+    plasticity = Plasticity(
+        rule=rule, constraint=constraint, clip=0.4, alpha=granularity, eta=granularity
+    )
+    check_published(
+        Case(5, 2, 3, plasticity, nonlinearity, with_clamp=with_clamp, eta=0.7), backend
+    )
 
 
 def turning(options: tuple[str, ...], number: int) -> str:
@@ -166,7 +223,10 @@ def test_computes_the_published_equations_of_every_network(
             own["modulator_input"] = turning(MODULATED_BY[network], turn)
             own["modulator_nonlinearity"] = turning(MODULATOR_NONLINEARITIES, turn // 2)
             own["fan_out"] = turning(FAN_OUTS, turn + turn // 3)
-        granularities = {"alpha": turning(GRANULARITIES, turn), "eta": turning(GRANULARITIES, turn // 3 + 1)}
+        granularities = {
+            "alpha": turning(GRANULARITIES, turn),
+            "eta": turning(GRANULARITIES, turn // 3 + 1),
+        }
         rule, constraint = KINDS[number]
         case = Case(
             5, 2, 3, replace(ruled(rule, constraint, modulation=modulation, **granularities, **own), clip=0.4),
@@ -191,7 +251,8 @@ def check_derivatives(case: Case, order: int, fast_mode: bool) -> None:
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize(
-    "granularity, nonlinearity", [("connection", "tanh"), ("neuron", "sigmoid"), ("layer", "identity")]
+    "granularity, nonlinearity",
+    [("connection", "tanh"), ("neuron", "sigmoid"), ("layer", "identity")],
 )
 def test_derivatives_are_those_of_finite_differences(
     order: int, rule: str, constraint: str, granularity: str, nonlinearity: str
@@ -203,8 +264,12 @@ def test_derivatives_are_those_of_finite_differences(
 
 @pytest.mark.parametrize("order", [1, 2])
 @each_variant
-def test_derivatives_of_every_network_are_those_of_finite_differences(order: int, case: Case) -> None:
-    check_derivatives(replace(case, steps=3, neurons=2, features=3, lengths=(3, 2)), order, fast_mode=True)
+def test_derivatives_of_every_network_are_those_of_finite_differences(
+    order: int, case: Case
+) -> None:
+    check_derivatives(
+        replace(case, steps=3, neurons=2, features=3, lengths=(3, 2)), order, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -220,8 +285,12 @@ def test_a_state_or_a_drive_that_is_missing_is_zero(backend: str, network: str) 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("constraint, bound", [("clip", 0.5), ("soft_clip", 1.0), ("clip_on_read", 0.5)])
-@pytest.mark.parametrize("options", [{}, SIMPLE, RETROACTIVE], ids=["none", "simple", "retroactive"])
+@pytest.mark.parametrize(
+    "constraint, bound", [("clip", 0.5), ("soft_clip", 1.0), ("clip_on_read", 0.5)]
+)
+@pytest.mark.parametrize(
+    "options", [{}, SIMPLE, RETROACTIVE], ids=["none", "simple", "retroactive"]
+)
 def test_a_gradient_passes_a_trace_that_is_exactly_on_its_bound(
     backend: str, constraint: str, bound: float, options: dict[str, Any]
 ) -> None:
@@ -231,11 +300,22 @@ def test_a_gradient_passes_a_trace_that_is_exactly_on_its_bound(
     case = Case(1, 1, 12, plasticity, "identity", network="linear", features=1)
     # On the bound: inwards, outwards, no change. Below it: not as far as it, just onto it, beyond it. All are dyadic.
     start = torch.tensor([0, 0, 0, 1, 1, 1], dtype=torch.float64) * -0.125 + bound
-    change = torch.tensor([-2, 2, 0, 0.5, 1, 2], dtype=torch.float64) * (1 if constraint == "soft_clip" else 0.125)
+    change = torch.tensor([-2, 2, 0, 0.5, 1, 2], dtype=torch.float64) * (
+        1 if constraint == "soft_clip" else 0.125
+    )
     trace, change = torch.cat([start, -start]), torch.cat([change, -change])
     alpha = 1.0 if constraint == "clip_on_read" else 0.0
-    values = {"input": 1.0, "alpha": alpha, "eta": 0.25, "modulator_bias": 0.25, "eligibility_eta": 0.25}
-    inputs = {name: torch.full_like(tensor, values.get(name, 0.0)) for name, tensor in case.inputs().items()}
+    values = {
+        "input": 1.0,
+        "alpha": alpha,
+        "eta": 0.25,
+        "modulator_bias": 0.25,
+        "eligibility_eta": 0.25,
+    }
+    inputs = {
+        name: torch.full_like(tensor, values.get(name, 0.0))
+        for name, tensor in case.inputs().items()
+    }
     inputs["trace"] = trace[None, :, None]
     active = 4 * change  # at a rate of 1/4
     inputs["drive"] = (active - alpha * trace.clamp(-bound, bound))[None, None]
@@ -256,8 +336,17 @@ def test_a_gradient_passes_a_trace_that_is_exactly_on_its_bound(
         upstream = torch.arange(1.0, 13.0, dtype=torch.float64).view(right.shape)
         leaves = [inputs[name] for name in ("trace", "drive", "eligibility") if name in inputs]
         pairs = zip(
-            torch.autograd.grad(left, leaves, upstream, retain_graph=True, allow_unused=True, materialize_grads=True),
-            torch.autograd.grad(right, leaves, upstream, retain_graph=True, allow_unused=True, materialize_grads=True),
+            torch.autograd.grad(
+                left, leaves, upstream, retain_graph=True, allow_unused=True, materialize_grads=True
+            ),
+            torch.autograd.grad(
+                right,
+                leaves,
+                upstream,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            ),
             strict=True,
         )
         for grad, expected in pairs:
@@ -277,7 +366,10 @@ def test_without_plasticity_it_is_the_network_of_pytorch(backend: str, network: 
     state = tuple(inputs[name].unsqueeze(0) for name in case.state if name != "trace")
     output, last = theirs(input, state[0] if network == "rnn" else state)
     last = (last,) if network == "rnn" else last
-    expected = {"output": output, **{name: tensor[0] for name, tensor in zip(case.state, last, strict=False)}}
+    expected = {
+        "output": output,
+        **{name: tensor[0] for name, tensor in zip(case.state, last, strict=False)},
+    }
     parameters = [*theirs.parameters(), *(inputs[name] for name in expected if name != "output")]
     for name, right in expected.items():
         torch.testing.assert_close(found[name], right, rtol=0, atol=FP64_ROUNDING)
@@ -293,14 +385,24 @@ def test_without_plasticity_it_is_the_network_of_pytorch(backend: str, network: 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule, constraint", KINDS)
-def test_a_step_reads_products_up_to_the_step_before(backend: str, rule: str, constraint: str) -> None:
+def test_a_step_reads_products_up_to_the_step_before(
+    backend: str, rule: str, constraint: str
+) -> None:
     plasticity = Plasticity(rule=rule, constraint=constraint, alpha="layer")
     drive = torch.tensor([[[0.3, -0.5]], [[0.2, 0.4]]], dtype=torch.float64)
     hidden = torch.tensor([[0.6, -0.7]], dtype=torch.float64)
     eta, alpha = torch.tensor(0.1, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     weight = torch.zeros(2, 2, dtype=torch.float64)
     output, _, trace = PF.plastic_rnn_sequence(
-        drive, hidden, None, weight, alpha, eta, plasticity=plasticity, nonlinearity="identity", backend=backend
+        drive,
+        hidden,
+        None,
+        weight,
+        alpha,
+        eta,
+        plasticity=plasticity,
+        nonlinearity="identity",
+        backend=backend,
     )
     first = drive[0]  # the trace is still empty: the product of this step is not in it
     held = 0.1 * first.T @ hidden
@@ -315,13 +417,19 @@ def test_a_clamped_neuron_takes_its_drive_and_still_changes_its_trace(backend: s
     inputs = case.inputs()
     clamp = torch.zeros(case.drive_shape, dtype=torch.bool)
     clamp[:, :, 1] = True
-    output, _, trace = PF.plastic_rnn_sequence(**inputs, plasticity=case.plasticity, clamp=clamp, backend=backend)
+    output, _, trace = PF.plastic_rnn_sequence(
+        **inputs, plasticity=case.plasticity, clamp=clamp, backend=backend
+    )
     assert torch.equal(output[:, :, 1], inputs["drive"][:, :, 1])
     expected, eta = inputs["trace"][:, 1], inputs["eta"]
-    for pre, active in zip(torch.cat([inputs["hidden"].unsqueeze(0), output[:-1]]), output, strict=True):
+    for pre, active in zip(
+        torch.cat([inputs["hidden"].unsqueeze(0), output[:-1]]), output, strict=True
+    ):
         expected = (1 - eta) * expected + eta * active[:, 1:2] * pre
     torch.testing.assert_close(trace[:, 1], expected)
-    grad_drive, grad_weight = torch.autograd.grad(output[:, :, 1].sum(), (inputs["drive"], inputs["weight"]))
+    grad_drive, grad_weight = torch.autograd.grad(
+        output[:, :, 1].sum(), (inputs["drive"], inputs["weight"])
+    )
     alone = torch.zeros_like(grad_drive)
     alone[:, :, 1] = 1
     assert torch.equal(grad_drive, alone) and not grad_weight.any()

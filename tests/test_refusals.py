@@ -20,7 +20,14 @@ from plastikern import (
     save,
 )
 
-MODULES = (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)
+MODULES = (
+    PlasticRNN,
+    PlasticRNNCell,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticLinear,
+    PlasticLinearCell,
+)
 
 
 def one_line(error: pytest.ExceptionInfo[Any]) -> bool:
@@ -29,14 +36,20 @@ def one_line(error: pytest.ExceptionInfo[Any]) -> bool:
 
 @pytest.mark.parametrize("kind", MODULES)
 @pytest.mark.parametrize("backend", ["cpuu", "", 3])
-def test_a_backend_that_does_not_exist_is_refused_where_a_module_is_made(kind: Any, backend: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{kind.__name__}: backend must be one of reference, cpu, .*; got") as error:
+def test_a_backend_that_does_not_exist_is_refused_where_a_module_is_made(
+    kind: Any, backend: Any
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"^{kind.__name__}: backend must be one of reference, cpu, .*; got"
+    ) as error:
         kind(3, 4, backend=backend)
     assert one_line(error)
 
 
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
-def test_options_of_torch_are_taken_with_their_default_values_only(kind: Any, tmp_path: Any) -> None:
+def test_options_of_torch_are_taken_with_their_default_values_only(
+    kind: Any, tmp_path: Any
+) -> None:
     module = kind(3, 4, bidirectional=False, proj_size=0)
     assert module(torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
     for option in ({"bidirectional": True}, {"proj_size": 2}, {"bidirectional": "no"}):
@@ -56,11 +69,15 @@ def test_forward_mode_and_tracing_are_refused_by_the_kernels(kind: Any) -> None:
     input = torch.randn(2, 3) if "Cell" in kind.__name__ else torch.randn(5, 2, 3)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(input, torch.ones_like(input))
-        with pytest.raises(RuntimeError, match="no forward-mode derivatives; backend='reference' has") as error:
+        with pytest.raises(
+            RuntimeError, match="no forward-mode derivatives; backend='reference' has"
+        ) as error:
             fused(dual)
         assert one_line(error)
         assert forward_ad.unpack_dual(reference(dual)[0]).tangent is not None
-    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace cannot record the fused kernels") as error:
+    with pytest.raises(
+        RuntimeError, match=r"torch\.jit\.trace cannot record the fused kernels"
+    ) as error:
         torch.jit.trace(fused, input, strict=False, check_trace=False)
     assert one_line(error)
 
@@ -76,7 +93,9 @@ def test_onnx_is_given_the_reference_and_the_kernels_refuse_it_in_one_line(
     with torch.no_grad():
         program = torch.export.export(kind(3, 4), (input,), strict=False)
         assert not [node for node in program.graph.nodes if "plastikern" in str(node.target)]
-        with pytest.raises(RuntimeError, match="ONNX has no form for the fused kernels; backend='reference'"):
+        with pytest.raises(
+            RuntimeError, match="ONNX has no form for the fused kernels; backend='reference'"
+        ):
             torch.export.export(kind(3, 4, backend="cpu"), (input,), strict=False)
 
 

@@ -30,9 +30,20 @@ def network(*args: Any, plasticity: Plasticity = CLIP, **options: Any) -> Plasti
 def test_without_plasticity_it_is_torch_nn_rnn(
     backend: str, nonlinearity: str, num_layers: int, batch_first: bool, bias: bool, batched: bool
 ) -> None:
-    options: dict[str, Any] = {"nonlinearity": nonlinearity, "batch_first": batch_first, "bias": bias}
+    options: dict[str, Any] = {
+        "nonlinearity": nonlinearity,
+        "batch_first": batch_first,
+        "bias": bias,
+    }
     theirs = nn.RNN(3, 6, num_layers, **options, dtype=torch.float64)
-    ours = network(3, 6, num_layers, **options, backend=backend, plasticity=Plasticity(alpha_init=0, eta_init=0.1))
+    ours = network(
+        3,
+        6,
+        num_layers,
+        **options,
+        backend=backend,
+        plasticity=Plasticity(alpha_init=0, eta_init=0.1),
+    )
     missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not unexpected and all(name.startswith(("alpha", "eta")) for name in missing)
     input = random(4, 5, 3) if batched else random(4, 3)
@@ -46,7 +57,9 @@ def test_without_plasticity_it_is_torch_nn_rnn(
         last = last if module is theirs else last.hidden
         torch.autograd.backward([output, last], [upstream, torch.ones_like(last)])
         weights = [
-            parameter.grad for name, parameter in module.named_parameters() if not name.startswith(("alpha", "eta"))
+            parameter.grad
+            for name, parameter in module.named_parameters()
+            if not name.startswith(("alpha", "eta"))
         ]
         results.append([output, last, x.grad, h.grad, *weights])
     close(results[1], results[0])
@@ -54,7 +67,9 @@ def test_without_plasticity_it_is_torch_nn_rnn(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_an_element_that_has_ended_keeps_its_state_and_outputs_zero(backend: str, batch_first: bool) -> None:
+def test_an_element_that_has_ended_keeps_its_state_and_outputs_zero(
+    backend: str, batch_first: bool
+) -> None:
     module = network(3, 4, num_layers=2, batch_first=batch_first, backend=backend)
     input, lengths = random(5, 3, 3), torch.tensor([5, 0, 3])
     start = RNNState(random(2, 3, 4), random(2, 3, 4, 4))
@@ -65,7 +80,9 @@ def test_an_element_that_has_ended_keeps_its_state_and_outputs_zero(backend: str
         alone, last = module(input[:length, b], RNNState(start.hidden[:, b], start.trace[:, b]))
         close(output[:length, b], alone)
         close((state.hidden[:, b], state.trace[:, b]), last)
-    assert torch.equal(state.trace[:, 1], start.trace[:, 1]) and torch.equal(state.hidden[:, 1], start.hidden[:, 1])
+    assert torch.equal(state.trace[:, 1], start.trace[:, 1]) and torch.equal(
+        state.hidden[:, 1], start.hidden[:, 1]
+    )
     again, _ = module(input.transpose(0, 1) if batch_first else input, start, lengths=[5, 0, 3])
     assert torch.equal(again.transpose(0, 1) if batch_first else again, output)
 
@@ -104,15 +121,24 @@ def test_a_clamped_neuron_takes_its_input_without_the_recurrent_bias(
     backend: str, bias: bool, input_size: int | None
 ) -> None:
     module = network(input_size, 4, num_layers=2, bias=bias, backend=backend)
-    assert hasattr(module, "weight_ih_l0") == (input_size is not None) and hasattr(module, "bias_hh_l0") == bias
-    assert hasattr(module, "bias_ih_l0") == (bias and input_size is not None) and module.weight_ih_l1.shape == (4, 4)
+    assert (
+        hasattr(module, "weight_ih_l0") == (input_size is not None)
+        and hasattr(module, "bias_hh_l0") == bias
+    )
+    assert hasattr(module, "bias_ih_l0") == (
+        bias and input_size is not None
+    ) and module.weight_ih_l1.shape == (4, 4)
     input = random(5, 2, input_size or 4)
     clamp = torch.rand(5, 2, 4) > 0.5
     drive = (
-        nn.functional.linear(input, module.weight_ih_l0, getattr(module, "bias_ih_l0", None)) if input_size else input
+        nn.functional.linear(input, module.weight_ih_l0, getattr(module, "bias_ih_l0", None))
+        if input_size
+        else input
     )
     single = network(input_size, 4, bias=bias, backend=backend)
-    single.load_state_dict({name: value for name, value in module.state_dict().items() if name.endswith("l0")})
+    single.load_state_dict(
+        {name: value for name, value in module.state_dict().items() if name.endswith("l0")}
+    )
     first, state = single(input, clamp=clamp)
     close(first[clamp], drive[clamp])
     _, both = module(input, clamp=clamp)
@@ -128,7 +154,9 @@ def test_dropout_acts_between_layers_and_only_in_training() -> None:
     assert torch.equal(module.eval()(input)[0], expected)
     torch.manual_seed(1)
     dropped, state = module.train()(input)
-    assert not torch.allclose(dropped, expected) and dropped.all()  # the last layer's own activities are never dropped
+    assert (
+        not torch.allclose(dropped, expected) and dropped.all()
+    )  # the last layer's own activities are never dropped
     assert torch.equal(state.hidden[0], plain(input)[1].hidden[0])
     torch.manual_seed(1)
     assert torch.equal(module(input)[0], dropped)
@@ -137,11 +165,15 @@ def test_dropout_acts_between_layers_and_only_in_training() -> None:
 
 
 @pytest.mark.parametrize("learn_eta", [True, False])
-@pytest.mark.parametrize("granularity, shape", [("connection", (4, 4)), ("neuron", (4,)), ("layer", (1,))])
+@pytest.mark.parametrize(
+    "granularity, shape", [("connection", (4, 4)), ("neuron", (4,)), ("layer", (1,))]
+)
 def test_a_module_survives_state_dict_copy_and_pickle(
     learn_eta: bool, granularity: str, shape: tuple[int, ...]
 ) -> None:
-    rule = Plasticity(alpha=granularity, eta=granularity, learn_eta=learn_eta, eta_init=0.2, alpha_init=0.3)
+    rule = Plasticity(
+        alpha=granularity, eta=granularity, learn_eta=learn_eta, eta_init=0.2, alpha_init=0.3
+    )
     module = network(3, 4, num_layers=2, plasticity=rule)
     assert module.alpha_l0.shape == module.eta_l1.shape == shape
     assert ("eta_l0" in dict(module.named_parameters())) == learn_eta
@@ -161,18 +193,32 @@ def test_parameters_start_as_the_rule_and_torch_nn_say() -> None:
     for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
         value = getattr(module, name)
         assert 0.08 < value.abs().max() <= 0.1  # U(-1/sqrt(N), 1/sqrt(N))
-    assert module.alpha_l0.std().item() == pytest.approx(0.3, rel=0.05) and abs(module.alpha_l0.mean()) < 0.02
+    assert (
+        module.alpha_l0.std().item() == pytest.approx(0.3, rel=0.05)
+        and abs(module.alpha_l0.mean()) < 0.02
+    )
     assert module.eta_l0.item() == 0.07
     before = {name: value.clone() for name, value in module.state_dict().items()}
     module.eta_l0.data.fill_(3)
     module.reset_parameters()
-    assert not torch.equal(module.weight_hh_l0, before["weight_hh_l0"]) and module.eta_l0.item() == 0.07
+    assert (
+        not torch.equal(module.weight_hh_l0, before["weight_hh_l0"])
+        and module.eta_l0.item() == 0.07
+    )
 
 
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticRNNCell])
 def test_device_and_dtype_and_repr(kind: type[nn.Module]) -> None:
-    module = kind(3, 4, plasticity=Plasticity(rule="oja", constraint="none"), device="meta", dtype=torch.float16)
-    assert {(str(value.device), value.dtype) for value in module.state_dict().values()} == {("meta", torch.float16)}
+    module = kind(
+        3,
+        4,
+        plasticity=Plasticity(rule="oja", constraint="none"),
+        device="meta",
+        dtype=torch.float16,
+    )
+    assert {(str(value.device), value.dtype) for value in module.state_dict().values()} == {
+        ("meta", torch.float16)
+    }
     for part in (kind.__name__, "3, 4", "nonlinearity='tanh'", "rule='oja'", "constraint='none'"):
         assert part in repr(module)
     moved = kind(3, 4).double()
@@ -183,7 +229,9 @@ def test_device_and_dtype_and_repr(kind: type[nn.Module]) -> None:
 @pytest.mark.parametrize("input_size", [None, 3])
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("clamped", [True, False])
-def test_a_cell_is_a_network_of_one_step(backend: str, input_size: int | None, batched: bool, clamped: bool) -> None:
+def test_a_cell_is_a_network_of_one_step(
+    backend: str, input_size: int | None, batched: bool, clamped: bool
+) -> None:
     cell = PlasticRNNCell(input_size, 4, plasticity=CLIP, backend=backend, dtype=torch.float64)
     module = network(input_size, 4, backend=backend)
     module.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
@@ -191,14 +239,20 @@ def test_a_cell_is_a_network_of_one_step(backend: str, input_size: int | None, b
     input, clamp = random(*front, input_size or 4), torch.rand(*front, 4) > 0.5 if clamped else None
     for state in (None, RNNState(random(*front, 4), random(*front, 4, 4))):
         found = cell(input, state, clamp=clamp)
-        stacked = None if state is None else RNNState(state.hidden.unsqueeze(0), state.trace.unsqueeze(0))
-        output, last = module(input.unsqueeze(0), stacked, clamp=None if clamp is None else clamp.unsqueeze(0))
+        stacked = (
+            None if state is None else RNNState(state.hidden.unsqueeze(0), state.trace.unsqueeze(0))
+        )
+        output, last = module(
+            input.unsqueeze(0), stacked, clamp=None if clamp is None else clamp.unsqueeze(0)
+        )
         close(found, (last.hidden.squeeze(0), last.trace.squeeze(0)))
         close(output.squeeze(0), found.hidden)
 
 
 def parameter_gradients(module: nn.Module) -> list[Tensor]:
-    return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
+    return [
+        parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None
+    ]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -217,7 +271,9 @@ def test_gradients_add_up_over_calls(backend: str) -> None:
 def test_a_graph_that_is_retained_can_be_used_twice(backend: str) -> None:
     module, input = network(3, 4, backend=backend), random(5, 2, 3).requires_grad_()
     output, _ = module(input)
-    first, second = (torch.autograd.grad(output.sum(), input, retain_graph=True)[0] for _ in range(2))
+    first, second = (
+        torch.autograd.grad(output.sum(), input, retain_graph=True)[0] for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -235,7 +291,9 @@ def test_a_second_derivative_is_refused_by_the_fused_backend_and_right_in_the_re
         torch.manual_seed(0)
         module = kind(3, 4, plasticity=plasticity, backend=backend, dtype=torch.float64)
         result = module(x) if one_step else module(x)[1]
-        (grad,) = torch.autograd.grad(result.trace.square().sum() + result.hidden.sum(), x, create_graph=True)
+        (grad,) = torch.autograd.grad(
+            result.trace.square().sum() + result.hidden.sum(), x, create_graph=True
+        )
         return grad.square().sum()
 
     x = input.clone().requires_grad_()
@@ -248,7 +306,9 @@ def test_a_second_derivative_is_refused_by_the_fused_backend_and_right_in_the_re
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_activation_checkpointing_and_anomaly_mode_change_nothing(backend: str, use_reentrant: bool) -> None:
+def test_activation_checkpointing_and_anomaly_mode_change_nothing(
+    backend: str, use_reentrant: bool
+) -> None:
     module, input = network(3, 4, backend=backend), random(5, 2, 3).requires_grad_()
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +320,9 @@ def test_activation_checkpointing_and_anomaly_mode_change_nothing(backend: str, 
         module.zero_grad()
         input.grad = None
         with torch.autograd.set_detect_anomaly(again):
-            output, trace = checkpoint(forward, input, use_reentrant=use_reentrant) if again else forward(input)
+            output, trace = (
+                checkpoint(forward, input, use_reentrant=use_reentrant) if again else forward(input)
+            )
             (output.sum() + trace.square().sum()).backward()
         results.append([output.detach(), input.grad, *parameter_gradients(module)])
     assert all(torch.equal(left, right) for left, right in zip(*results, strict=True))

@@ -8,7 +8,14 @@ from typing import Any
 import emulated
 import pytest
 import torch
-from conftest import BACKENDS, assert_close, close, needs_native, threads, uninitialised_memory_is_nan
+from conftest import (
+    BACKENDS,
+    assert_close,
+    close,
+    needs_native,
+    threads,
+    uninitialised_memory_is_nan,
+)
 from tolerances import FP64_ROUNDING, fp32
 from torch import Tensor, nn
 
@@ -22,32 +29,51 @@ RULES = {
     "retroactive-rates": Plasticity(
         constraint="clip", eta="connection", modulation="retroactive", fan_out="connection"
     ),
-    "soft-clip": Plasticity(constraint="soft_clip", modulation="simple", modulator_input="previous_hidden"),
+    "soft-clip": Plasticity(
+        constraint="soft_clip", modulation="simple", modulator_input="previous_hidden"
+    ),
 }
 NETWORKS = {"rnn": PlasticRNN, "lstm": PlasticLSTM}
-FIRST = {"rnn": ("hidden", "trace", "eligibility"), "lstm": ("hidden", "cell", "trace", "eligibility")}
+FIRST = {
+    "rnn": ("hidden", "trace", "eligibility"),
+    "lstm": ("hidden", "cell", "trace", "eligibility"),
+}
 
 
 def made(
-    kind: str, rule: str, neurons: int = 9, layers: int = 1, dtype: torch.dtype = torch.float64, **options: Any
+    kind: str,
+    rule: str,
+    neurons: int = 9,
+    layers: int = 1,
+    dtype: torch.dtype = torch.float64,
+    **options: Any,
 ) -> nn.Module:
     torch.manual_seed(neurons + layers)
-    return NETWORKS[kind](4, neurons, num_layers=layers, plasticity=RULES[rule], dtype=dtype, **options)
+    return NETWORKS[kind](
+        4, neurons, num_layers=layers, plasticity=RULES[rule], dtype=dtype, **options
+    )
 
 
 def first_state(network: nn.Module, kind: str, batch: int) -> Any:
     """A random state whose tensors want gradients."""
     n, retroactive = network.hidden_size, network.plasticity.modulation == "retroactive"
     tensors = {
-        name: 0.5 * torch.randn(network.num_layers, batch, *((n, n) if name in ("trace", "eligibility") else (n,)))
+        name: 0.5
+        * torch.randn(
+            network.num_layers, batch, *((n, n) if name in ("trace", "eligibility") else (n,))
+        )
         for name in FIRST[kind]
         if name != "eligibility" or retroactive
     }
     dtype = next(network.parameters()).dtype
-    return network.State(**{name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()})
+    return network.State(
+        **{name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
+    )
 
 
-def learnt(network: nn.Module, inputs: Tensor, state: Any, run: Callable[[Tensor, Any], Any]) -> dict[str, Tensor]:
+def learnt(
+    network: nn.Module, inputs: Tensor, state: Any, run: Callable[[Tensor, Any], Any]
+) -> dict[str, Tensor]:
     """Results and gradients of everything."""
     network.zero_grad()
     inputs = inputs.detach().clone().requires_grad_()
@@ -57,20 +83,29 @@ def learnt(network: nn.Module, inputs: Tensor, state: Any, run: Callable[[Tensor
     output, last = run(inputs, state)
     results = [output, *(tensor for tensor in last if tensor is not None)]
     sum(
-        (tensor.double() * torch.linspace(-1, 1, tensor.numel()).view(tensor.shape)).sum() for tensor in results
+        (tensor.double() * torch.linspace(-1, 1, tensor.numel()).view(tensor.shape)).sum()
+        for tensor in results
     ).backward()
     names = [
         *(f"result {i}" for i in range(len(results))),
         "grad inputs",
         *(f"grad state {i}" for i in range(len(given))),
     ]
-    found = dict(zip(names, [*results, inputs.grad, *(tensor.grad for tensor in given)], strict=True))
-    found.update({f"grad {name}": p.grad for name, p in network.named_parameters() if p.grad is not None})
+    found = dict(
+        zip(names, [*results, inputs.grad, *(tensor.grad for tensor in given)], strict=True)
+    )
+    found.update(
+        {f"grad {name}": p.grad for name, p in network.named_parameters() if p.grad is not None}
+    )
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
 def act(
-    network: nn.Module, inputs: Tensor, state: Any, planned: int | None = None, mode: Any = torch.inference_mode
+    network: nn.Module,
+    inputs: Tensor,
+    state: Any,
+    planned: int | None = None,
+    mode: Any = torch.inference_mode,
 ) -> Rollout:
     """Steps on these inputs (T, B, F), each of which may depend on the last one."""
     rollout = network.rollout(len(inputs) if planned is None else planned, inputs.shape[1], state)
@@ -96,7 +131,9 @@ def check(network: nn.Module, inputs: Tensor, state: Any, tolerance: float, **op
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("steps, batch, layers, planned", [(1, 1, 1, 1), (13, 3, 1, 13), (7, 2, 2, 20), (3, 2, 1, 4)])
+@pytest.mark.parametrize(
+    "steps, batch, layers, planned", [(1, 1, 1, 1), (13, 3, 1, 13), (7, 2, 2, 20), (3, 2, 1, 4)]
+)
 def test_learning_from_a_rollout_is_learning_from_the_sequence(
     backend: str, kind: str, rule: str, steps: int, batch: int, layers: int, planned: int
 ) -> None:
@@ -154,7 +191,10 @@ def test_half_precision_learns_as_the_sequence_does(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_under_autocast_a_rollout_is_the_sequence(backend: str) -> None:
-    network, inputs = made("rnn", "simple", dtype=torch.float32, backend=backend), torch.randn(5, 2, 4)
+    network, inputs = (
+        made("rnn", "simple", dtype=torch.float32, backend=backend),
+        torch.randn(5, 2, 4),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         check(network, inputs, None, 2**-7)
         assert act(network, inputs, None).finish(inputs)[0].dtype == torch.float32
@@ -173,7 +213,11 @@ def test_the_state_can_be_asked_for_at_any_time(kind: str, rule: str) -> None:
         assert len(found) == len(expected)
         rollout.step(row)
         assert rollout.taken == t + 1
-    assert_close({"output": rollout.finish()[0].detach()}, {"output": network(inputs)[0].detach()}, FP64_ROUNDING)
+    assert_close(
+        {"output": rollout.finish()[0].detach()},
+        {"output": network(inputs)[0].detach()},
+        FP64_ROUNDING,
+    )
 
 
 def test_without_inputs_gradients_reach_parameters() -> None:
@@ -182,7 +226,11 @@ def test_without_inputs_gradients_reach_parameters() -> None:
     found = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
     network.zero_grad()
     network(inputs)[0].sum().backward()
-    assert_close(found, {name: parameter.grad for name, parameter in network.named_parameters()}, FP64_ROUNDING)
+    assert_close(
+        found,
+        {name: parameter.grad for name, parameter in network.named_parameters()},
+        FP64_ROUNDING,
+    )
 
 
 def test_learning_can_be_switched_off() -> None:
@@ -197,8 +245,14 @@ def test_learning_can_be_switched_off() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_mistakes_are_named(backend: str) -> None:
-    network, inputs = made("rnn", "simple", backend=backend), torch.randn(2, 3, 4, dtype=torch.float64)
-    for arguments, message in (((0, 3), "steps must be a positive"), ((2, 0), "batch_size must be a positive")):
+    network, inputs = (
+        made("rnn", "simple", backend=backend),
+        torch.randn(2, 3, 4, dtype=torch.float64),
+    )
+    for arguments, message in (
+        ((0, 3), "steps must be a positive"),
+        ((2, 0), "batch_size must be a positive"),
+    ):
         with pytest.raises(ValueError, match=message):
             network.rollout(*arguments)
     with pytest.raises(ValueError, match=r"state.hidden must have shape"):
@@ -238,7 +292,10 @@ IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
 def test_what_a_step_returned_is_not_changed_in_place(
     backend: str, kind: str, mode: Any, change: Callable[[Tensor], Any]
 ) -> None:
-    network, inputs = made(kind, "simple", layers=2, backend=backend), torch.randn(4, 2, 4, dtype=torch.float64)
+    network, inputs = (
+        made(kind, "simple", layers=2, backend=backend),
+        torch.randn(4, 2, 4, dtype=torch.float64),
+    )
     for then in ("step", "state", "finish"):
         rollout = network.rollout(4, 2)
         with mode():
@@ -252,8 +309,13 @@ def test_what_a_step_returned_is_not_changed_in_place(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_states_that_a_rollout_gave_and_inputs_that_it_took_belong_to_others(backend: str, kind: str) -> None:
-    network, inputs = made(kind, "retroactive", backend=backend), torch.randn(5, 2, 4, dtype=torch.float64)
+def test_states_that_a_rollout_gave_and_inputs_that_it_took_belong_to_others(
+    backend: str, kind: str
+) -> None:
+    network, inputs = (
+        made(kind, "retroactive", backend=backend),
+        torch.randn(5, 2, 4, dtype=torch.float64),
+    )
     rollout = network.rollout(5, 2)
     for row in inputs.clone():
         for tensor in rollout.state():
@@ -262,14 +324,21 @@ def test_states_that_a_rollout_gave_and_inputs_that_it_took_belong_to_others(bac
         row.fill_(7)
     found, expected = rollout.finish(), network(inputs)
     assert_close({"output": found[0].detach()}, {"output": expected[0].detach()}, FP64_ROUNDING)
-    assert_close({"trace": found[1].trace.detach()}, {"trace": expected[1].trace.detach()}, FP64_ROUNDING)
+    assert_close(
+        {"trace": found[1].trace.detach()}, {"trace": expected[1].trace.detach()}, FP64_ROUNDING
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["hidden", "trace", "eta_l0"])
 def test_the_first_state_and_the_rates_stay_as_they_are(backend: str, name: str) -> None:
-    network = PlasticRNN(4, 9, plasticity=Plasticity(learn_eta=False), dtype=torch.float64, backend=backend)
-    inputs, first = torch.randn(3, 2, 4, dtype=torch.float64), first_state(network, "rnn", 2).detach()
+    network = PlasticRNN(
+        4, 9, plasticity=Plasticity(learn_eta=False), dtype=torch.float64, backend=backend
+    )
+    inputs, first = (
+        torch.randn(3, 2, 4, dtype=torch.float64),
+        first_state(network, "rnn", 2).detach(),
+    )
     rollout = act(network, inputs, first)
     with torch.no_grad():
         (network.eta_l0 if name == "eta_l0" else getattr(first, name)).mul_(2)
@@ -294,13 +363,17 @@ def test_the_operator_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch)
     rollout, calls = network.rollout(4, 2), []
     recording = rollout._layers[0]._recording
     advance = recording._advance
-    monkeypatch.setattr(recording, "_advance", lambda *arguments: calls.append(arguments) or advance(*arguments))
+    monkeypatch.setattr(
+        recording, "_advance", lambda *arguments: calls.append(arguments) or advance(*arguments)
+    )
     rollout.step(inputs[0])
     rollout.state()
     step, end = calls
     torch.library.opcheck(torch.ops.plastikern.advance.default, step, test_utils="test_schema")
     torch.library.opcheck(
-        torch.ops.plastikern.empty.default, (inputs, [3, 5]), test_utils=("test_schema", "test_faketensor")
+        torch.ops.plastikern.empty.default,
+        (inputs, [3, 5]),
+        test_utils=("test_schema", "test_faketensor"),
     )
     names = [argument.name for argument in torch.ops.plastikern.advance.default._schema.arguments]
     wrong = {

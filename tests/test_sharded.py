@@ -15,7 +15,15 @@ from tolerances import FP64_ROUNDING
 from torch import Tensor, nn
 
 import plastikern.functional as PF
-from plastikern import Modulator, Plasticity, PlasticLinear, PlasticLSTM, PlasticLSTMCell, PlasticRNN, PlasticRNNCell
+from plastikern import (
+    Modulator,
+    Plasticity,
+    PlasticLinear,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+)
 
 MODULATED = Plasticity(constraint="clip", alpha="layer", modulation="retroactive")
 MODULES: dict[str, Any] = {
@@ -75,7 +83,9 @@ def test_two_sharded_processes_learn_what_one_learns(tmp_path: Path) -> None:
             torch.testing.assert_close(found[key], expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticRNNCell, PlasticLSTMCell, PlasticLinear])
+@pytest.mark.parametrize(
+    "kind", [PlasticRNN, PlasticLSTM, PlasticRNNCell, PlasticLSTMCell, PlasticLinear]
+)
 def test_no_parameter_is_without_dimensions(kind: Any) -> None:
     module = kind(4, 8, plasticity=MODULATED)
     assert all(tensor.dim() for tensor in [*module.parameters(), *module.buffers()])
@@ -84,7 +94,10 @@ def test_no_parameter_is_without_dimensions(kind: Any) -> None:
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
 def test_state_dicts_with_numbers_without_dimensions_are_read(kind: Any) -> None:
     module, other = kind(4, 8, plasticity=MODULATED), kind(4, 8, plasticity=MODULATED)
-    old = {name: value.reshape(()) if value.shape == (1,) else value for name, value in module.state_dict().items()}
+    old = {
+        name: value.reshape(()) if value.shape == (1,) else value
+        for name, value in module.state_dict().items()
+    }
     assert sum(value.dim() == 0 for value in old.values()) == 3
     outer = nn.ModuleDict({"memory": other})
     outer.load_state_dict({f"memory.{name}": value for name, value in old.items()})
@@ -97,12 +110,17 @@ def test_state_dicts_with_numbers_without_dimensions_are_read(kind: Any) -> None
 @pytest.mark.parametrize("half", [False, True])
 def test_one_number_is_the_same_in_either_shape(backend: str, neurons: int, half: bool) -> None:
     torch.manual_seed(0)
-    drive, weight = torch.randn(5, 2, neurons, dtype=torch.float64), torch.randn(neurons, neurons, dtype=torch.float64)
+    drive, weight = (
+        torch.randn(5, 2, neurons, dtype=torch.float64),
+        torch.randn(neurons, neurons, dtype=torch.float64),
+    )
     numbers = torch.tensor([0.5, 0.1, 0.2, 0.3], dtype=torch.float64)
     mask = torch.arange(neurons) % 2 == 0 if half else None
 
     def results(shape: tuple[int, ...]) -> list[Tensor]:
-        alpha, eta, fading, bias = given = [number.reshape(shape).requires_grad_() for number in numbers.clone()]
+        alpha, eta, fading, bias = given = [
+            number.reshape(shape).requires_grad_() for number in numbers.clone()
+        ]
         modulator = Modulator(weight[0], bias, modulated=mask)
         options: dict[str, Any] = {
             "modulator": modulator,

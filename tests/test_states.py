@@ -28,7 +28,10 @@ from plastikern import (
     RNNState,
 )
 
-RULES = {"decay": Plasticity(), "retroactive": Plasticity(constraint="clip", modulation="retroactive")}
+RULES = {
+    "decay": Plasticity(),
+    "retroactive": Plasticity(constraint="clip", modulation="retroactive"),
+}
 MODULES = {"rnn": PlasticRNN, "lstm": PlasticLSTM, "rnn-cell": PlasticRNNCell, "lstm-cell": PlasticLSTMCell,
            "linear": PlasticLinear, "linear-cell": PlasticLinearCell}  # fmt: skip
 each = pytest.mark.parametrize("rule", RULES)
@@ -64,7 +67,9 @@ def test_what_a_network_lacks_is_not_in_the_tuple(name: str, rule: str) -> None:
     module, input = made(name, rule)
     state = run(module, input)
     assert all(isinstance(tensor, Tensor) for tensor in state)
-    assert len(state) == {"rnn": 2, "lstm": 3, "linear": 1}[name.split("-")[0]] + (rule == "retroactive")
+    assert len(state) == {"rnn": 2, "lstm": 3, "linear": 1}[name.split("-")[0]] + (
+        rule == "retroactive"
+    )
     assert state.trace is state[state._fields.index("trace")]
     assert state.eligibility is (state[-1] if rule == "retroactive" else None)
     again = type(state)(*state)
@@ -102,7 +107,9 @@ def test_an_episode_begins_with_zeros(name: str, rule: str) -> None:
     module, input = made(name, rule)
     state = run(module, input)
     begins, axis = torch.tensor([False, True, False]), 1 if name in ("rnn", "lstm") else 0
-    spoilt = type(state)(*[tensor.index_fill(axis, torch.tensor([1]), torch.nan) for tensor in state])
+    spoilt = type(state)(
+        *[tensor.index_fill(axis, torch.tensor([1]), torch.nan) for tensor in state]
+    )
     found = spoilt.reset(begins)
     for after, before in zip(found, state, strict=True):
         assert not after.select(axis, 1).any()
@@ -130,7 +137,11 @@ def test_states_are_copied_pickled_and_collated(name: str, rule: str) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
-    for again in (pickle.loads(pickle.dumps(state)), copy.deepcopy(state), torch.load(buffer, weights_only=True)):
+    for again in (
+        pickle.loads(pickle.dumps(state)),
+        copy.deepcopy(state),
+        torch.load(buffer, weights_only=True),
+    ):
         assert type(again) is type(state)
         same(again, state)
     together = default_collate([state, state])
@@ -139,7 +150,9 @@ def test_states_are_copied_pickled_and_collated(name: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [RNNState, LSTMState, LinearState])
-def test_states_that_were_written_with_none_in_them_are_read(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_that_were_written_with_none_in_them_are_read(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As named tuples once were: their class, and all fields."""
     tensors = [torch.full((2, 2), float(place)) for place in range(len(kind._fields) - 1)]
     monkeypatch.setattr(kind, "__getnewargs__", lambda state: (*state, None))

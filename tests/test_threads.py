@@ -27,7 +27,11 @@ pytestmark = needs_native
 SMALL = {name: replace(case, batch=3, lengths=None) for name, case in VARIANTS.items()}
 MANY = {"rows": Case(5, 1, 150), "elements": Case(24, 5, 41), **SMALL}
 # A team of 7 threads, two of which have fewer rows; elements of 3 threads each, with one left over for a team.
-TEAMS = {"team": Case(3, 1, 250), "left over": Case(3, 7, 140), "gates": Case(3, 2, 130, network="lstm")}
+TEAMS = {
+    "team": Case(3, 1, 250),
+    "left over": Case(3, 7, 140),
+    "gates": Case(3, 2, 130, network="lstm"),
+}
 
 
 def test_the_number_of_threads_may_change_between_calls_and_between_the_passes() -> None:
@@ -100,9 +104,13 @@ print(len(os.listdir("/proc/self/task")) - before, len(os.sched_getaffinity(0)))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell what a process may use")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="the system does not tell what a process may use"
+)
 def test_no_more_threads_are_started_than_there_are_cores() -> None:
-    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED], capture_output=True, text=True, check=True
+    )
     started, cores = map(int, done.stdout.split())
     assert started < cores
 
@@ -186,7 +194,9 @@ def test_workers_of_a_data_loader_compute_with_plastic_networks(method: str) -> 
         pytest.skip(f"the system does not {method}")
     episodes = Episodes()
     with threads(2):
-        expected = torch.stack([episodes[index] for index in range(len(episodes))])  # used before the workers start
+        expected = torch.stack(
+            [episodes[index] for index in range(len(episodes))]
+        )  # used before the workers start
         loader = torch.utils.data.DataLoader(
             episodes, batch_size=2, num_workers=2, multiprocessing_context=method, timeout=SECONDS
         )  # fmt: skip

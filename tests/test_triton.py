@@ -23,7 +23,9 @@ from benchmarks.triton_resources import compiled, configurations, launches, reso
 from plastikern import Plasticity, backends
 from plastikern.network import Network
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="the package triton is not installed")
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="the package triton is not installed"
+)
 
 
 def no_interpreter() -> str | None:
@@ -33,7 +35,11 @@ def no_interpreter() -> str | None:
     versions = backends._triton_version() or "", metadata.version("numpy")
     triton, numpy = (tuple(map(int, re.findall(r"\d+", version)[:2])) for version in versions)
     # It makes integers of arrays of one value.
-    return "the interpreter of Triton 3.6 needs numpy below 2.4" if () < triton < (3, 7) and numpy >= (2, 4) else None
+    return (
+        "the interpreter of Triton 3.6 needs numpy below 2.4"
+        if () < triton < (3, 7) and numpy >= (2, 4)
+        else None
+    )
 
 
 needs_interpreter = pytest.mark.skipif(no_interpreter() is not None, reason=str(no_interpreter()))
@@ -43,8 +49,18 @@ TESTS = Path(__file__).parent
 
 def interpreted(*arguments: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "triton_interpreted.py"]
-    done = subprocess.run([*command, *arguments], env=environment, cwd=TESTS.parent, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        TESTS / "triton_interpreted.py",
+    ]
+    done = subprocess.run(
+        [*command, *arguments], env=environment, cwd=TESTS.parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
@@ -61,10 +77,13 @@ def test_kernels_under_the_interpreter_equal_the_reference_in_all_combinations()
 
 def test_importing_the_package_imports_no_kernel() -> None:
     text = (
-        "import sys, plastikern; plastikern.build_info(); print([m for m in sys.modules if 'plastikern.triton' in m])"
+        "import sys, plastikern; plastikern.build_info(); "
+        "print([m for m in sys.modules if 'plastikern.triton' in m])"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(plastikern.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -72,7 +91,9 @@ def test_importing_the_package_imports_no_kernel() -> None:
 def test_without_a_gpu_the_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     case = Case()
-    with pytest.raises(RuntimeError, match=r"'triton' cannot serve this call: .*(no GPU|not installed)"):
+    with pytest.raises(
+        RuntimeError, match=r"'triton' cannot serve this call: .*(no GPU|not installed)"
+    ):
         case.sequence(case.inputs(), "triton")
     assert "not available" in plastikern.build_info()["backends"]["triton"]
 
@@ -81,11 +102,17 @@ def test_without_a_gpu_the_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_interpreter_serves_only_who_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert plastikern.backends.select(None, torch.zeros(1)) != "triton"
-    assert find_spec("triton") is None or plastikern.backends.select("triton", torch.zeros(1)) == "triton"
+    assert (
+        find_spec("triton") is None
+        or plastikern.backends.select("triton", torch.zeros(1)) == "triton"
+    )
 
 
 def recorded_launches(
-    case: Case, monkeypatch: pytest.MonkeyPatch, form: str = "one launch", dtype: torch.dtype = torch.float64
+    case: Case,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str = "one launch",
+    dtype: torch.dtype = torch.float64,
 ) -> list[Any]:
     """What a case would launch, forward and backward."""
     from plastikern.triton import launch
@@ -112,13 +139,17 @@ class Kernel:
 
 @needs_triton
 @pytest.mark.parametrize("autotune", ["0", None, "1"])
-def test_nothing_is_timed_unless_somebody_asks_for_it(autotune: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_timed_unless_somebody_asks_for_it(
+    autotune: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from plastikern.triton import launch
 
     monkeypatch.delenv(launch.AUTOTUNE, raising=False)
     if autotune is not None:
         monkeypatch.setenv(launch.AUTOTUNE, autotune)
-    (options,) = {found.constants["network"] for found in launches(Network("rnn", Plasticity()), 64)}
+    (options,) = {
+        found.constants["network"] for found in launches(Network("rnn", Plasticity()), 64)
+    }
     fixed, tuned = Kernel(), Kernel()
     monkeypatch.setattr(launch, "_tuned", lambda kernel, candidates: tuned)
     launch.launch(fixed, (3,), (), options, tunable=True, POSTS=64)
@@ -181,7 +212,9 @@ def test_no_tuple_has_an_integer_1_which_triton_makes_a_constant_and_may_lose(
 ) -> None:
     numbers = set()
     for steps, batch, neurons in ((3, 2, 5), (3, 1, 1), (1, 3, 1)):
-        changed = replace(case, steps=steps, batch=batch, neurons=neurons, batch_first=batch_first, lengths=None)
+        changed = replace(
+            case, steps=steps, batch=batch, neurons=neurons, batch_first=batch_first, lengths=None
+        )
         for launch in recorded_launches(changed, monkeypatch):
             numbers |= set(integers(launch.arguments))
     assert numbers and 1 not in numbers
@@ -197,9 +230,19 @@ GRID = (2**31 - 1, 65_535, 65_535)
 def test_a_batch_of_70000_stays_within_the_limits_of_the_grid(
     name: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = replace(VARIANTS[name], steps=2, batch=70_000, neurons=2, features=2, lengths=None, checkpoint_every=2)
+    case = replace(
+        VARIANTS[name],
+        steps=2,
+        batch=70_000,
+        neurons=2,
+        features=2,
+        lengths=None,
+        checkpoint_every=2,
+    )
     found = recorded_launches(case, monkeypatch, form)
-    assert len(found) > 2 and all(70_000 in launch.grid for launch in found if "alpha" not in launch.kernel.__name__)
+    assert len(found) > 2 and all(
+        70_000 in launch.grid for launch in found if "alpha" not in launch.kernel.__name__
+    )
     for launch in found:
         assert all(size <= most for size, most in zip(launch.grid, GRID, strict=False)), launch.grid
 
@@ -208,12 +251,17 @@ def test_a_batch_of_70000_stays_within_the_limits_of_the_grid(
 def test_programs_of_a_step_lie_on_the_axis_that_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
     case = replace(VARIANTS["rnn-simple-fan-out"], steps=2, batch=3, neurons=5, lengths=None)
     monkeypatch.setattr("plastikern.triton.launch.TILE_BYTES", 64)
-    grids = {launch.kernel.__name__: launch.grid for launch in recorded_launches(case, monkeypatch, "steps")}
+    grids = {
+        launch.kernel.__name__: launch.grid
+        for launch in recorded_launches(case, monkeypatch, "steps")
+    }
     # A row of 8 a program.
     assert grids["plastic_step_forward"] == grids["plastic_step_synapses_backward"] == (5 * 3,)
 
 
-@pytest.mark.parametrize("version, served", [("3.5.1", False), ("2.3.1", False), ("3.6.0", True), ("4.0.0+git1", True)])
+@pytest.mark.parametrize(
+    "version, served", [("3.5.1", False), ("2.3.1", False), ("3.6.0", True), ("4.0.0+git1", True)]
+)
 def test_a_triton_that_is_too_old_is_refused_by_name(
     version: str, served: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,8 +270,13 @@ def test_a_triton_that_is_too_old_is_refused_by_name(
     reason = backends.FUSED["triton"].missing()
     assert (reason is None) == served
     if reason is not None:
-        assert "\n" not in reason and f"triton {version} is installed, and the kernels need 3.6 or newer" in reason
-        with pytest.raises(RuntimeError, match=rf"backend 'triton' cannot serve this call: triton {version}"):
+        assert (
+            "\n" not in reason
+            and f"triton {version} is installed, and the kernels need 3.6 or newer" in reason
+        )
+        with pytest.raises(
+            RuntimeError, match=rf"backend 'triton' cannot serve this call: triton {version}"
+        ):
             backends.select("triton", torch.zeros(1))
     # Where nobody asks for it by name, the next one serves.
     next_one = backends.FUSED["cpu"]._replace(missing=lambda: None)
@@ -232,7 +285,9 @@ def test_a_triton_that_is_too_old_is_refused_by_name(
     assert backends.select(None, torch.zeros(1)) == ("triton" if served else "cpu")
 
 
-def test_the_version_of_triton_is_known_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_of_triton_is_known_without_importing_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def absent(name: str) -> str:
         if name == "triton":
             raise metadata.PackageNotFoundError
@@ -241,7 +296,9 @@ def test_the_version_of_triton_is_known_without_importing_it(monkeypatch: pytest
     if find_spec("triton") is not None:
         assert backends._triton_version() == metadata.version("triton")
         monkeypatch.setattr(backends.metadata, "version", absent)
-        monkeypatch.setattr(backends.metadata, "packages_distributions", lambda: {"triton": ["pytorch-triton-rocm"]})
+        monkeypatch.setattr(
+            backends.metadata, "packages_distributions", lambda: {"triton": ["pytorch-triton-rocm"]}
+        )
         assert backends._triton_version() == "3.5.1"
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     assert backends._triton_version() is None
@@ -251,7 +308,9 @@ def test_the_version_of_triton_is_known_without_importing_it(monkeypatch: pytest
 @pytest.mark.slow
 @each_variant
 @pytest.mark.parametrize("target", ["sm_90"])
-def test_every_network_compiles_in_either_form(case: Case, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_network_compiles_in_either_form(
+    case: Case, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernels = {}
     for form in ("one launch", "steps"):
         changed = replace(case, steps=3, batch=1, lengths=(2,), checkpoint_every=2)
@@ -268,7 +327,11 @@ def test_kernels_of_a_single_step_compile_without_a_gpu_and_spill_nothing(target
     # Numbers that are 1 become constants of a kernel, unless it asks to be spared that.
     found = launches(Network("rnn", Plasticity()), 32, steps=1, batch=1)
     defaults = {launch.kernel.__name__: launch for launch in reversed(found)}
-    assert defaults.keys() == {"plastic_sequence_forward", "plastic_sequence_backward", "plastic_alpha_gradient"}
+    assert defaults.keys() == {
+        "plastic_sequence_forward",
+        "plastic_sequence_backward",
+        "plastic_alpha_gradient",
+    }
     for launch in defaults.values():
         registers, spills, _ = resources(compiled(launch, target), target)
         assert registers > 16 and spills == 0
@@ -277,7 +340,9 @@ def test_kernels_of_a_single_step_compile_without_a_gpu_and_spill_nothing(target
 @needs_triton
 def test_the_page_has_every_configuration_that_the_library_may_choose() -> None:
     _, table = triton_resources.written()
-    assert [line for workload in triton_resources.WORKLOADS for line, _ in configurations(workload)] == list(table)
+    assert [
+        line for workload in triton_resources.WORKLOADS for line, _ in configurations(workload)
+    ] == list(table)
 
 
 def test_default_configurations_spill_nothing_but_a_few_values_on_one_target() -> None:
@@ -286,7 +351,10 @@ def test_default_configurations_spill_nothing_but_a_few_values_on_one_target() -
     defaults = {line: cells for line, cells in table.items() if not line.warps.startswith("(")}
     assert len(defaults) > 50
     spilled = [
-        (line, target, cell) for line, cells in defaults.items() for target, cell in cells.items() if "(" in cell
+        (line, target, cell)
+        for line, cells in defaults.items()
+        for target, cell in cells.items()
+        if "(" in cell
     ]
     # What docs/kernels-triton.md says of 128 neurons with eligibility traces.
     assert {(line.network, line.kernel, target) for line, target, _ in spilled} == {
@@ -302,7 +370,11 @@ def test_a_kernel_that_changed_is_found() -> None:
     assert triton_resources.differences(known, known) == []
     changed = {line: {"sm_80": triton_resources.cell(64, 8, 512)}}
     assert changed[line]["sm_80"] == "64 / 512 **(8 spilled)**"
-    assert len(triton_resources.differences(changed, known)) == len(triton_resources.differences(changed, {})) == 1
+    assert (
+        len(triton_resources.differences(changed, known))
+        == len(triton_resources.differences(changed, {}))
+        == 1
+    )
 
 
 @needs_triton

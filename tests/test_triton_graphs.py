@@ -117,7 +117,12 @@ def test_where_a_capture_fails_all_is_launched() -> None:
     ],
 )  # fmt: skip
 def test_graphs_are_for_sequences_on_a_gpu_that_nobody_else_captures(
-    device: str, steps: int, variable: str | None, capturing: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    steps: int,
+    variable: str | None,
+    capturing: bool,
+    used: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found: list[Any] = []
     monkeypatch.delenv(graphs.GRAPHS, raising=False)
@@ -125,8 +130,15 @@ def test_graphs_are_for_sequences_on_a_gpu_that_nobody_else_captures(
         monkeypatch.setenv(graphs.GRAPHS, variable)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(graphs._GRAPHS, "run", lambda function, *arguments: found.append(("graph", *arguments)))
-    graphs.run(lambda *arguments: found.append(("launched", *arguments)), 7, device=torch.device(device), steps=steps)
+    monkeypatch.setattr(
+        graphs._GRAPHS, "run", lambda function, *arguments: found.append(("graph", *arguments))
+    )
+    graphs.run(
+        lambda *arguments: found.append(("launched", *arguments)),
+        7,
+        device=torch.device(device),
+        steps=steps,
+    )
     assert found == [("graph" if used else "launched", 7)]
 
 
@@ -139,8 +151,12 @@ def tensors(argument: Any) -> Iterator[Tensor]:
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="the package triton is not installed")
-@pytest.mark.parametrize("workload", ["rnn", "rnn, oja, fan-out", "rnn, retroactive", "lstm, simple", "linear"])
-def test_a_graph_is_known_by_all_that_its_launches_depend_on(workload: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "workload", ["rnn", "rnn, oja, fan-out", "rnn, retroactive", "lstm, simple", "linear"]
+)
+def test_a_graph_is_known_by_all_that_its_launches_depend_on(
+    workload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from plastikern.triton.launch import recorded
 
     passes = []
@@ -150,10 +166,19 @@ def test_a_graph_is_known_by_all_that_its_launches_depend_on(workload: str, monk
         for _ in range(2):
             with recorded() as found:
                 function(*arguments)
-            runs.append([(one.kernel, graphs.identity(one.arguments), str(one.constants), one.warps) for one in found])
+            runs.append(
+                [
+                    (one.kernel, graphs.identity(one.arguments), str(one.constants), one.warps)
+                    for one in found
+                ]
+            )
         assert runs[0] == runs[1]
         given = {tensor.untyped_storage().data_ptr() for tensor in tensors(arguments)}
-        used = {tensor.untyped_storage().data_ptr() for one in found for tensor in tensors(one.arguments)}
+        used = {
+            tensor.untyped_storage().data_ptr()
+            for one in found
+            for tensor in tensors(one.arguments)
+        }
         assert used <= given
         hash(graphs.identity(arguments))
         passes.append(function.__name__)
@@ -170,14 +195,18 @@ def test_a_step_reads_its_traces_once_where_no_row_waits_for_another() -> None:
     for name in ("rnn", "lstm, simple", "linear"):
         found = launches(WORKLOADS[name].network, 160, steps=5)
         names = [one.kernel.__name__ for one in found]
-        counts[name] = sum(name.startswith("plastic_step") and name.endswith("forward") for name in names)
+        counts[name] = sum(
+            name.startswith("plastic_step") and name.endswith("forward") for name in names
+        )
     assert counts == {"rnn": 5, "lstm, simple": 6 + 5, "linear": 6 + 5}
 
 
 @pytest.mark.skipif(backends.FUSED["triton"].missing() is not None, reason="no GPU, or no Triton")
 @pytest.mark.skipif(torch.version.hip is not None, reason="not an NVIDIA GPU")
 @pytest.mark.parametrize("name", ["rnn-simple", "rnn-retroactive-half"])
-def test_on_a_gpu_a_replay_gives_the_bits_of_its_launches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_a_replay_gives_the_bits_of_its_launches(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = replace(VARIANTS[name], steps=6, batch=2, neurons=160, lengths=None, device="cuda")
     inputs = case.inputs(torch.float32)
     monkeypatch.setenv(graphs.GRAPHS, "0")

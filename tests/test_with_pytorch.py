@@ -23,7 +23,10 @@ from plastikern import (
     PlasticRNNCell,
 )
 
-SEQUENCES, CELLS = (PlasticRNN, PlasticLSTM, PlasticLinear), (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell)
+SEQUENCES, CELLS = (
+    (PlasticRNN, PlasticLSTM, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+)
 RULE = Plasticity(constraint="clip", modulation="retroactive", fan_out="neuron", alpha_init=0.3)
 each_network = pytest.mark.parametrize("kind", [*SEQUENCES, *CELLS])
 
@@ -38,7 +41,12 @@ def input_of(kind: Any, batch: int = 4) -> Tensor:
 
 
 def flat(result: Any) -> list[Tensor]:
-    return [x for part in result for x in ((part,) if isinstance(part, Tensor) else part or ()) if x is not None]
+    return [
+        x
+        for part in result
+        for x in ((part,) if isinstance(part, Tensor) else part or ())
+        if x is not None
+    ]
 
 
 @each_network
@@ -56,7 +64,11 @@ def test_parameters_computed_by_parametrizations_and_pruning_are_computed_with(k
     given = {name: getattr(module, name).detach() for name in dict(plain.named_parameters())}
     close(found, flat(functional_call(plain, given, (input,))))
     found[0].square().sum().backward()
-    learnt = {name: parameter.grad for name, parameter in module.named_parameters() if "alpha" in name or "." in name}
+    learnt = {
+        name: parameter.grad
+        for name, parameter in module.named_parameters()
+        if "alpha" in name or "." in name
+    }
     assert len(learnt) >= 3 and all(grad is not None for grad in learnt.values())
 
 
@@ -85,7 +97,10 @@ class Agent(nn.Module):
 
 def networks() -> list[tuple[nn.Module, Tensor]]:
     torch.manual_seed(1)
-    return [*((made(kind), input_of(kind)) for kind in (*SEQUENCES, *CELLS)), (Agent(), input_of(PlasticRNN))]
+    return [
+        *((made(kind), input_of(kind)) for kind in (*SEQUENCES, *CELLS)),
+        (Agent(), input_of(PlasticRNN)),
+    ]
 
 
 def learnt(module: nn.Module, input: Tensor) -> list[Tensor]:
@@ -98,7 +113,9 @@ def learnt(module: nn.Module, input: Tensor) -> list[Tensor]:
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
     found = []
     for module, input in networks():
         mine = input[..., 2 * rank : 2 * rank + 2, :]
@@ -108,7 +125,10 @@ def work(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="torch has no gloo")
+@pytest.mark.skipif(
+    not distributed.is_available() or not distributed.is_gloo_available(),
+    reason="torch has no gloo",
+)
 def test_two_processes_of_distributed_data_parallel_learn_as_one(tmp_path: Path) -> None:
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

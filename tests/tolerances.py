@@ -35,4 +35,11 @@ def fp32(steps: int, neurons: int, network: str = "rnn", modulated: bool = False
     """
     eps = torch.finfo(torch.float32).eps
     sums = (4 if network == "lstm" else 1) + modulated
-    return (2 if modulated else 1) * 2 * 2 * math.sqrt(steps * sums) * (math.sqrt(neurons) / 2 + 4) * eps
+    return (
+        (2 if modulated else 1)
+        * 2
+        * 2
+        * math.sqrt(steps * sums)
+        * (math.sqrt(neurons) / 2 + 4)
+        * eps
+    )

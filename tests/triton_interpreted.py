@@ -93,7 +93,9 @@ def test_random_networks_equal_the_reference_and_the_cuda_kernels(case: Case) ->
     check_against_cuda(replace(case, steps=min(case.steps, 5), lengths=None))
 
 
-@pytest.mark.parametrize("name", ["rnn-retroactive-half", "lstm-recurrent", "lstm-simple", "linear-retroactive"])
+@pytest.mark.parametrize(
+    "name", ["rnn-retroactive-half", "lstm-recurrent", "lstm-simple", "linear-retroactive"]
+)
 def test_several_blocks_equal_the_reference(form: str, name: str) -> None:
     check(replace(VARIANTS[name], steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
 
@@ -114,12 +116,19 @@ def test_every_rule_and_constraint_equals_the_reference(rule: str, constraint: s
     [(0, 2, 5, None), (1, 1, 1, None), (3, 0, 5, None), (2, 3, 5, (0, 1, 2)), (2, 1, 33, None)],
 )
 def test_odd_sizes_equal_the_reference(
-    form: str, steps: int, batch: int, neurons: int, lengths: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+    form: str,
+    steps: int,
+    batch: int,
+    neurons: int,
+    lengths: tuple[int, ...] | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if neurons > 16:
         monkeypatch.setattr(launch, "TILE_BYTES", 8 << 10)
     case = VARIANTS["lstm-simple" if form == "steps" else "rnn-retroactive"]
-    check(replace(case, steps=steps, batch=batch, neurons=neurons, lengths=lengths, batch_first=True))
+    check(
+        replace(case, steps=steps, batch=batch, neurons=neurons, lengths=lengths, batch_first=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["rnn-simple", "linear-simple"])
@@ -174,7 +183,9 @@ def approximate_exponential(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid"])
 @pytest.mark.usefixtures("approximate_exponential")
-def test_activities_have_full_relative_accuracy_at_every_magnitude(nonlinearity: str, dtype: torch.dtype) -> None:
+def test_activities_have_full_relative_accuracy_at_every_magnitude(
+    nonlinearity: str, dtype: torch.dtype
+) -> None:
     inputs = magnitudes(dtype, least=-36 if dtype == torch.float32 else -300)
     found, wide = activities(inputs, nonlinearity).double(), inputs.double()
     widest = wide.numpy().astype(numpy.longdouble)
@@ -189,7 +200,9 @@ def test_activities_have_full_relative_accuracy_at_every_magnitude(nonlinearity:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.usefixtures("approximate_exponential")
-def test_a_softmax_has_full_relative_accuracy_down_to_its_smallest_values(dtype: torch.dtype) -> None:
+def test_a_softmax_has_full_relative_accuracy_down_to_its_smallest_values(
+    dtype: torch.dtype,
+) -> None:
     inputs = -magnitudes(dtype, least=-6)[: 2**11].abs().clamp(max=80)
     inputs[0] = 0  # the largest, so that its subtraction rounds nothing
     found, exact = activities(inputs, "softmax").double(), torch.softmax(inputs.double(), 0)
@@ -200,14 +213,22 @@ def test_a_softmax_has_full_relative_accuracy_down_to_its_smallest_values(dtype:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "sigmoid", "relu", "identity"])
-def test_activities_of_infinities_and_nan_are_those_of_torch(nonlinearity: str, dtype: torch.dtype) -> None:
+def test_activities_of_infinities_and_nan_are_those_of_torch(
+    nonlinearity: str, dtype: torch.dtype
+) -> None:
     inputs = torch.tensor([math.inf, -math.inf, math.nan, 0.0], dtype=dtype)
-    expected = {"relu": torch.relu, "identity": torch.clone}.get(nonlinearity) or getattr(torch, nonlinearity)
-    torch.testing.assert_close(activities(inputs, nonlinearity), expected(inputs), rtol=0, atol=0, equal_nan=True)
+    expected = {"relu": torch.relu, "identity": torch.clone}.get(nonlinearity) or getattr(
+        torch, nonlinearity
+    )
+    torch.testing.assert_close(
+        activities(inputs, nonlinearity), expected(inputs), rtol=0, atol=0, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("name", ["rnn-retroactive", "linear-retroactive"])
-def test_lengths_are_brought_to_the_device_once_for_both_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths_are_brought_to_the_device_once_for_both_passes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies: list[Any] = []
     move = Tensor.to
 
@@ -221,17 +242,24 @@ def test_lengths_are_brought_to_the_device_once_for_both_passes(name: str, monke
     assert copies == [{"non_blocking": True}]
 
 
-def test_the_operator_refuses_lengths_that_nobody_has_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_refuses_lengths_that_nobody_has_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     case = replace(VARIANTS["rnn-retroactive"], steps=2, lengths=(2, 1))
     _, (operator, arguments), _ = operator_calls(case, "triton", monkeypatch)
     for lengths in ([3, 0], [0, -1]):
         with pytest.raises(RuntimeError, match=r"lengths must lie from 0 to 2; got"):
-            operator(*changed(arguments, LENGTHS, lambda tensor, values=lengths: torch.tensor(values)))
+            operator(
+                *changed(arguments, LENGTHS, lambda tensor, values=lengths: torch.tensor(values))
+            )
 
 
 def test_a_layer_too_wide_for_a_program_is_refused_by_its_argument() -> None:
     wide = torch.zeros(1, (1 << 20) + 1)
-    with pytest.raises(RuntimeError, match=r"weight must have at most 1048576 rows per gate and columns; got 1048577"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"weight must have at most 1048576 rows per gate and columns; got 1048577",
+    ):
         PF.plastic_linear_step(wide, None, wide, wide, torch.tensor(0.1), backend="triton")
 
 
@@ -247,7 +275,10 @@ def test_steps_equal_the_reference_with_and_without_gradients(form: str, name: s
 
 
 def test_a_missing_state_is_zero_and_a_module_is_served(form: str) -> None:
-    network, input = PlasticRNN(3, 5, plasticity=Plasticity(modulation="retroactive")), torch.randn(3, 2, 3)
+    network, input = (
+        PlasticRNN(3, 5, plasticity=Plasticity(modulation="retroactive")),
+        torch.randn(3, 2, 3),
+    )
     results = []
     for backend in ("triton", "reference"):
         network.zero_grad()
@@ -255,12 +286,18 @@ def test_a_missing_state_is_zero_and_a_module_is_served(form: str) -> None:
         output, state = network(input)
         (output.sum() + state.trace.square().sum()).backward()
         found = {"output": output.detach(), "trace": state.trace.detach()}
-        results.append(found | {name: parameter.grad for name, parameter in network.named_parameters()})
+        results.append(
+            found | {name: parameter.grad for name, parameter in network.named_parameters()}
+        )
     assert_close(*results, fp32(3, 5, modulated=True))
 
 
 def test_nan_beyond_the_end_of_an_element_reaches_no_gradient(form: str) -> None:
-    case = replace(VARIANTS["lstm-simple-half" if form == "steps" else "linear-retroactive"], steps=2, lengths=(2, 1))
+    case = replace(
+        VARIANTS["lstm-simple-half" if form == "steps" else "linear-retroactive"],
+        steps=2,
+        lengths=(2, 1),
+    )
     expected, inputs = run(case, "triton"), case.inputs()
     with torch.no_grad():
         for key in {"input", "drive"} & inputs.keys():
@@ -275,7 +312,9 @@ def test_two_runs_give_the_same_bits_in_any_memory_layout(form: str) -> None:
     assert_same_bits(case.results(case.sequence(laid_out, "triton"), given), run(case, "triton"))
 
 
-def changed(arguments: tuple[Any, ...], place: int, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+def changed(
+    arguments: tuple[Any, ...], place: int, change: Callable[[Tensor], Tensor]
+) -> tuple[Any, ...]:
     return (*arguments[:place], change(arguments[place]), *arguments[place + 1 :])
 
 
@@ -295,12 +334,16 @@ def test_weights_and_drives_of_half_precision_are_taken_as_they_are(
         assert all(tensor.dtype == torch.float64 for tensor in low if tensor is not None)
 
 
-def test_the_operator_says_what_is_wrong_with_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_says_what_is_wrong_with_its_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     case = replace(VARIANTS["rnn-simple"], steps=2)
     (operator, arguments), *_ = operator_calls(case, "triton", monkeypatch)
     with pytest.raises(RuntimeError, match=r"weight must have shape \(5, 5\); got \(4, 5\)"):
         operator(*changed(arguments, WEIGHT, lambda tensor: tensor[:4]))
-    with pytest.raises(RuntimeError, match=r"weight must have dtype float64 or bfloat16 or float16; got float32"):
+    with pytest.raises(
+        RuntimeError, match=r"weight must have dtype float64 or bfloat16 or float16; got float32"
+    ):
         operator(*changed(arguments, WEIGHT, lambda tensor: tensor.float()))
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .base import FORWARD, FORWARD_BACKWARD, PASSES, Drives, Inputs, Parameters, State, Step, Workload
+from .base import (
+    FORWARD,
+    FORWARD_BACKWARD,
+    PASSES,
+    Drives,
+    Inputs,
+    Parameters,
+    State,
+    Step,
+    Workload,
+)
 from .linear import PlasticLinearWorkload
 from .lstm import PlasticLSTMWorkload
 from .rnn import ActingRNNWorkload, ModulatedRNNWorkload, PlasticRNNWorkload, RetroactiveRNNWorkload
@@ -44,7 +54,10 @@ WORKLOADS: dict[str, Workload] = {
 
 # Every network that is measured, in sizes that take no time; bounds are such that traces meet them.
 SMALL: dict[str, dict[str, Any]] = {
-    **{name: {"batch": 2, "steps": 9, "neurons": 17} for name in ("patterns", "images", "images-b8")},
+    **{
+        name: {"batch": 2, "steps": 9, "neurons": 17}
+        for name in ("patterns", "images", "images-b8")
+    },
     "maze": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
     "maze-act": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.03},
     "cue-reward": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.004},

@@ -54,14 +54,21 @@ class Inputs:
 
     def first_steps(self, steps: int) -> Inputs:
         """The beginning of the sequence, with drives of its own to differentiate."""
-        drives = tuple(drive[:steps].detach().requires_grad_(drive.requires_grad) for drive in self.drives)
+        drives = tuple(
+            drive[:steps].detach().requires_grad_(drive.requires_grad) for drive in self.drives
+        )
         return dataclasses.replace(self, drives=drives, upstream=self.upstream[:steps])
 
     def element(self, index: int) -> Inputs:
         """The sequence of one element of the batch."""
         one = slice(index, index + 1)
         state = tuple(tensor[one] for tensor in self.state)
-        return Inputs(self.parameters, state, tuple(drive[:, one] for drive in self.drives), self.upstream[:, one])
+        return Inputs(
+            self.parameters,
+            state,
+            tuple(drive[:, one] for drive in self.drives),
+            self.upstream[:, one],
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,9 @@ class Workload(ABC):
         return {name: self.step(formulation) for name, formulation in self.compiled.items()}
 
     @abstractmethod
-    def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
+    def library(
+        self, parameters: Parameters, state: State, drives: Drives, backend: str
+    ) -> tuple[Tensor, State]:
         """The whole sequence by a backend of the library: outputs (T, B, ...) and last state."""
 
     @abstractmethod

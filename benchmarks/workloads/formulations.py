@@ -32,17 +32,23 @@ class Formulation(NamedTuple):
 Formulations = Mapping[str, Formulation]
 
 
-def _read_by_bmm(weight: Tensor, alpha: Tensor, trace: Tensor, pre: Tensor, drive: Tensor) -> Tensor:
+def _read_by_bmm(
+    weight: Tensor, alpha: Tensor, trace: Tensor, pre: Tensor, drive: Tensor
+) -> Tensor:
     effective = torch.addcmul(weight, alpha, trace)
     return torch.baddbmm(drive.unsqueeze(2), effective, pre.unsqueeze(2)).squeeze(2)
 
 
-def _read_linear(weight: Tensor, alpha: Tensor, trace: Tensor, pre: Tensor, drive: Tensor) -> Tensor:
+def _read_linear(
+    weight: Tensor, alpha: Tensor, trace: Tensor, pre: Tensor, drive: Tensor
+) -> Tensor:
     # The weight is read once for the whole batch.
     return F.linear(pre, weight) + _apply_by_bmm(alpha * trace, pre) + drive
 
 
-def _read_pointwise(weight: Tensor, alpha: Tensor, trace: Tensor, pre: Tensor, drive: Tensor) -> Tensor:
+def _read_pointwise(
+    weight: Tensor, alpha: Tensor, trace: Tensor, pre: Tensor, drive: Tensor
+) -> Tensor:
     # Without a matrix product a compiler can fuse the read with what surrounds it.
     return drive + _apply_pointwise(weight + alpha * trace, pre)
 
@@ -67,7 +73,9 @@ def _adding(outer: Callable[[Any, Any, Any], Tensor]) -> Callable[[Tensor, Tenso
 ADDCMUL = Formulation(_read_by_bmm, _apply_by_bmm, _adding(torch.addcmul))
 BADDBMM = Formulation(_read_by_bmm, _apply_by_bmm, _adding(torch.baddbmm))
 LINEAR = Formulation(_read_linear, _apply_by_bmm, _adding(torch.baddbmm))
-POINTWISE = Formulation(_read_pointwise, _apply_pointwise, _adding(lambda base, column, row: base + column * row))
+POINTWISE = Formulation(
+    _read_pointwise, _apply_pointwise, _adding(lambda base, column, row: base + column * row)
+)
 # For inference: the trace that a step is given becomes the next one.
 LINEAR_IN_PLACE = LINEAR._replace(add=_adding(torch.Tensor.baddbmm_), clamp=torch.clamp_)
 POINTWISE_IN_PLACE = POINTWISE._replace(add=_adding(torch.Tensor.addcmul_), clamp=torch.clamp_)

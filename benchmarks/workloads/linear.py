@@ -33,14 +33,20 @@ class PlasticLinearWorkload(Workload):
 
     def inputs(self) -> Inputs:
         normal, matrix = Normal(), (self.classes, self.features)
-        parameters = {"weight": 0.1 * normal(*matrix), "alpha": 0.1 * normal(*matrix), "eta": torch.tensor(0.1)}
+        parameters = {
+            "weight": 0.1 * normal(*matrix),
+            "alpha": 0.1 * normal(*matrix),
+            "eta": torch.tensor(0.1),
+        }
         features = normal(self.steps, self.batch, self.features)
         # Every class once, in an order of each element's own; the query has none.
         order = normal(self.steps, self.batch).argsort(0) % self.classes
         labels = LABEL * F.one_hot(order, self.classes).float()
         labels[-1] = 0
         state = (torch.zeros(self.batch, *matrix),)
-        return Inputs(parameters, state, (features, labels), normal(self.steps, self.batch, self.classes))
+        return Inputs(
+            parameters, state, (features, labels), normal(self.steps, self.batch, self.classes)
+        )
 
     def begin(self, parameters: Any, state: Any, drives: Any) -> tuple[Any, Any]:
         # What does not depend on the trace is computed for all steps at once.
@@ -58,11 +64,20 @@ class PlasticLinearWorkload(Workload):
 
         return step
 
-    def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
+    def library(
+        self, parameters: Parameters, state: State, drives: Drives, backend: str
+    ) -> tuple[Tensor, State]:
         (trace,), (features, labels) = state, drives
         weight, alpha, eta = parameters["weight"], parameters["alpha"], parameters["eta"]
         output, trace = PF.plastic_linear_sequence(
-            features, trace, weight, alpha, eta, drive=labels, plasticity=PLASTICITY, backend=backend
+            features,
+            trace,
+            weight,
+            alpha,
+            eta,
+            drive=labels,
+            plasticity=PLASTICITY,
+            backend=backend,
         )
         return output, (trace,)
 
@@ -78,9 +93,13 @@ class PlasticLinearWorkload(Workload):
 
         def step(parameters: Any, state: Any, drives: Any) -> Any:
             (trace,), (features, drive), eta = state, drives, parameters["eta"]
-            active = softmax(drive + jnp.einsum("boi,bi->bo", parameters["alpha"] * trace, features), axis=1)
+            active = softmax(
+                drive + jnp.einsum("boi,bi->bo", parameters["alpha"] * trace, features), axis=1
+            )
             column = eta * active
-            trace = (1 - column * active)[:, :, None] * trace + column[:, :, None] * features[:, None, :]
+            trace = (1 - column * active)[:, :, None] * trace + column[:, :, None] * features[
+                :, None, :
+            ]
             return active, (trace,)
 
         return step

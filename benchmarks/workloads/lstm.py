@@ -46,11 +46,18 @@ class PlasticLSTMWorkload(Workload):
         }
         parameters |= modulator_parameters(normal, neurons, fan_out=True)
         if self.features is not None:
-            parameters["input_weight"] = normal(4 * neurons, self.features) / math.sqrt(self.features)
+            parameters["input_weight"] = normal(4 * neurons, self.features) / math.sqrt(
+                self.features
+            )
         zero = torch.zeros(self.batch, neurons)
         state = (zero, zero.clone(), torch.zeros(self.batch, neurons, neurons))
         sequence = (self.steps, self.batch)
-        return Inputs(parameters, state, (normal(*sequence, self.features or 4 * neurons),), normal(*sequence, neurons))
+        return Inputs(
+            parameters,
+            state,
+            (normal(*sequence, self.features or 4 * neurons),),
+            normal(*sequence, neurons),
+        )
 
     def begin(self, parameters: Any, state: Any, drives: Any) -> tuple[Any, Any]:
         if self.features is None:
@@ -68,17 +75,27 @@ class PlasticLSTMWorkload(Workload):
             (drive,) = drives
             gates = drive + F.linear(hidden, parameters["weight"])
             input_gate, forget_gate, candidate, output_gate = gates.chunk(4, 1)
-            candidate = torch.tanh(torch.addcmul(candidate, parameters["alpha"], apply(trace, hidden)))
-            cell = torch.addcmul(torch.sigmoid(forget_gate) * cell, torch.sigmoid(input_gate), candidate)
+            candidate = torch.tanh(
+                torch.addcmul(candidate, parameters["alpha"], apply(trace, hidden))
+            )
+            cell = torch.addcmul(
+                torch.sigmoid(forget_gate) * cell, torch.sigmoid(input_gate), candidate
+            )
             active = torch.sigmoid(output_gate) * torch.tanh(cell)
             trace = clamp(add(trace, rates(parameters, active) * candidate, hidden), -clip, clip)
             return active, (active, cell, trace)
 
         return step
 
-    def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
+    def library(
+        self, parameters: Parameters, state: State, drives: Drives, backend: str
+    ) -> tuple[Tensor, State]:
         (hidden, cell, trace), (drive,) = self.begin(parameters, state, drives)
-        weight, alpha, modulator = parameters["weight"], parameters["alpha"], library_modulator(parameters)
+        weight, alpha, modulator = (
+            parameters["weight"],
+            parameters["alpha"],
+            library_modulator(parameters),
+        )
         output, hidden, cell, trace = PF.plastic_lstm_sequence(
             drive, hidden, cell, trace, weight, alpha, None, modulator=modulator, plasticity=self.plasticity,
             backend=backend,
@@ -87,26 +104,36 @@ class PlasticLSTMWorkload(Workload):
 
     @property
     def plasticity(self) -> Plasticity:
-        return Plasticity(constraint="clip", clip=self.clip, alpha="neuron", modulation="simple", fan_out="neuron")
+        return Plasticity(
+            constraint="clip", clip=self.clip, alpha="neuron", modulation="simple", fan_out="neuron"
+        )
 
     def module(self) -> PlasticLSTM:
         # The size of the input is no matter of the kernels.
-        return PlasticLSTM(self.features or 1, self.neurons, plasticity=self.plasticity, device="meta")
+        return PlasticLSTM(
+            self.features or 1, self.neurons, plasticity=self.plasticity, device="meta"
+        )
 
     def traffic(self, kernel: str) -> Traffic:
         size = self.neurons**2
         # Per synapse the candidate's weight and its trace; per step the weights of the three gates, for all elements.
-        traffic = connection_traffic(kernel, self.steps, self.batch, size, matrices=1, element_per_thread=True)
+        traffic = connection_traffic(
+            kernel, self.steps, self.batch, size, matrices=1, element_per_thread=True
+        )
         # Once: the input layer, and in the backward pass its gradient and those of the three gates.
         once = 4 * self.neurons * (self.features or 0)
         if kernel == "backward":
             once = 2 * once + 3 * size
-        traffic = dataclasses.replace(traffic, shared=3 * size * self.steps, once=traffic.once + once)
+        traffic = dataclasses.replace(
+            traffic, shared=3 * size * self.steps, once=traffic.once + once
+        )
         if traffic.arrays * size <= CORE_CACHE:
             return traffic
         # Else a step goes over all weights and the traces of all elements.
         per_element = traffic.arrays - 1
-        return dataclasses.replace(traffic, arrays=4 + self.batch * per_element, element_per_thread=False)
+        return dataclasses.replace(
+            traffic, arrays=4 + self.batch * per_element, element_per_thread=False
+        )
 
     def jax_step(self, jnp: ModuleType) -> Callable[[Any, Any, Any], Any]:
         from jax.nn import sigmoid
@@ -116,7 +143,9 @@ class PlasticLSTMWorkload(Workload):
             (drive,) = drives
             gates = jnp.split(drive + hidden @ parameters["weight"].T, 4, axis=1)
             input_gate, forget_gate, output_gate = (sigmoid(gates[k]) for k in (0, 1, 3))
-            candidate = jnp.tanh(gates[2] + parameters["alpha"] * jnp.einsum("boi,bi->bo", trace, hidden))
+            candidate = jnp.tanh(
+                gates[2] + parameters["alpha"] * jnp.einsum("boi,bi->bo", trace, hidden)
+            )
             cell = forget_gate * cell + input_gate * candidate
             active = output_gate * jnp.tanh(cell)
             column = jax_rates(jnp, parameters, active) * candidate

@@ -20,9 +20,15 @@ def modulator_parameters(normal: Normal, neurons: int, *, fan_out: bool) -> Para
     The derivative jumps there: where rounding decides on which side of it a trace is, gradients in fp32 and in fp64 are
     both right, and differ by more than the tolerance.
     """
-    parameters = {"modulator_weight": normal(neurons) / math.sqrt(neurons), "modulator_bias": torch.tensor(0.1)}
+    parameters = {
+        "modulator_weight": normal(neurons) / math.sqrt(neurons),
+        "modulator_bias": torch.tensor(0.1),
+    }
     if fan_out:
-        parameters |= {"fan_out_weight": 0.1 * normal(neurons), "fan_out_bias": 0.02 * normal(neurons)}
+        parameters |= {
+            "fan_out_weight": 0.1 * normal(neurons),
+            "fan_out_bias": 0.02 * normal(neurons),
+        }
     return parameters
 
 
@@ -38,7 +44,9 @@ def library_modulator(parameters: Parameters) -> Modulator:
 
 def signal(parameters: Parameters, source: Tensor) -> Tensor:
     """M (B,) from (B, N)."""
-    return torch.tanh(torch.addmv(parameters["modulator_bias"], source, parameters["modulator_weight"]))
+    return torch.tanh(
+        torch.addmv(parameters["modulator_bias"], source, parameters["modulator_weight"])
+    )
 
 
 def rates(parameters: Parameters, source: Tensor) -> Tensor:

@@ -53,13 +53,17 @@ class RNNWorkload(Workload):
         def step(parameters: Parameters, state: State, drives: Drives) -> tuple[Tensor, State]:
             hidden, *traces = state
             (drive,) = drives
-            active = torch.tanh(read(parameters["weight"], parameters["alpha"], traces[0], hidden, drive))
+            active = torch.tanh(
+                read(parameters["weight"], parameters["alpha"], traces[0], hidden, drive)
+            )
             return active, (active, *change(parameters, active, hidden, *traces))
 
         return step
 
     def traffic(self, kernel: str) -> Traffic:
-        return connection_traffic(kernel, self.steps, self.batch, self.neurons**2, traces=self.traces)
+        return connection_traffic(
+            kernel, self.steps, self.batch, self.neurons**2, traces=self.traces
+        )
 
     def jax_step(self, jnp: ModuleType) -> Callable[[Any, Any, Any], Any] | None:
         change = self.jax_change(jnp)
@@ -76,7 +80,9 @@ class RNNWorkload(Workload):
     def _inputs(self, normal: Normal, parameters: Parameters) -> Inputs:
         shape = (self.steps, self.batch, self.neurons)
         traces = (torch.zeros(self.batch, self.neurons, self.neurons) for _ in range(self.traces))
-        return Inputs(parameters, (torch.zeros(shape[1:]), *traces), (normal(*shape),), normal(*shape))
+        return Inputs(
+            parameters, (torch.zeros(shape[1:]), *traces), (normal(*shape),), normal(*shape)
+        )
 
 
 @dataclass(frozen=True)
@@ -85,23 +91,33 @@ class PlasticRNNWorkload(RNNWorkload):
 
     def inputs(self) -> Inputs:
         normal, square = Normal(), (self.neurons, self.neurons)
-        parameters = {"weight": 0.01 * normal(*square), "alpha": 0.01 * normal(*square), "eta": torch.tensor(0.01)}
+        parameters = {
+            "weight": 0.01 * normal(*square),
+            "alpha": 0.01 * normal(*square),
+            "eta": torch.tensor(0.01),
+        }
         return self._inputs(normal, parameters)
 
     def change(self, formulation: Formulation) -> Change:
         add = formulation.add
 
-        def change(parameters: Parameters, active: Tensor, hidden: Tensor, trace: Tensor) -> tuple[Tensor]:
+        def change(
+            parameters: Parameters, active: Tensor, hidden: Tensor, trace: Tensor
+        ) -> tuple[Tensor]:
             eta = parameters["eta"]
             return (add((1 - eta) * trace, eta * active, hidden),)
 
         return change
 
-    def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
+    def library(
+        self, parameters: Parameters, state: State, drives: Drives, backend: str
+    ) -> tuple[Tensor, State]:
         hidden, trace = state
         (drive,) = drives
         weight, alpha, eta = parameters["weight"], parameters["alpha"], parameters["eta"]
-        output, hidden, trace = PF.plastic_rnn_sequence(drive, hidden, trace, weight, alpha, eta, backend=backend)
+        output, hidden, trace = PF.plastic_rnn_sequence(
+            drive, hidden, trace, weight, alpha, eta, backend=backend
+        )
         return output, (hidden, trace)
 
     def jax_change(self, jnp: ModuleType) -> Callable[..., tuple[Any, ...]]:
@@ -124,40 +140,67 @@ class ModulatedRNNWorkload(RNNWorkload):
 
     def inputs(self) -> Inputs:
         normal = Normal()
-        return self._inputs(normal, self._connection(normal) | modulator_parameters(normal, self.neurons, fan_out=True))
+        return self._inputs(
+            normal,
+            self._connection(normal) | modulator_parameters(normal, self.neurons, fan_out=True),
+        )
 
     def _connection(self, normal: Normal) -> Parameters:
         square = (self.neurons, self.neurons)
         # Weak enough not to be chaotic, so that fp32 and fp64 stay together.
-        return {"weight": 0.3 / math.sqrt(self.neurons) * normal(*square), "alpha": 0.01 * normal(*square)}
+        return {
+            "weight": 0.3 / math.sqrt(self.neurons) * normal(*square),
+            "alpha": 0.01 * normal(*square),
+        }
 
     def change(self, formulation: Formulation) -> Change:
         add, clamp, clip = formulation.add, formulation.clamp, self.clip
 
-        def change(parameters: Parameters, active: Tensor, hidden: Tensor, trace: Tensor) -> tuple[Tensor]:
+        def change(
+            parameters: Parameters, active: Tensor, hidden: Tensor, trace: Tensor
+        ) -> tuple[Tensor]:
             return (clamp(add(trace, rates(parameters, active) * active, hidden), -clip, clip),)
 
         return change
 
-    def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
+    def library(
+        self, parameters: Parameters, state: State, drives: Drives, backend: str
+    ) -> tuple[Tensor, State]:
         hidden, trace, *_ = state
         (drive,) = drives
-        weight, alpha, options = parameters["weight"], parameters["alpha"], self._options(parameters, state, backend)
-        output, *after = PF.plastic_rnn_sequence(drive, hidden, trace, weight, alpha, None, **options)
+        weight, alpha, options = (
+            parameters["weight"],
+            parameters["alpha"],
+            self._options(parameters, state, backend),
+        )
+        output, *after = PF.plastic_rnn_sequence(
+            drive, hidden, trace, weight, alpha, None, **options
+        )
         return output, tuple(after)
 
     def _options(self, parameters: Parameters, state: State, backend: str) -> dict[str, Any]:
-        return {"modulator": library_modulator(parameters), "plasticity": self.plasticity, "backend": backend}
+        return {
+            "modulator": library_modulator(parameters),
+            "plasticity": self.plasticity,
+            "backend": backend,
+        }
 
     def traffic(self, kernel: str) -> Traffic:
         return connection_traffic(
-            kernel, self.steps, self.batch, self.neurons**2, traces=self.traces, element_per_thread=True
+            kernel,
+            self.steps,
+            self.batch,
+            self.neurons**2,
+            traces=self.traces,
+            element_per_thread=True,
         )
 
     def jax_change(self, jnp: ModuleType) -> Callable[..., tuple[Any, ...]]:
         def change(parameters: Any, active: Any, hidden: Any, trace: Any) -> tuple[Any]:
             column = jax_rates(jnp, parameters, active) * active
-            return (jnp.clip(trace + column[:, :, None] * hidden[:, None, :], -self.clip, self.clip),)
+            return (
+                jnp.clip(trace + column[:, :, None] * hidden[:, None, :], -self.clip, self.clip),
+            )
 
         return change
 
@@ -174,16 +217,25 @@ class RetroactiveRNNWorkload(ModulatedRNNWorkload):
 
     def inputs(self) -> Inputs:
         normal = Normal()
-        parameters = self._connection(normal) | modulator_parameters(normal, self.neurons, fan_out=False)
+        parameters = self._connection(normal) | modulator_parameters(
+            normal, self.neurons, fan_out=False
+        )
         return self._inputs(normal, parameters | {"eligibility_eta": torch.tensor(0.01)})
 
     def change(self, formulation: Formulation) -> Change:
         add, clamp, clip = formulation.add, formulation.clamp, self.clip
 
         def change(
-            parameters: Parameters, active: Tensor, hidden: Tensor, trace: Tensor, eligibility: Tensor
+            parameters: Parameters,
+            active: Tensor,
+            hidden: Tensor,
+            trace: Tensor,
+            eligibility: Tensor,
         ) -> tuple[Tensor, Tensor]:
-            modulation, eta = signal(parameters, active)[:, None, None], parameters["eligibility_eta"]
+            modulation, eta = (
+                signal(parameters, active)[:, None, None],
+                parameters["eligibility_eta"],
+            )
             trace = clamp(torch.addcmul(trace, modulation, eligibility), -clip, clip)
             return trace, add((1 - eta) * eligibility, eta * active, hidden)
 
@@ -194,8 +246,13 @@ class RetroactiveRNNWorkload(ModulatedRNNWorkload):
         return super()._options(parameters, state, backend) | eligibility
 
     def jax_change(self, jnp: ModuleType) -> Callable[..., tuple[Any, ...]]:
-        def change(parameters: Any, active: Any, hidden: Any, trace: Any, eligibility: Any) -> tuple[Any, Any]:
-            modulation, eta = jax_signal(jnp, parameters, active)[:, None, None], parameters["eligibility_eta"]
+        def change(
+            parameters: Any, active: Any, hidden: Any, trace: Any, eligibility: Any
+        ) -> tuple[Any, Any]:
+            modulation, eta = (
+                jax_signal(jnp, parameters, active)[:, None, None],
+                parameters["eligibility_eta"],
+            )
             trace = jnp.clip(trace + modulation * eligibility, -self.clip, self.clip)
             return trace, (1 - eta) * eligibility + eta * active[:, :, None] * hidden[:, None, :]
 
@@ -207,10 +264,17 @@ class ActingRNNWorkload(ModulatedRNNWorkload):
     """The same network acting: single steps without gradients, each answered before the next drive is known."""
 
     passes: ClassVar[tuple[str, ...]] = (FORWARD,)
-    eager: ClassVar[Formulations] = {**ModulatedRNNWorkload.eager, "linear in place": LINEAR_IN_PLACE}
-    compiled: ClassVar[Formulations] = {**ModulatedRNNWorkload.compiled, "pointwise in place": POINTWISE_IN_PLACE}
+    eager: ClassVar[Formulations] = {
+        **ModulatedRNNWorkload.eager,
+        "linear in place": LINEAR_IN_PLACE,
+    }
+    compiled: ClassVar[Formulations] = {
+        **ModulatedRNNWorkload.compiled,
+        "pointwise in place": POINTWISE_IN_PLACE,
+    }
     without: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("compile-chunk", "jax", "plastikern-graph"), "each step must be answered before the next input is known"
+        ("compile-chunk", "jax", "plastikern-graph"),
+        "each step must be answered before the next input is known",
     )
 
     @property
@@ -221,17 +285,26 @@ class ActingRNNWorkload(ModulatedRNNWorkload):
         # What steps change in place is not the caller's.
         return tuple(tensor.clone() for tensor in state), drives
 
-    def library(self, parameters: Parameters, state: State, drives: Drives, backend: str) -> tuple[Tensor, State]:
+    def library(
+        self, parameters: Parameters, state: State, drives: Drives, backend: str
+    ) -> tuple[Tensor, State]:
         if torch.is_grad_enabled():  # the truth is asked for gradients, too
             return super().library(parameters, state, drives, backend)
         (drive,), (hidden, trace) = drives, state
         network = PlasticRNN(
-            None, self.neurons, bias=False, plasticity=self.plasticity, backend=backend, dtype=drive.dtype
+            None,
+            self.neurons,
+            bias=False,
+            plasticity=self.plasticity,
+            backend=backend,
+            dtype=drive.dtype,
         )
         names = {"weight": "weight_hh_l0", "alpha": "alpha_l0"}
         for name, parameter in parameters.items():
             network.get_parameter(names.get(name, f"{name}_l0")).copy_(parameter)
-        rollout = network.rollout(drive.shape[0], drive.shape[1], (hidden.unsqueeze(0), trace.unsqueeze(0)))
+        rollout = network.rollout(
+            drive.shape[0], drive.shape[1], (hidden.unsqueeze(0), trace.unsqueeze(0))
+        )
         outputs = [rollout.step(step_drive) for step_drive in drive.unbind(0)]
         last = rollout.state()
         return torch.stack(outputs), (last.hidden[0], last.trace[0])
@@ -240,4 +313,6 @@ class ActingRNNWorkload(ModulatedRNNWorkload):
         size = self.neurons**2
         # Reads weight, alpha and trace, writes the trace. Every step passes over the traces of all elements.
         steps = self.steps * self.batch * size
-        return Traffic(reads=3, writes=1, synapse_steps=steps, once=0, arrays=2 + self.batch, length=size)
+        return Traffic(
+            reads=3, writes=1, synapse_steps=steps, once=0, arrays=2 + self.batch, length=size
+        )

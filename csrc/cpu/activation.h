@@ -1,5 +1,6 @@
-// Activations over lanes. In single precision they are computed here, to about two units in the last place; in double
-// precision, where the kernels serve as proof and not for speed, they are those of the C library.
+// Activations over lanes. In single precision they are computed here, to about two units in the
+// last place; in double precision, where the kernels serve as proof and not for speed, they are
+// those of the C library.
 #pragma once
 
 #include <cmath>
@@ -10,7 +11,8 @@
 
 namespace {
 
-// e^x by x = n ln 2 + r, |r| <= ln 2 / 2, and the Taylor series of e^r to r^7 (remainder below 6e-9).
+// e^x by x = n ln 2 + r, |r| <= ln 2 / 2, and the Taylor series of e^r to r^7 (remainder below
+// 6e-9).
 template <typename V>
 LANES_INLINE V exponential(V x) {
     typedef int32_t Int __attribute__((vector_size(sizeof(V))));
@@ -36,7 +38,8 @@ LANES_INLINE V sigmoid(V x) {
     return 1.0f / (1.0f + exponential(-x));
 }
 
-// Near zero an odd polynomial (fitted for the smallest relative error on |x| < 0.625), else 1 - 2 / (e^2|x| + 1).
+// Near zero an odd polynomial (fitted for the smallest relative error on |x| < 0.625), else 1 - 2 /
+// (e^2|x| + 1).
 template <typename V>
 LANES_INLINE V hyperbolic_tangent(V x) {
     V size = x < 0.0f ? -x : x;
@@ -64,7 +67,8 @@ LANES_INLINE V sigmoid_of(V x) {
 }
 
 // sum_to_activity: in, the recurrent sum; out, the activity. A clamped neuron takes its drive.
-void activate(plastikern::Nonlinearity kind, const S* drive, const bool* clamp, S* sum_to_activity, int64_t count) {
+void activate(plastikern::Nonlinearity kind, const S* drive, const bool* clamp, S* sum_to_activity,
+              int64_t count) {
     for_lanes(count, [&](int64_t i, auto access, int) {
         V u = access.load(drive + i), y = access.load(sum_to_activity + i) + u;
         if (kind == plastikern::Nonlinearity::relu) y = y < S(0) ? V{} : y;
@@ -73,7 +77,8 @@ void activate(plastikern::Nonlinearity kind, const S* drive, const bool* clamp, 
         access.store(sum_to_activity + i, y);
     });
     if (clamp == nullptr) return;
-    for (int64_t i = 0; i < count; ++i) sum_to_activity[i] = clamp[i] ? drive[i] : sum_to_activity[i];
+    for (int64_t i = 0; i < count; ++i)
+        sum_to_activity[i] = clamp[i] ? drive[i] : sum_to_activity[i];
 }
 
 // Neurons [begin, end) of an LSTM: gates in the order i, f, g, o.
@@ -101,12 +106,15 @@ void lstm_backward(const plastikern::LstmStepGrad<S>& s, int64_t begin, int64_t 
         const int64_t i = begin + lane, f = i + s.neurons, g = f + s.neurons, o = g + s.neurons;
         const V input = access.load(s.gates + i), forget = access.load(s.gates + f);
         const V candidate = access.load(s.gates + g), output = access.load(s.gates + o);
-        const V squashed = tanh_of(access.load(s.cell + i)), grad_hidden = access.load(s.grad_hidden + i);
-        const V grad_cell = access.load(s.grad_cell + i) + grad_hidden * output * (1 - squashed * squashed);
+        const V squashed = tanh_of(access.load(s.cell + i)),
+                grad_hidden = access.load(s.grad_hidden + i);
+        const V grad_cell =
+            access.load(s.grad_cell + i) + grad_hidden * output * (1 - squashed * squashed);
         V grad_candidate = grad_cell * input;
         if (s.grad_candidate != nullptr) grad_candidate += access.load(s.grad_candidate + i);
         access.store(s.grad_drive + i, grad_cell * candidate * input * (1 - input));
-        access.store(s.grad_drive + f, grad_cell * access.load(s.cell_before + i) * forget * (1 - forget));
+        access.store(s.grad_drive + f,
+                     grad_cell * access.load(s.cell_before + i) * forget * (1 - forget));
         access.store(s.grad_drive + g, grad_candidate * (1 - candidate * candidate));
         access.store(s.grad_drive + o, grad_hidden * squashed * output * (1 - output));
         access.store(s.grad_cell + i, grad_cell * forget);

@@ -1,5 +1,5 @@
-// The backward pass of plastic networks: the loop over steps, from the last to the first. What happens at a synapse is
-// in connection_kernels.cpp.
+// The backward pass of plastic networks: the loop over steps, from the last to the first. What
+// happens at a synapse is in connection_kernels.cpp.
 #include <vector>
 
 #include "backward_scratch.h"
@@ -15,14 +15,17 @@ Sequence<S> grad_sums(const Network<S>& n, const Gradients<S>& g) {
     return sums;
 }
 
-// From the gradient of the activities to those of the drive and of the sum. A clamped activity is its drive; every
-// other one sees both through the nonlinearity, whose slope follows from the activity.
+// From the gradient of the activities to those of the drive and of the sum. A clamped activity is
+// its drive; every other one sees both through the nonlinearity, whose slope follows from the
+// activity.
 template <typename S>
-void through_activity(Nonlinearity nonlinearity, const S* activity, const bool* clamp, const S* grad_activity,
-                      S* grad_drive, S* grad_sum, int64_t begin, int64_t end) {
+void through_activity(Nonlinearity nonlinearity, const S* activity, const bool* clamp,
+                      const S* grad_activity, S* grad_drive, S* grad_sum, int64_t begin,
+                      int64_t end) {
     const auto apply = [&](auto slope) {
         if (clamp == nullptr) {
-            for (int64_t j = begin; j < end; ++j) grad_sum[j] = grad_drive[j] = grad_activity[j] * slope(activity[j]);
+            for (int64_t j = begin; j < end; ++j)
+                grad_sum[j] = grad_drive[j] = grad_activity[j] * slope(activity[j]);
             return;
         }
         for (int64_t j = begin; j < end; ++j) {
@@ -42,7 +45,8 @@ void through_activity(Nonlinearity nonlinearity, const S* activity, const bool* 
         case Nonlinearity::softmax: {
             S mean = 0;
             for (int64_t j = begin; j < end; ++j) mean += activity[j] * grad_activity[j];
-            for (int64_t j = begin; j < end; ++j) grad_sum[j] = grad_drive[j] = activity[j] * (grad_activity[j] - mean);
+            for (int64_t j = begin; j < end; ++j)
+                grad_sum[j] = grad_drive[j] = activity[j] * (grad_activity[j] - mean);
         }
     }
 }
@@ -53,12 +57,13 @@ S modulator_slope(ModulatorNonlinearity nonlinearity, S m) {
     return nonlinearity == ModulatorNonlinearity::sigmoid ? m * (1 - m) : S(1);
 }
 
-// The passage of a group of elements through the steps, on one thread or on a team that shares the neurons.
+// The passage of a group of elements through the steps, on one thread or on a team that shares the
+// neurons.
 template <typename S>
 class BackwardGroup {
    public:
-    BackwardGroup(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s, Group group, int64_t thread,
-                  Team team)
+    BackwardGroup(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s,
+                  Group group, int64_t thread, Team team)
         : n_(n),
           g_(g),
           s_(s),
@@ -88,8 +93,10 @@ class BackwardGroup {
                     const Prepared& unit = units[e];
                     for_kernels(
                         n_, first, last, [&](int64_t j) { return unit.backwards(j); },
-                        [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
-                            kernel.backward(n_.connection, backwards ? unit.reversed : unit.again, from, to);
+                        [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to,
+                            bool backwards) {
+                            kernel.backward(n_.connection, backwards ? unit.reversed : unit.again,
+                                            from, to);
                         });
                 }
             });
@@ -107,7 +114,8 @@ class BackwardGroup {
     }
 
    private:
-    // A unit for the rows that run backwards, and one for those that are computed again: they differ in their traces.
+    // A unit for the rows that run backwards, and one for those that are computed again: they
+    // differ in their traces.
     struct Prepared {
         BackwardUnit<S> reversed, again;
         bool reverses;
@@ -124,14 +132,18 @@ class BackwardGroup {
     const Group group_;
     const int64_t thread_;
     const Team team_;
-    const int64_t group_size_;  // of a full group: the distance of what belongs to two slots or threads
+    const int64_t
+        group_size_;  // of a full group: the distance of what belongs to two slots or threads
     const PreRing<S> pres_;
     int64_t begin_, end_, first_pre_, last_pre_;  // own neurons, own columns
     TraceRows<const S> grad_in_[kMaxGroup];
-    S through_input_[kMaxGroup] = {};  // gradient that waits for the activities before: of M from the previous hidden
+    S through_input_[kMaxGroup] =
+        {};  // gradient that waits for the activities before: of M from the previous hidden
 
     bool runs(int64_t k, int64_t b) const { return k <= n_.length(b) && n_.length(b) > 0; }
-    int64_t slot(int64_t b) const { return (team_.size == 1 ? thread_ : 0) * group_size_ + b - group_.first; }
+    int64_t slot(int64_t b) const {
+        return (team_.size == 1 ? thread_ : 0) * group_size_ + b - group_.first;
+    }
     S* grad_pre(int64_t member, int64_t k, int64_t b) const {
         const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;
         return s_.grad_pres + ((thread * group_size_ + b - group_.first) * 3 + k % 3) * s_.row;
@@ -146,8 +158,12 @@ class BackwardGroup {
     TraceRows<S> segment(int64_t b, int64_t inside) const {
         return packed_traces(n_, s_.traces + slot(b) * s_.segment + inside * n_.traces());
     }
-    TraceRows<S> reversed(int64_t b) const { return packed_traces(n_, s_.reversed + slot(b) * n_.traces()); }
-    TraceRows<S> grad_work(int64_t b) const { return packed_traces(n_, s_.grad_traces + slot(b) * n_.traces()); }
+    TraceRows<S> reversed(int64_t b) const {
+        return packed_traces(n_, s_.reversed + slot(b) * n_.traces());
+    }
+    TraceRows<S> grad_work(int64_t b) const {
+        return packed_traces(n_, s_.grad_traces + slot(b) * n_.traces());
+    }
     // H_k where it is kept, exactly.
     TraceRows<const S> kept_traces(int64_t k, int64_t b) const {
         if (k == 0) return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, s_.zeros, b);
@@ -159,10 +175,12 @@ class BackwardGroup {
     // Where the gradients of the first traces go: those that are asked for to their tensors.
     TraceRows<S> first_grads(int64_t b) const {
         TraceRows<S> rows = grad_work(b);
-        const TraceRows<S> wanted = tensor_traces<S, S>(n_, g_.trace_in, g_.eligibility_in, nullptr, b);
+        const TraceRows<S> wanted =
+            tensor_traces<S, S>(n_, g_.trace_in, g_.eligibility_in, nullptr, b);
         if (wanted.trace != nullptr) rows.trace = wanted.trace, rows.stride = wanted.stride;
         if (wanted.eligibility != nullptr)
-            rows.eligibility = wanted.eligibility, rows.eligibility_stride = wanted.eligibility_stride;
+            rows.eligibility = wanted.eligibility,
+            rows.eligibility_stride = wanted.eligibility_stride;
         return rows;
     }
 
@@ -184,10 +202,13 @@ class BackwardGroup {
                 std::fill(row + begin_, row + end_, S(0));
             }
             if (g_.sum) std::fill(g_.sum.at(t, b) + begin_, g_.sum.at(t, b) + end_, S(0));
-            if (g_.features) std::fill(g_.features.at(t, b) + first_pre_, g_.features.at(t, b) + last_pre_, S(0));
+            if (g_.features)
+                std::fill(g_.features.at(t, b) + first_pre_, g_.features.at(t, b) + last_pre_,
+                          S(0));
             if (g_.modulator && team_.rank == 0) *g_.modulator.at(t, b) = 0;
         }
-        if (g_.eligibility_in != nullptr) copy_unmodulated(n_, grad_in_[e], first_grads(b), begin_, end_);
+        if (g_.eligibility_in != nullptr)
+            copy_unmodulated(n_, grad_in_[e], first_grads(b), begin_, end_);
         if (length > 0) return;
         // Nothing happened: what comes back to the last state goes on to the first.
         const TraceRows<S> first = first_grads(b);
@@ -196,10 +217,12 @@ class BackwardGroup {
             const S* grad = g_.hidden == nullptr ? s_.zeros : g_.hidden + b * n_.posts;
             std::copy(grad + begin_, grad + end_, g_.hidden_in + b * n_.posts + begin_);
         }
-        if (g_.cell_in != nullptr) std::copy(grad_cell + begin_, grad_cell + end_, g_.cell_in + b * n_.posts + begin_);
+        if (g_.cell_in != nullptr)
+            std::copy(grad_cell + begin_, grad_cell + end_, g_.cell_in + b * n_.posts + begin_);
     }
 
-    // The unit of step k and what it needs of the traces; false where nothing comes back through the last traces.
+    // The unit of step k and what it needs of the traces; false where nothing comes back through
+    // the last traces.
     bool prepare(int64_t k, int64_t b, Prepared& prepared) {
         const int64_t e = b - group_.first, length = n_.length(b), every = n_.checkpoint_every;
         BackwardUnit<S>& unit = prepared.again;
@@ -228,11 +251,13 @@ class BackwardGroup {
             unit.grad_pre_before = grad_pre(team_.rank, k - 1, b);
             unit.grad_post_before = of_slot(s_.grad_posts, b);
         }
-        // The first and the last traces and their gradients lie in tensors, as do the gradients per synapse.
+        // The first and the last traces and their gradients lie in tensors, as do the gradients per
+        // synapse.
         const bool from_first = k <= 1 && (n_.trace != nullptr || n_.eligibility != nullptr);
-        const bool grads_of_last = k == length && (g_.trace != nullptr || g_.eligibility != nullptr);
-        unit.padded =
-            worth_packing(n_) && n_.connection.layout != Layout::per_synapse && k > 0 && !from_first && !grads_of_last;
+        const bool grads_of_last =
+            k == length && (g_.trace != nullptr || g_.eligibility != nullptr);
+        unit.padded = worth_packing(n_) && n_.connection.layout != Layout::per_synapse && k > 0 &&
+                      !from_first && !grads_of_last;
         prepared.reverses = g_.reverse && k > 0;
         prepared.lost = k > 0 && g_.lost != nullptr ? n_.segment_rows(g_.lost, k, b) : nullptr;
         if (prepared.reverses) {
@@ -249,19 +274,24 @@ class BackwardGroup {
             unit.traces = kept_traces(0, b);
         } else if (!g_.reverse || g_.lost != nullptr) {
             const int64_t first = (k - 1) / every * every, inside = k - 1 - first;
-            if (inside > 0 && (k == length || inside == every - 1)) recompute(first, inside, b, prepared);
-            unit.traces = inside == 0 ? kept_traces(first, b) : TraceRows<const S>(segment(b, inside - 1));
+            if (inside > 0 && (k == length || inside == every - 1))
+                recompute(first, inside, b, prepared);
+            unit.traces =
+                inside == 0 ? kept_traces(first, b) : TraceRows<const S>(segment(b, inside - 1));
         }
         // Running backwards starts from the last trace in any case.
-        if (k == length && g_.trace == nullptr && g_.eligibility == nullptr && !g_.reverse) return false;
+        if (k == length && g_.trace == nullptr && g_.eligibility == nullptr && !g_.reverse)
+            return false;
         grad_in_[e] = grad_work(b);
         return true;
     }
 
-    // The steps of a segment lie pages apart, at the same offsets, which no cache likes: their pre are gathered first.
+    // The steps of a segment lie pages apart, at the same offsets, which no cache likes: their pre
+    // are gathered first.
     void recompute(int64_t first, int64_t steps, int64_t b, const Prepared& prepared) const {
         const int64_t stride = padded<S>(n_.pres);
-        S *pres = s_.segment_pres + thread_ * s_.segment_size(n_), *scratch = pres + s_.segment_steps * stride;
+        S *pres = s_.segment_pres + thread_ * s_.segment_size(n_),
+          *scratch = pres + s_.segment_steps * stride;
         for (int64_t t = 0; t < steps; ++t)
             copy_padded(pre_of(n_, a_, s_.zeros, first + t, b), n_.pres, pres + t * stride);
         History<S> history = history_of(first, b);
@@ -275,11 +305,13 @@ class BackwardGroup {
             n_, begin_, end_, [&](int64_t j) { return prepared.backwards(j); },
             [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
                 if (backwards) return;
-                kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(), scratch, from, to);
+                kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(),
+                                 scratch, from, to);
             });
     }
 
-    // What the rates of step k - 1 got: into the sums of this thread, and its share of what the modulator got.
+    // What the rates of step k - 1 got: into the sums of this thread, and its share of what the
+    // modulator got.
     void collect_rates(int64_t k, int64_t b) const {
         const S m = modulator(k - 1, b), *grad = of_slot(s_.grad_rates, b);
         S share = 0;
@@ -311,11 +343,14 @@ class BackwardGroup {
             }
         };
         if (n_.recurrent()) {
-            const S* last = k == n_.length(b) && g_.hidden != nullptr ? g_.hidden + b * n_.posts : s_.zeros;
+            const S* last =
+                k == n_.length(b) && g_.hidden != nullptr ? g_.hidden + b * n_.posts : s_.zeros;
             std::copy(last + begin_, last + end_, grad_hidden + begin_);
             total(grad_hidden, begin_, end_);
             add_modulated(grad_hidden, through_input_[e]);
-            if (k == 0) std::copy(grad_hidden + begin_, grad_hidden + end_, g_.hidden_in + b * n_.posts + begin_);
+            if (k == 0)
+                std::copy(grad_hidden + begin_, grad_hidden + end_,
+                          g_.hidden_in + b * n_.posts + begin_);
             if (k == 0 && g_.cell_in != nullptr) {
                 const S* grad_cell = of_slot(s_.grad_cells, b);
                 std::copy(grad_cell + begin_, grad_cell + end_, g_.cell_in + b * n_.posts + begin_);
@@ -323,7 +358,8 @@ class BackwardGroup {
         } else {
             std::fill(grad_hidden + begin_, grad_hidden + end_, S(0));
             if (g_.features && k < n_.length(b)) {
-                std::fill(g_.features.at(k, b) + first_pre_, g_.features.at(k, b) + last_pre_, S(0));
+                std::fill(g_.features.at(k, b) + first_pre_, g_.features.at(k, b) + last_pre_,
+                          S(0));
                 total(g_.features.at(k, b), first_pre_, last_pre_);
             }
         }
@@ -344,7 +380,8 @@ class BackwardGroup {
     void through_modulator(int64_t k, int64_t b, S* grad_hidden) {
         if (!n_.modulator) return;
         S grad = 0;
-        for (int64_t member = 0; member < team_.size; ++member) grad += *grad_modulator(member, k, b);
+        for (int64_t member = 0; member < team_.size; ++member)
+            grad += *grad_modulator(member, k, b);
         grad *= modulator_slope(n_.modulator.nonlinearity, modulator(k - 1, b));
         if (team_.rank == 0) *g_.modulator.at(k - 1, b) = grad;
         through_input_[b - group_.first] = 0;
@@ -367,8 +404,9 @@ class BackwardGroup {
         };
         if (n_.kind != NetworkKind::lstm) {
             add(grad_hidden);
-            return through_activity(n_.nonlinearity, a_.output.at(t, b), n_.clamp ? n_.clamp.at(t, b) : nullptr,
-                                    static_cast<const S*>(grad_hidden), grad_drive, sums_.at(t, b), begin_, end_);
+            return through_activity(
+                n_.nonlinearity, a_.output.at(t, b), n_.clamp ? n_.clamp.at(t, b) : nullptr,
+                static_cast<const S*>(grad_hidden), grad_drive, sums_.at(t, b), begin_, end_);
         }
         if (n_.post == Post::hidden) add(grad_hidden);
         if (n_.post == Post::cell) add(grad_cell);
@@ -384,7 +422,8 @@ class BackwardGroup {
         kernels<S>().lstm_backward(grad, begin_, end_);
         if (n_.post != Post::recurrent) return;
         const S* grad_candidate = grad_drive + 2 * n_.posts;
-        for (int64_t j = begin_; j < end_; ++j) sums_.at(t, b)[j] = grad_candidate[j] + grad_post[j];
+        for (int64_t j = begin_; j < end_; ++j)
+            sums_.at(t, b)[j] = grad_candidate[j] + grad_post[j];
     }
 
     // What the gates of step t give back to the activities before it.
@@ -400,7 +439,8 @@ class BackwardGroup {
             const int64_t row = gate * n_.posts + begin_;
             const S* factors[kMaxGroup];
             for (int64_t e = 0; e < count; ++e) factors[e] = g_.drive.at(t, elements[e]) + row;
-            kernels<S>().add_rows(n_.gates + row * n_.pres, end_ - begin_, n_.pres, factors, grad_pres, count);
+            kernels<S>().add_rows(n_.gates + row * n_.pres, end_ - begin_, n_.pres, factors,
+                                  grad_pres, count);
         }
     }
 
@@ -434,37 +474,44 @@ class BackwardGroup {
 
 // Adds up what the threads found, in a fixed order; for one value per layer over the neurons, too.
 template <typename T, typename S>
-void add_up(T* per_thread, int64_t threads, int64_t distance, int64_t neurons, int64_t stride, S* to) {
+void add_up(T* per_thread, int64_t threads, int64_t distance, int64_t neurons, int64_t stride,
+            S* to) {
     const auto summed = [](const T* values, int64_t count, int64_t step) {
         double total = 0;
         for (int64_t i = 0; i < count; ++i) total += static_cast<double>(values[i * step]);
         return total;
     };
     if (to == nullptr) return;
-    for (int64_t j = 0; j < neurons; ++j) per_thread[j] = static_cast<T>(summed(per_thread + j, threads, distance));
+    for (int64_t j = 0; j < neurons; ++j)
+        per_thread[j] = static_cast<T>(summed(per_thread + j, threads, distance));
     if (stride == 0) {
         *to = static_cast<S>(summed(per_thread, neurons, 1));
     } else {
-        std::transform(per_thread, per_thread + neurons, to, [](T value) { return static_cast<S>(value); });
+        std::transform(per_thread, per_thread + neurons, to,
+                       [](T value) { return static_cast<S>(value); });
     }
 }
 
 template <typename S>
-void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s, int64_t threads) {
+void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s,
+                    int64_t threads) {
     std::vector<History<S>> histories;
     for (int64_t b = 0; b < n.batch; ++b) {
         histories.push_back(BackwardGroup<S>(n, g, s, Group{b, b + 1}, 0, Team{}).whole_history(b));
     }
     parallel(threads, [&](Team team) {
         int64_t begin, end;
-        kernels<S>().pack_history(n.pres, histories.data(), n.batch, s.packed_pres, s.tiles * team.rank / team.size,
+        kernels<S>().pack_history(n.pres, histories.data(), n.batch, s.packed_pres,
+                                  s.tiles * team.rank / team.size,
                                   s.tiles * (team.rank + 1) / team.size);
         team.barrier();
         team.share(n.posts, begin, end);
-        const AlphaGradient<S> out = {g.alpha, s.packed_pres, s.alpha_rows + team.rank * s.alpha_size};
-        for_kernels(n, begin, end, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
-            kernel.alpha_gradient(n.connection, histories.data(), n.batch, out, from, to);
-        });
+        const AlphaGradient<S> out = {g.alpha, s.packed_pres,
+                                      s.alpha_rows + team.rank * s.alpha_size};
+        for_kernels(
+            n, begin, end, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+                kernel.alpha_gradient(n.connection, histories.data(), n.batch, out, from, to);
+            });
     });
 }
 
@@ -496,13 +543,15 @@ void backward(const Network<S>& given, const Gradients<S>& g) {
     if (c.layout != Layout::per_synapse) {
         add_up(s.totals[kRates], threads, s.posts, n.posts, c.rate.stride, g.rate);
         add_up(s.totals[kRateScales], threads, s.posts, n.posts, c.rate_scale.stride, g.rate_scale);
-        add_up(s.totals[kEligibilityRates], threads, s.posts, n.posts, c.eligibility_rate.stride, g.eligibility_rate);
+        add_up(s.totals[kEligibilityRates], threads, s.posts, n.posts, c.eligibility_rate.stride,
+               g.eligibility_rate);
     }
     if (c.layout == Layout::per_neuron) {
         add_up(s.totals[kAlphas], threads, s.posts, n.posts, c.alpha.stride, g.alpha);
     } else if (s.adds_alphas) {
         for (int64_t j = 0; j < n.posts; ++j)
-            add_up(s.grad_alphas + j * padded<S>(n.pres), threads, n.matrix(), n.pres, 1, g.alpha + j * n.pres);
+            add_up(s.grad_alphas + j * padded<S>(n.pres), threads, n.matrix(), n.pres, 1,
+                   g.alpha + j * n.pres);
     } else if (s.wants_alphas) {
         alpha_gradient(n, g, s, threads);
     }

@@ -7,20 +7,23 @@
 
 namespace plastikern {
 
-// Distance of vectors that are read and written side by side: whole pages would make a load wait for a store to the
-// same offset of another page, which processors take for the same address at first.
+// Distance of vectors that are read and written side by side: whole pages would make a load wait
+// for a store to the same offset of another page, which processors take for the same address at
+// first.
 template <typename S>
 constexpr int64_t apart(int64_t count) {
     constexpr int64_t page = 4096 / sizeof(S);
     return (count + page - 1) / page * page + padded<S>(page / 3);
 }
 
-// Sums over so many steps are added up in single precision, and those of all steps in double: what the steps give to a
-// rate cancels out for the most part, so that rounding a long sum would be felt.
+// Sums over so many steps are added up in single precision, and those of all steps in double: what
+// the steps give to a rate cancels out for the most part, so that rounding a long sum would be
+// felt.
 constexpr int64_t kGatheredSteps = 64;
 
-// Up to this size the gradient of alpha is a matrix per thread, to which every step adds; beyond it would crowd out the
-// traces, and is found afterwards, a block of synapses at a time over all steps.
+// Up to this size the gradient of alpha is a matrix per thread, to which every step adds; beyond it
+// would crowd out the traces, and is found afterwards, a block of synapses at a time over all
+// steps.
 constexpr int64_t kAlphasBytes = int64_t{256} << 10;
 
 // Sums over all steps that a thread gathers for its neurons.
@@ -28,19 +31,22 @@ enum Sum { kRates, kRateScales, kEligibilityRates, kAlphas, kSums };
 
 template <typename S>
 struct BackwardScratch {
-    S* zeros;        // (max(O, I),)
-    S* ones;         // (O,)
-    S* reversed;     // per slot n.traces(), where some run backwards
-    S* traces;       // per slot: a segment's traces, (checkpoint_every - 1) * n.traces(), where some are computed again
-    S* grad_traces;  // per slot n.traces()
-    S* grad_posts;   // per slot (O,)
+    S* zeros;     // (max(O, I),)
+    S* ones;      // (O,)
+    S* reversed;  // per slot n.traces(), where some run backwards
+    S* traces;  // per slot: a segment's traces, (checkpoint_every - 1) * n.traces(), where some are
+                // computed again
+    S* grad_traces;   // per slot n.traces()
+    S* grad_posts;    // per slot (O,)
     S* grad_hiddens;  // per slot (O,)
     S* grad_cells;    // per slot (O,)
     S* grad_rates;    // per slot (O,): of the rate in force at one step
-    S* grad_pres;     // per thread and element of a group (3, I), in rotation: a step's total, the step's before, the
-                      // one being read
-    S* modulators;    // per thread (2, kMaxGroup): contributions to the gradient of M, of even and odd steps
-    S* sums[kSums];   // per thread (O,): of the rates, their scales, the eligibility's rates and alpha
+    S* grad_pres;     // per thread and element of a group (3, I), in rotation: a step's total, the
+                   // step's before, the one being read
+    S* modulators;   // per thread (2, kMaxGroup): contributions to the gradient of M, of even and
+                     // odd steps
+    S* sums[kSums];  // per thread (O,): of the rates, their scales, the eligibility's rates and
+                     // alpha
     double* totals[kSums];  // what has been gathered of them
     S* packed_pres;         // all steps of all elements, (I) rounded up to whole tiles
     S* alpha_rows;          // per thread
@@ -48,7 +54,8 @@ struct BackwardScratch {
     S* pres;                // per thread PreRing::size
     S* segment_pres;        // per thread (segment_steps, padded(I)), and 2 * segment_steps values
     int64_t segment, segment_steps, row, posts, threads, alpha_size, tiles;
-    bool wants_alphas, adds_alphas;  // alpha is per synapse; its gradient is summed up on the way, not afterwards
+    bool wants_alphas,
+        adds_alphas;  // alpha is per synapse; its gradient is summed up on the way, not afterwards
 
     BackwardScratch(const Network<S>& n, const Gradients<S>& g, Parts<S>& parts) {
         const Sharing sharing = sharing_of(n);
@@ -74,7 +81,8 @@ struct BackwardScratch {
         modulators = parts.take(threads * 2 * kMaxGroup);
         for (S*& sum : sums) sum = parts.take(threads * posts);
         constexpr int64_t size = sizeof(double) / sizeof(S);
-        for (double*& total : totals) total = reinterpret_cast<double*>(parts.take(threads * posts * size));
+        for (double*& total : totals)
+            total = reinterpret_cast<double*>(parts.take(threads * posts * size));
         wants_alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
         adds_alphas = wants_alphas && n.matrix() * static_cast<int64_t>(sizeof(S)) <= kAlphasBytes;
         const bool afterwards = wants_alphas && !adds_alphas;
@@ -96,7 +104,9 @@ struct BackwardScratch {
             std::fill(sum + begin, sum + end, S(0));
         }
     }
-    int64_t segment_size(const Network<S>& n) const { return padded<S>(segment_steps * (padded<S>(n.pres) + 2)); }
+    int64_t segment_size(const Network<S>& n) const {
+        return padded<S>(segment_steps * (padded<S>(n.pres) + 2));
+    }
 };
 
 }  // namespace plastikern

@@ -1,14 +1,14 @@
 // The kernels of one plastic connection, and the contract by which networks call them.
 //
-// A network runs in units. Unit k changes the traces by step k - 1 and then reads them for step k, in one pass over the
-// synapses:
+// A network runs in units. Unit k changes the traces by step k - 1 and then reads them for step k,
+// in one pass over the synapses:
 //
 //     H_k, E_k = next(H_{k-1}, E_{k-1}, post_{k-1}, pre_{k-1}, rate)     where k > 0
 //     sum_k = (w + alpha read(H_k)) pre_k                                where k < T
 //
-// so that a modulator computed from step k - 1 is known when it is needed. The backward unit k is the adjoint of the
-// two lines, last line first. All traces are row-major, one row per post-synaptic neuron; a row is read, used and
-// written in one pass.
+// so that a modulator computed from step k - 1 is known when it is needed. The backward unit k is
+// the adjoint of the two lines, last line first. All traces are row-major, one row per
+// post-synaptic neuron; a row is read, used and written in one pass.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@
 
 namespace plastikern {
 
-// Units whose rows are `padded` read and write whole vectors: beyond the last column all rows go on to the next cache
-// line, with zeros in parameters and pre and anything finite in traces.
+// Units whose rows are `padded` read and write whole vectors: beyond the last column all rows go on
+// to the next cache line, with zeros in parameters and pre and anything finite in traces.
 template <typename S>
 struct ForwardUnit {
     bool padded;
@@ -28,7 +28,7 @@ struct ForwardUnit {
     TraceRows<const S> traces;          // H_{k-1}, or H_0 where k = 0
     TraceRows<S> traces_out;            // H_k, may be the same memory; untouched where k = 0
     S* sum;                             // (O,): sum_k
-    bool* lost;                         // (O,): set where the change lost what the trace was before; or null
+    bool* lost;  // (O,): set where the change lost what the trace was before; or null
 };
 
 template <typename S>
@@ -37,14 +37,14 @@ struct BackwardUnit {
     const S *pre_before, *post_before, *pre;  // as forward
     S modulator;                              // M_{k-1}
     const S* grad_sum;                        // (O,): of sum_k
-    bool reverse;                             // `traces` is H_k, and H_{k-1} is computed from it into `traces_out`
-    TraceRows<const S> traces;                // H_k (reverse, or k = 0), else H_{k-1}
-    TraceRows<S> traces_out;                  // reverse only; may be the same memory
-    TraceRows<const S> grad_traces;           // of H_k, as it came from unit k + 1
-    TraceRows<S> grad_traces_out;             // of H_{k-1} (of H_0 where k = 0), may be the same memory
-    S* grad_pre;                              // (I,), added to: of pre_k
-    S* grad_pre_before;                       // (I,), added to: of pre_{k-1}
-    S* grad_post_before;                      // (O,), written: of post_{k-1}
+    bool reverse;  // `traces` is H_k, and H_{k-1} is computed from it into `traces_out`
+    TraceRows<const S> traces;       // H_k (reverse, or k = 0), else H_{k-1}
+    TraceRows<S> traces_out;         // reverse only; may be the same memory
+    TraceRows<const S> grad_traces;  // of H_k, as it came from unit k + 1
+    TraceRows<S> grad_traces_out;    // of H_{k-1} (of H_0 where k = 0), may be the same memory
+    S* grad_pre;                     // (I,), added to: of pre_k
+    S* grad_pre_before;              // (I,), added to: of pre_{k-1}
+    S* grad_post_before;             // (O,), written: of post_{k-1}
     S* grad_rate;    // (O,), written: of the rate in force; per synapse, of M_{k-1} by the rows
     S* grad_alpha;   // (O,), added to; only per neuron
     S* grad_alphas;  // (O, alpha_stride), added to; only per synapse; null: not wanted
@@ -54,8 +54,9 @@ struct BackwardUnit {
     S *grad_rates, *grad_rate_scales, *grad_eligibility_rates;
 };
 
-// Some consecutive steps of one element, from traces that are known. Step i has its pre at `first_pre` (i = 0) or
-// `pre + (i - 1) * pre_stride`, its post at `post + i * post_stride`, and so on.
+// Some consecutive steps of one element, from traces that are known. Step i has its pre at
+// `first_pre` (i = 0) or `pre + (i - 1) * pre_stride`, its post at `post + i * post_stride`, and so
+// on.
 template <typename S>
 struct History {
     const S *first_pre, *pre, *post, *modulators;
@@ -86,21 +87,22 @@ template <typename S>
 struct ConnectionKernels {
     void (*forward)(const Connection<S>&, const ForwardUnit<S>&, int64_t begin, int64_t end);
     void (*backward)(const Connection<S>&, const BackwardUnit<S>&, int64_t begin, int64_t end);
-    // out: the traces after the first step; those after the others follow at a distance of out_step. All rows but those
-    // the history starts from (unless `padded`) are padded, the pre, too. scratch: 2 * steps.
-    void (*recompute)(const Connection<S>&, const History<S>&, bool padded, TraceRows<S> out, int64_t out_step,
-                      S* scratch, int64_t begin, int64_t end);
+    // out: the traces after the first step; those after the others follow at a distance of
+    // out_step. All rows but those the history starts from (unless `padded`) are padded, the pre,
+    // too. scratch: 2 * steps.
+    void (*recompute)(const Connection<S>&, const History<S>&, bool padded, TraceRows<S> out,
+                      int64_t out_step, S* scratch, int64_t begin, int64_t end);
     // Only where alpha is per synapse.
-    void (*alpha_gradient)(const Connection<S>&, const History<S>*, int64_t elements, const AlphaGradient<S>&,
-                           int64_t begin, int64_t end);
+    void (*alpha_gradient)(const Connection<S>&, const History<S>*, int64_t elements,
+                           const AlphaGradient<S>&, int64_t begin, int64_t end);
 };
 
 // Rows of the gates of one LSTM element, N values each.
 template <typename S>
 struct LstmStep {
     int64_t neurons;
-    const S* drive;        // (4 N)
-    S* gates;              // (4 N): in, the recurrent sums; out, the activities of the gates i, f, g, o
+    const S* drive;  // (4 N)
+    S* gates;        // (4 N): in, the recurrent sums; out, the activities of the gates i, f, g, o
     const S* cell_before;  // (N)
     S *cell, *hidden;      // (N), written
     S* recurrent;          // (N), written: the candidate's recurrent sum; null: not wanted
@@ -111,31 +113,36 @@ struct LstmStepGrad {
     int64_t neurons;
     const S *gates, *cell_before, *cell;  // as they came out of the step
     const S* grad_hidden;                 // (N)
-    const S* grad_candidate;              // (N), of the candidate beside what comes through the cell; null: none
-    S* grad_cell;                         // (N), in: of the cell; out: of the cell before
-    S* grad_drive;                        // (4 N), written
+    const S*
+        grad_candidate;  // (N), of the candidate beside what comes through the cell; null: none
+    S* grad_cell;        // (N), in: of the cell; out: of the cell before
+    S* grad_drive;       // (4 N), written
 };
 
 template <typename S>
 struct Kernels {
     const char* capability;
-    const ConnectionKernels<S>* (*connection)(int64_t rule, int64_t constraint, Layout, bool eligible);
-    // Those whose `backward` runs the traces backwards, for rows that have lost nothing; null: there are none.
-    const ConnectionKernels<S>* (*reversed)(int64_t rule, int64_t constraint, Layout, bool eligible);
-    // Columns that are packed together, and the packing of the elements' pre for `alpha_gradient`: tiles [first_tile,
-    // last_tile).
+    const ConnectionKernels<S>* (*connection)(int64_t rule, int64_t constraint, Layout,
+                                              bool eligible);
+    // Those whose `backward` runs the traces backwards, for rows that have lost nothing; null:
+    // there are none.
+    const ConnectionKernels<S>* (*reversed)(int64_t rule, int64_t constraint, Layout,
+                                            bool eligible);
+    // Columns that are packed together, and the packing of the elements' pre for `alpha_gradient`:
+    // tiles [first_tile, last_tile).
     int64_t tile;
-    void (*pack_history)(int64_t columns, const History<S>* elements, int64_t count, S* packed, int64_t first_tile,
-                         int64_t last_tile);
-    void (*activate)(Nonlinearity, const S* drive, const bool* clamp, S* sum_to_activity, int64_t count);
+    void (*pack_history)(int64_t columns, const History<S>* elements, int64_t count, S* packed,
+                         int64_t first_tile, int64_t last_tile);
+    void (*activate)(Nonlinearity, const S* drive, const bool* clamp, S* sum_to_activity,
+                     int64_t count);
     void (*lstm_forward)(const LstmStep<S>&, int64_t begin, int64_t end);
     void (*lstm_backward)(const LstmStepGrad<S>&, int64_t begin, int64_t end);
     // out[e][r] = row r of a matrix times vectors[e]: rows of `columns` values, next to each other.
-    void (*multiply)(const S* matrix, int64_t rows, int64_t columns, const S* const* vectors, S* const* out,
-                     int64_t count);
+    void (*multiply)(const S* matrix, int64_t rows, int64_t columns, const S* const* vectors,
+                     S* const* out, int64_t count);
     // out[e] += the sum of the rows r, each times factors[e][r].
-    void (*add_rows)(const S* matrix, int64_t rows, int64_t columns, const S* const* factors, S* const* out,
-                     int64_t count);
+    void (*add_rows)(const S* matrix, int64_t rows, int64_t columns, const S* const* factors,
+                     S* const* out, int64_t count);
     void (*bandwidth)(const S* a, const S* b, S* c, int64_t count);
 };
 

@@ -1,5 +1,6 @@
-// The kernels of a plastic connection for one instruction set and one scalar type; compiled once for each.
-// Contract in connection.h, arithmetic in ../plasticity.h. What differs between variants is a template parameter.
+// The kernels of a plastic connection for one instruction set and one scalar type; compiled once
+// for each. Contract in connection.h, arithmetic in ../plasticity.h. What differs between variants
+// is a template parameter.
 #include "connection.h"
 
 #include "activation.h"
@@ -14,19 +15,22 @@ template <class R, class C, bool kEligible, Layout kLayout>
 struct Policy : Synapse<R, C, kEligible> {
     static constexpr bool alpha_per_synapse = kLayout != Layout::per_neuron;
     static constexpr bool rate_per_synapse = kLayout == Layout::per_synapse;
-    static constexpr bool reversible = same<typename Reversed<R, C>::Constraint, C> && !(kEligible && same<C, Decay>);
+    static constexpr bool reversible =
+        same<typename Reversed<R, C>::Constraint, C> && !(kEligible && same<C, Decay>);
 };
 
-// A row after the other: its streams run straight on into the next row's, which is what hardware prefetchers follow.
-// Sums are kept in as many chains as hide the latency of an addition.
+// A row after the other: its streams run straight on into the next row's, which is what hardware
+// prefetchers follow. Sums are kept in as many chains as hide the latency of an addition.
 constexpr int kForwardChains = 4;
 
-// 1 / (1 - rate) in two parts, for running the rule `decay` backwards. Exact where the compiler fuses multiply and add.
+// 1 / (1 - rate) in two parts, for running the rule `decay` backwards. Exact where the compiler
+// fuses multiply and add.
 template <typename T>
 struct Inverse {
     T value, rest;
 
-    explicit LANES_INLINE Inverse(T rate) : value(1 / (1 - rate)), rest((1 - (1 - rate) * value) * value) {}
+    explicit LANES_INLINE Inverse(T rate)
+        : value(1 / (1 - rate)), rest((1 - (1 - rate) * value) * value) {}
 };
 
 // A parameter of row j: a vector from memory where it is per synapse, else one number.
@@ -105,7 +109,8 @@ LANES_INLINE int64_t columns_of(const Connection<S>& c, bool padded) {
     return padded ? (c.pres + kLanes - 1) / kLanes * kLanes : c.pres;
 }
 
-// Connection and unit come by value: what is stored to traces might else be a pointer that has to be read again.
+// Connection and unit come by value: what is stored to traces might else be a pointer that has to
+// be read again.
 template <class P, bool kUpdate, bool kRead, bool kLost = false>
 void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, int64_t end) {
     const int64_t columns = columns_of(c, u.padded);
@@ -120,24 +125,27 @@ void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, 
         const V post = kUpdate ? splat(u.post_before[j]) : V{};
         V sum[kForwardChains] = {};
         decltype(V{} < V{}) lost{};
-        for_lanes<kForwardChains>(columns, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
-            Traces<V> traces;
-            if constexpr (kUpdate) {
-                const Traces<V> before = traces_in.load(i, access), rates_here = rates.at(i, access);
-                const V pre_before = access.load(pre_before_row + i);
-                traces = P::next(before, pre_before, post, rates_here, bound);
-                if constexpr (kLost)
-                    lost |= traces.trace != before.trace + P::change(before, pre_before, post, rates_here);
-                traces_out.store(i, access, traces);
-            } else {
-                traces.trace = access.load(traces_in.trace + i);
-            }
-            if constexpr (kRead) {
-                const V readable = P::Constraint::read(traces.trace, bound);
-                const V effective = access.load(weight + i) + alpha.at(i, access) * readable;
-                sum[chain] += effective * access.load(pre_row + i);
-            }
-        });
+        for_lanes<kForwardChains>(
+            columns, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
+                Traces<V> traces;
+                if constexpr (kUpdate) {
+                    const Traces<V> before = traces_in.load(i, access),
+                                    rates_here = rates.at(i, access);
+                    const V pre_before = access.load(pre_before_row + i);
+                    traces = P::next(before, pre_before, post, rates_here, bound);
+                    if constexpr (kLost)
+                        lost |= traces.trace !=
+                                before.trace + P::change(before, pre_before, post, rates_here);
+                    traces_out.store(i, access, traces);
+                } else {
+                    traces.trace = access.load(traces_in.trace + i);
+                }
+                if constexpr (kRead) {
+                    const V readable = P::Constraint::read(traces.trace, bound);
+                    const V effective = access.load(weight + i) + alpha.at(i, access) * readable;
+                    sum[chain] += effective * access.load(pre_row + i);
+                }
+            });
         static_assert(kForwardChains == 4);
         if constexpr (kLost) u.lost[j] |= sum_of(lost ? splat(1) : V{}) != 0;
         if constexpr (kRead) u.sum[j] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
@@ -159,9 +167,12 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
         const int64_t in_matrix = j * c.pres;
         const Coefficient<P::alpha_per_synapse> alpha(c.alpha, j);
         const RowRates<P> rates(c, j, u.modulator);
-        const V post = kUpdate ? splat(u.post_before[j]) : V{}, grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        // What fades at a rate and is run backwards: the eligibility trace, or the trace under the rule `decay`.
-        const Inverse<S> row_inverse(kReverse && !P::rate_per_synapse ? P::rule_rate(rates.of_row())[0] : S(0));
+        const V post = kUpdate ? splat(u.post_before[j]) : V{},
+                grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
+        // What fades at a rate and is run backwards: the eligibility trace, or the trace under the
+        // rule `decay`.
+        const Inverse<S> row_inverse(
+            kReverse && !P::rate_per_synapse ? P::rule_rate(rates.of_row())[0] : S(0));
         const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
         RowSums<V> sums;
         V rate_sum{}, fading_sum{}, plastic{};
@@ -183,8 +194,10 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
                         inverse = here.value, rest = here.rest;
                     }
                     if constexpr (P::eligible) {
-                        const V taken = Rule::change(before.trace, pre_before, post, rates_here.eligibility);
-                        before.eligibility = Decay::reverse(before.eligibility, taken, inverse, rest);
+                        const V taken =
+                            Rule::change(before.trace, pre_before, post, rates_here.eligibility);
+                        before.eligibility =
+                            Decay::reverse(before.eligibility, taken, inverse, rest);
                     }
                     const V change = P::change(before, pre_before, post, rates_here);
                     before.trace = Constraint::reverse(traces.trace, change, inverse, rest);
@@ -197,26 +210,32 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
             }
             Traces<V> grad = grads_in.load(i, access);
             if constexpr (kRead) {
-                const V alpha_here = alpha.at(i, access), readable = Constraint::read(traces.trace, bound);
-                const V pre = access.load(pre_row + i), effective = access.load(weight + i) + alpha_here * readable;
-                access.store(grad_pre_row + i, access.load(grad_pre_row + i) + grad_sum * effective);
+                const V alpha_here = alpha.at(i, access),
+                        readable = Constraint::read(traces.trace, bound);
+                const V pre = access.load(pre_row + i),
+                        effective = access.load(weight + i) + alpha_here * readable;
+                access.store(grad_pre_row + i,
+                             access.load(grad_pre_row + i) + grad_sum * effective);
                 const V through = grad_sum * pre;
                 grad.trace += Constraint::read_adjoint(traces.trace, bound, through * alpha_here);
                 if constexpr (!P::alpha_per_synapse) {
                     plastic += readable * pre;
                 } else if (grad_alphas != nullptr) {
-                    access.store(grad_alphas + i, access.load(grad_alphas + i) + through * readable);
+                    access.store(grad_alphas + i,
+                                 access.load(grad_alphas + i) + through * readable);
                 }
             }
             if constexpr (kUpdate) {
-                const SynapseGrad<V> through = P::adjoint(before, pre_before, post, rates_here, bound, grad);
+                const SynapseGrad<V> through =
+                    P::adjoint(before, pre_before, post, rates_here, bound, grad);
                 grad = through.before;
                 const V grad_pre_before = access.load(grad_pre_before_row + i) + through.pre;
                 access.store(grad_pre_before_row + i, grad_pre_before);
                 if constexpr (P::rate_per_synapse) {
                     const V rule_rate = P::rule_rate(rates_here);
                     Rule::accumulate(sums, before.trace, pre_before, rule_rate * through.change);
-                    V rule = through.change * Rule::change(before.trace, pre_before, post, splat(1)),
+                    V rule =
+                          through.change * Rule::change(before.trace, pre_before, post, splat(1)),
                       in_force = through.rate;
                     const auto add = [&](S* to, V value) __attribute__((always_inline)) {
                         if (to == nullptr) return;
@@ -238,10 +257,12 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
             }
             grads_out.store(i, access, grad);
         });
-        if constexpr (kRead && !P::alpha_per_synapse) u.grad_alpha[j] += u.grad_sum[j] * sum_of(plastic);
+        if constexpr (kRead && !P::alpha_per_synapse)
+            u.grad_alpha[j] += u.grad_sum[j] * sum_of(plastic);
         if constexpr (kUpdate) {
             const RowSums<S> totals = {sum_of(sums.with_pre), sum_of(sums.with_trace)};
-            S rule_rate = 1, through_rule, rate = P::has_rate || P::rate_per_synapse ? sum_of(rate_sum) : S(0);
+            S rule_rate = 1, through_rule,
+              rate = P::has_rate || P::rate_per_synapse ? sum_of(rate_sum) : S(0);
             if constexpr (!P::rate_per_synapse) rule_rate = P::rule_rate(rates.of_row())[0];
             Rule::finish(totals, u.post_before[j], rule_rate, u.grad_post_before[j], through_rule);
             if constexpr (!P::rate_per_synapse && P::eligible) {
@@ -258,7 +279,8 @@ template <class P>
 void forward(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int64_t end) {
     if (u.pre_before == nullptr) return forward_rows<P, false, true>(c, u, begin, end);
     if constexpr (P::Constraint::loses) {
-        if (u.lost != nullptr && u.pre == nullptr) return forward_rows<P, true, false, true>(c, u, begin, end);
+        if (u.lost != nullptr && u.pre == nullptr)
+            return forward_rows<P, true, false, true>(c, u, begin, end);
         if (u.lost != nullptr) return forward_rows<P, true, true, true>(c, u, begin, end);
     }
     if (u.pre == nullptr) return forward_rows<P, true, false>(c, u, begin, end);
@@ -269,18 +291,21 @@ template <class P>
 void backward(const Connection<S>& c, const BackwardUnit<S>& u, int64_t begin, int64_t end) {
     if (u.pre_before == nullptr) return backward_rows<P, false, true, false>(c, u, begin, end);
     if constexpr (P::reversible) {
-        if (u.reverse && u.pre == nullptr) return backward_rows<P, true, false, true>(c, u, begin, end);
+        if (u.reverse && u.pre == nullptr)
+            return backward_rows<P, true, false, true>(c, u, begin, end);
         if (u.reverse) return backward_rows<P, true, true, true>(c, u, begin, end);
     }
     if (u.pre == nullptr) return backward_rows<P, true, false, false>(c, u, begin, end);
     backward_rows<P, true, true, false>(c, u, begin, end);
 }
 
-// The columns that stay in registers over many steps: as many vectors as hide the latency of their changes.
+// The columns that stay in registers over many steps: as many vectors as hide the latency of their
+// changes.
 constexpr int kTileVectors = 4;
 constexpr int64_t kTile = kTileVectors * kLanes;
 
-// A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay untouched.
+// A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay
+// untouched.
 LANES_INLINE V load_upto(const S* from, int64_t remaining) {
     if (remaining >= kLanes) return Whole::load(from);
     return remaining > 0 ? Part(remaining).load(from) : V{};
@@ -292,17 +317,19 @@ LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
 
 // kVectors vectors of a row through all steps, with its posts and, per neuron, its rates in force.
 template <class P, int kVectors>
-void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, TraceRows<S> out, int64_t out_step,
-                    const S* posts, const S* in_force, int64_t j, int64_t i) {
+void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, TraceRows<S> out,
+                    int64_t out_step, const S* posts, const S* in_force, int64_t j, int64_t i) {
     const V bound = splat(c.bound);
     const TraceRow<P, const S> traces_in(h.traces, j);
     TraceRow<P, S> to(out, j);
     RowRates<P> rates(c, j, 0);
-    V trace[kVectors], eligibility[kVectors] = {};  // apart: compilers keep no array of records in registers
+    V trace[kVectors],
+        eligibility[kVectors] = {};  // apart: compilers keep no array of records in registers
     for (int v = 0; v < kVectors; ++v) {
         const int64_t at = i + v * kLanes;
         trace[v] = load_upto(traces_in.trace + at, columns - at);
-        if constexpr (P::eligible) eligibility[v] = load_upto(traces_in.eligibility + at, columns - at);
+        if constexpr (P::eligible)
+            eligibility[v] = load_upto(traces_in.eligibility + at, columns - at);
     }
     const S* pre = h.first_pre + i;
     for (int64_t t = 0; t < h.steps; ++t) {
@@ -316,7 +343,8 @@ void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, 
         for (int v = 0; v < kVectors; ++v) {
             const int64_t at = i + v * kLanes;
             const Traces<V> before = {trace[v], eligibility[v]};
-            const Traces<V> after = P::next(before, Whole::load(pre + v * kLanes), post, rates.at(at, Whole()), bound);
+            const Traces<V> after =
+                P::next(before, Whole::load(pre + v * kLanes), post, rates.at(at, Whole()), bound);
             trace[v] = after.trace;
             Whole::store(to.trace + at, after.trace);
             if constexpr (P::eligible) {
@@ -332,8 +360,8 @@ void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, 
 
 // Synapses stay in registers over the whole segment.
 template <class P>
-void recompute(const Connection<S>& c, const History<S>& h, bool padded, TraceRows<S> out, int64_t out_step, S* scratch,
-               int64_t begin, int64_t end) {
+void recompute(const Connection<S>& c, const History<S>& h, bool padded, TraceRows<S> out,
+               int64_t out_step, S* scratch, int64_t begin, int64_t end) {
     S *posts = scratch, *in_force = scratch + h.steps;
     const int64_t columns = columns_of(c, padded), whole = columns_of(c, true);
     for (int64_t j = begin; j < end; ++j) {
@@ -346,14 +374,16 @@ void recompute(const Connection<S>& c, const History<S>& h, bool padded, TraceRo
         for (; i + kTile <= whole; i += kTile) {
             recompute_tile<P, kTileVectors>(c, h, columns, out, out_step, posts, in_force, j, i);
         }
-        for (; i < whole; i += kLanes) recompute_tile<P, 1>(c, h, columns, out, out_step, posts, in_force, j, i);
+        for (; i < whole; i += kLanes)
+            recompute_tile<P, 1>(c, h, columns, out, out_step, posts, in_force, j, i);
     }
 }
 
-// Histories of the columns [first_tile, last_tile) * kTile, in the order in which `alpha_gradient` reads them: all
-// steps of a tile, zeros beyond the last column. In place, every step would touch another page.
-void pack_history(int64_t columns, const History<S>* elements, int64_t count, S* packed, int64_t first_tile,
-                  int64_t last_tile) {
+// Histories of the columns [first_tile, last_tile) * kTile, in the order in which `alpha_gradient`
+// reads them: all steps of a tile, zeros beyond the last column. In place, every step would touch
+// another page.
+void pack_history(int64_t columns, const History<S>* elements, int64_t count, S* packed,
+                  int64_t first_tile, int64_t last_tile) {
     S* to = packed + first_tile * kTile * steps_of(elements, count);
     for (int64_t i = first_tile * kTile; i < last_tile * kTile; i += kTile) {
         const int64_t here = columns - i < kTile ? columns - i : kTile;
@@ -367,11 +397,13 @@ void pack_history(int64_t columns, const History<S>* elements, int64_t count, S*
     }
 }
 
-// Gradient of alpha for a tile of one row: the synapses' traces and gradients stay in registers over all
-// steps of all elements. `pres` holds the tile's history; `grads`, `posts` and `modulators` the row's.
+// Gradient of alpha for a tile of one row: the synapses' traces and gradients stay in registers
+// over all steps of all elements. `pres` holds the tile's history; `grads`, `posts` and
+// `modulators` the row's.
 template <class P>
-void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count, const S* pres,
-                         const S* grads, const S* posts, const S* modulators, int64_t j, int64_t i, S* alpha) {
+void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count,
+                         const S* pres, const S* grads, const S* posts, const S* modulators,
+                         int64_t j, int64_t i, S* alpha) {
     V sum[kTileVectors] = {}, trace[kTileVectors], eligibility[kTileVectors] = {};
     V rate[kTileVectors] = {}, scale[kTileVectors] = {}, fading[kTileVectors] = {};
     const V bound = splat(c.bound);
@@ -399,7 +431,8 @@ void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int
                 const V pre = Whole::load(pres + v * kLanes);
                 sum[v] += (grad * pre) * P::Constraint::read(trace[v], bound);
                 Traces<V> here = {rates.in_force, rates.fading};
-                if constexpr (P::rate_per_synapse) here = {rate[v] + scale[v] * rates.modulator, fading[v]};
+                if constexpr (P::rate_per_synapse)
+                    here = {rate[v] + scale[v] * rates.modulator, fading[v]};
                 const Traces<V> after = P::next({trace[v], eligibility[v]}, pre, post, here, bound);
                 trace[v] = after.trace;
                 if constexpr (P::eligible) eligibility[v] = after.eligibility;
@@ -413,28 +446,31 @@ void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int
 }
 
 template <class P>
-void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t count, const AlphaGradient<S>& out,
-                    int64_t begin, int64_t end) {
+void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t count,
+                    const AlphaGradient<S>& out, int64_t begin, int64_t end) {
     const int64_t steps = steps_of(elements, count);
-    S *grads = out.scratch, *posts = grads + kGradientRows * steps, *modulators = posts + kGradientRows * steps;
+    S *grads = out.scratch, *posts = grads + kGradientRows * steps,
+      *modulators = posts + kGradientRows * steps;
     int64_t at = 0;
     for (const History<S>* e = elements; e != elements + count; ++e) {
-        for (int64_t t = 0; t < e->steps; ++t, ++at) modulators[at] = e->modulators[t * e->modulator_stride];
+        for (int64_t t = 0; t < e->steps; ++t, ++at)
+            modulators[at] = e->modulators[t * e->modulator_stride];
     }
     for (int64_t first = begin; first < end; first += kGradientRows) {
         const int64_t rows = end - first < kGradientRows ? end - first : kGradientRows;
         at = 0;
         for (const History<S>* e = elements; e != elements + count; ++e) {
             for (int64_t t = 0; t < e->steps; ++t, ++at) {
-                const S *grad_row = e->grad_sum + t * e->grad_stride, *post_row = e->post + t * e->post_stride;
+                const S *grad_row = e->grad_sum + t * e->grad_stride,
+                        *post_row = e->post + t * e->post_stride;
                 for (int64_t r = 0; r < rows; ++r) grads[r * steps + at] = grad_row[first + r];
                 for (int64_t r = 0; r < rows; ++r) posts[r * steps + at] = post_row[first + r];
             }
         }
         for (int64_t r = 0; r < rows; ++r) {
             for (int64_t i = 0; i < c.pres; i += kTile) {
-                alpha_gradient_tile<P>(c, elements, count, out.pres + i * steps, grads + r * steps, posts + r * steps,
-                                       modulators, first + r, i, out.alpha);
+                alpha_gradient_tile<P>(c, elements, count, out.pres + i * steps, grads + r * steps,
+                                       posts + r * steps, modulators, first + r, i, out.alpha);
             }
         }
     }
@@ -459,7 +495,8 @@ const ConnectionKernels<S>* table(Layout layout) {
     return &all[static_cast<int>(layout)];
 }
 
-const ConnectionKernels<S>* connection(int64_t rule, int64_t constraint, Layout layout, bool eligible) {
+const ConnectionKernels<S>* connection(int64_t rule, int64_t constraint, Layout layout,
+                                       bool eligible) {
     const ConnectionKernels<S>* found = nullptr;
     with_types(rule, constraint, [&]<class R, class C>(R*, C*) __attribute__((always_inline)) {
         found = eligible ? table<R, C, true>(layout) : table<R, C, false>(layout);
@@ -467,7 +504,8 @@ const ConnectionKernels<S>* connection(int64_t rule, int64_t constraint, Layout 
     return found;
 }
 
-const ConnectionKernels<S>* reversed(int64_t rule, int64_t constraint, Layout layout, bool eligible) {
+const ConnectionKernels<S>* reversed(int64_t rule, int64_t constraint, Layout layout,
+                                     bool eligible) {
     const ConnectionKernels<S>* found = nullptr;
     with_types(rule, constraint, [&]<class R, class C>(R*, C*) __attribute__((always_inline)) {
         using Backwards = typename Reversed<R, C>::Constraint;
@@ -486,7 +524,8 @@ const ConnectionKernels<S>* reversed(int64_t rule, int64_t constraint, Layout la
 // The traffic of a forward unit without its dependencies: three streams read, one of them written.
 void bandwidth(const S* a, const S* b, S* c, int64_t count) {
     for_lanes<4>(count, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
-        access.store(c + i, access.load(c + i) * S(0.999) + access.load(a + i) * access.load(b + i));
+        access.store(c + i,
+                     access.load(c + i) * S(0.999) + access.load(a + i) * access.load(b + i));
     });
 }
 

@@ -1,5 +1,6 @@
-// Chooses, once, the kernels for the best instruction set that both this processor and this build have. The environment
-// variable PLASTIKERN_CPU_CAPABILITY (default or avx2) asks for less, to test those kernels.
+// Chooses, once, the kernels for the best instruction set that both this processor and this build
+// have. The environment variable PLASTIKERN_CPU_CAPABILITY (default or avx2) asks for less, to test
+// those kernels.
 #include <cstdlib>
 #include <cstring>
 
@@ -34,8 +35,9 @@ bool has_avx2() {
 
 bool has_avx512() {
 #if defined(PLASTIKERN_HAS_AVX512)
-    return has_avx2() && !wishes("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    return has_avx2() && !wishes("avx2") && __builtin_cpu_supports("avx512f") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw");
 #else
     return false;
 #endif

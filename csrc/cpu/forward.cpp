@@ -1,4 +1,5 @@
-// The forward pass of plastic networks: the loop over steps. What happens at a synapse is in connection_kernels.cpp.
+// The forward pass of plastic networks: the loop over steps. What happens at a synapse is in
+// connection_kernels.cpp.
 #include <cmath>
 
 #include "sharing.h"
@@ -19,9 +20,11 @@ struct ForwardScratch {
     bool acting;              // `traces` are those of all elements, from one call to the next
 
     // `live`: traces of all elements, from one call to the next; null: a call takes all units.
-    ForwardScratch(const Network<S>& n, const Outputs<S>& out, Parts<S>& parts, S* live) : acting(live != nullptr) {
+    ForwardScratch(const Network<S>& n, const Outputs<S>& out, Parts<S>& parts, S* live)
+        : acting(live != nullptr) {
         zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
-        traces = acting ? live : parts.take(worth_packing(n) ? sharing_of(n).slots() * n.traces() : 0);
+        traces =
+            acting ? live : parts.take(worth_packing(n) ? sharing_of(n).slots() * n.traces() : 0);
         pres = parts.take(sharing_of(n).threads * PreRing<S>::size(n, sharing_of(n).group));
         history = parts.take(out.activities.history ? 0 : n.batch * n.history_size());
         modulators = parts.take(out.activities.modulators ? 0 : n.batch);
@@ -43,7 +46,8 @@ template <typename S>
 void softmax(const S* drive, S* sum_to_activity, int64_t count) {
     S most = sum_to_activity[0] + drive[0], total = 0;
     for (int64_t j = 0; j < count; ++j) most = std::max(most, sum_to_activity[j] += drive[j]);
-    for (int64_t j = 0; j < count; ++j) total += sum_to_activity[j] = std::exp(sum_to_activity[j] - most);
+    for (int64_t j = 0; j < count; ++j)
+        total += sum_to_activity[j] = std::exp(sum_to_activity[j] - most);
     for (int64_t j = 0; j < count; ++j) sum_to_activity[j] /= total;
 }
 
@@ -52,19 +56,23 @@ struct Running {
     int64_t elements[kMaxGroup], count = 0;
 };
 
-// From the connection's sums of step k, which lie where the activities will, to the activities of neurons [begin, end).
+// From the connection's sums of step k, which lie where the activities will, to the activities of
+// neurons [begin, end).
 template <typename S>
-void activate(const Network<S>& n, const Activities<S>& a, const S* zeros, const Running& running, int64_t k,
-              int64_t begin, int64_t end) {
+void activate(const Network<S>& n, const Activities<S>& a, const S* zeros, const Running& running,
+              int64_t k, int64_t begin, int64_t end) {
     const Kernels<S>& kernel = kernels<S>();
     if (n.kind == NetworkKind::lstm) {
         const S* before[kMaxGroup];
-        for (int64_t e = 0; e < running.count; ++e) before[e] = pre_of(n, a, zeros, k, running.elements[e]);
+        for (int64_t e = 0; e < running.count; ++e)
+            before[e] = pre_of(n, a, zeros, k, running.elements[e]);
         for (const int64_t gate : {0, 1, 3}) {
             S* sums[kMaxGroup];
             const int64_t row = gate * n.posts + begin;
-            for (int64_t e = 0; e < running.count; ++e) sums[e] = a.history.at(k, running.elements[e]) + row;
-            kernel.multiply(n.gates + row * n.pres, end - begin, n.pres, before, sums, running.count);
+            for (int64_t e = 0; e < running.count; ++e)
+                sums[e] = a.history.at(k, running.elements[e]) + row;
+            kernel.multiply(n.gates + row * n.pres, end - begin, n.pres, before, sums,
+                            running.count);
         }
     }
     for (int64_t e = 0; e < running.count; ++e) {
@@ -74,21 +82,22 @@ void activate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
         if (n.kind == NetworkKind::lstm) {
             S* gates = a.history.at(k, b);
             S* recurrent = n.post == Post::recurrent ? gates + 5 * n.posts : nullptr;
-            kernel.lstm_forward(
-                {n.posts, drive, gates, cell_before(n, a, zeros, k, b), cell_of(n, a, k, b), output, recurrent}, begin,
-                end);
+            kernel.lstm_forward({n.posts, drive, gates, cell_before(n, a, zeros, k, b),
+                                 cell_of(n, a, k, b), output, recurrent},
+                                begin, end);
         } else if (n.nonlinearity == Nonlinearity::softmax) {
             softmax(drive, output, n.posts);
         } else {
-            kernel.activate(n.nonlinearity, drive + begin, n.clamp ? n.clamp.at(k, b) + begin : nullptr, output + begin,
+            kernel.activate(n.nonlinearity, drive + begin,
+                            n.clamp ? n.clamp.at(k, b) + begin : nullptr, output + begin,
                             end - begin);
         }
     }
 }
 
 template <typename S>
-void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const Running& running, int64_t k, Team team,
-              S* modulators) {
+void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const Running& running,
+              int64_t k, Team team, S* modulators) {
     const S* inputs[kMaxGroup];
     S sums[kMaxGroup], *out[kMaxGroup];
     for (int64_t e = 0; e < running.count; ++e) {
@@ -105,12 +114,15 @@ void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
 }
 
 template <typename S>
-void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScratch<S>& s, Units range, Group group,
-                   int64_t thread, Team team) {
+void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScratch<S>& s,
+                   Units range, Group group, int64_t thread, Team team) {
     const Activities<S>& a = out.activities;
     const int64_t end_step = longest(n, group), last_unit = std::min(range.last, end_step);
-    const int64_t first_slot = s.acting ? group.first : (team.size == 1 ? thread : 0) * sharing_of(n).group;
-    const auto working_traces = [&](int64_t e) { return packed_traces(n, s.traces + (first_slot + e) * n.traces()); };
+    const int64_t first_slot =
+        s.acting ? group.first : (team.size == 1 ? thread : 0) * sharing_of(n).group;
+    const auto working_traces = [&](int64_t e) {
+        return packed_traces(n, s.traces + (first_slot + e) * n.traces());
+    };
     int64_t begin, end;
     team.share(n.posts, begin, end);
     TraceRows<const S> traces[kMaxGroup];
@@ -118,10 +130,12 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
     const PreRing<S> pres(s.pres + thread * PreRing<S>::size(n, sharing_of(n).group), n);
     for (int64_t b = group.first; b < group.last; ++b) {
         const int64_t e = b - group.first, before = range.first - 1;
-        const TraceRows<const S> first = tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
-        traces[e] = before <= 0                             ? first
-                    : is_checkpoint(n, before, n.length(b)) ? checkpoint<S, const S>(n, out.checkpoints, before, b)
-                                                            : working_traces(e);
+        const TraceRows<const S> first =
+            tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
+        traces[e] = before <= 0 ? first
+                    : is_checkpoint(n, before, n.length(b))
+                        ? checkpoint<S, const S>(n, out.checkpoints, before, b)
+                        : working_traces(e);
         if (before >= 0) {
             pres.filled(before, e, pre_of<S, S>(n, a, s.zeros, before, b));
             if (n.modulator) modulators[e] = *a.modulators.at(before, b);
@@ -138,8 +152,10 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
         for (int64_t b = group.first; b < group.last; ++b) {
             const int64_t length = n.length(b), e = b - group.first;
             if (k > length || length == 0) continue;
-            // A checkpoint is not copied: the unit writes the traces there, and the next one reads them from there.
-            TraceRows<S> traces_out = tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
+            // A checkpoint is not copied: the unit writes the traces there, and the next one reads
+            // them from there.
+            TraceRows<S> traces_out =
+                tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
             if (is_checkpoint(n, k, length)) {
                 traces_out = checkpoint(n, out.checkpoints, k, b);
             } else if (k < length && (s.acting || worth_packing(n))) {
@@ -157,25 +173,30 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
                 unit.modulator = n.modulator ? modulators[before++] : S(0);
                 if (out.lost != nullptr) unit.lost = n.segment_rows(out.lost, k, b);
                 traces[e] = traces_out;
-                if (k < length && !unit.padded && worth_packing(n)) clear_padding(n, traces_out, begin, end);
+                if (k < length && !unit.padded && worth_packing(n))
+                    clear_padding(n, traces_out, begin, end);
             }
             if (k < length) {
                 unit.pre = pres.filled(k, e, pre_of<S, S>(n, a, s.zeros, k, b));
-                unit.sum = n.kind == NetworkKind::lstm ? a.history.at(k, b) + 2 * n.posts : a.output.at(k, b);
+                unit.sum = n.kind == NetworkKind::lstm ? a.history.at(k, b) + 2 * n.posts
+                                                       : a.output.at(k, b);
                 running.elements[running.count++] = b;
             }
             units[count++] = unit;
         }
         for_row_blocks(n, count, begin, end, [&](int64_t first, int64_t last) {
-            for_kernels(n, first, last, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
-                for (int64_t e = 0; e < count; ++e) kernel.forward(n.connection, units[e], from, to);
-            });
+            for_kernels(n, first, last,
+                        [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
+                            for (int64_t e = 0; e < count; ++e)
+                                kernel.forward(n.connection, units[e], from, to);
+                        });
         });
         if (running.count == 0) break;
         activate<S>(n, a, s.zeros, running, k, begin, end);
         team.barrier();
         if (n.modulator) modulate<S>(n, a, s.zeros, running, k, team, modulators);
-        // Where the history is one row, the next step writes what another thread still computes its modulator from.
+        // Where the history is one row, the next step writes what another thread still computes its
+        // modulator from.
         if (n.modulator && a.history.step == 0 && n.kind == NetworkKind::lstm) team.barrier();
     }
     for (int64_t b = group.first; b < group.last && last_unit == end_step; ++b) {

@@ -1,4 +1,5 @@
-// Vectors of one instruction set: PLASTIKERN_SCALAR lanes, as wide as the flags of this object file allow.
+// Vectors of one instruction set: PLASTIKERN_SCALAR lanes, as wide as the flags of this object file
+// allow.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@
 #include <immintrin.h>
 #endif
 
-// Everything in a kernel object stays inside it, so that no other object can be linked to code for its instruction set.
+// Everything in a kernel object stays inside it, so that no other object can be linked to code for
+// its instruction set.
 namespace {
 
 using S = PLASTIKERN_SCALAR;
@@ -23,9 +25,12 @@ typedef S V __attribute__((vector_size(kLanes * sizeof(S))));
 
 #define LANES_INLINE inline __attribute__((always_inline))
 
-LANES_INLINE V splat(S value) { return value - V{}; }  // x - 0 is x for every x; 0 + x would have to be computed
+LANES_INLINE V splat(S value) {
+    return value - V{};
+}  // x - 0 is x for every x; 0 + x would have to be computed
 
-// A whole vector, or its first `count` lanes with zeros behind them. Whole is a constant where it matters.
+// A whole vector, or its first `count` lanes with zeros behind them. Whole is a constant where it
+// matters.
 struct Whole {
     static LANES_INLINE V load(const S* from) {
         V value;
@@ -41,29 +46,37 @@ struct Part {
     explicit Part(int64_t count) : mask((1u << count) - 1) {}
     LANES_INLINE V load(const float* from) const { return (V)_mm512_maskz_loadu_ps(mask, from); }
     LANES_INLINE V load(const double* from) const { return (V)_mm512_maskz_loadu_pd(mask, from); }
-    LANES_INLINE void store(float* to, V value) const { _mm512_mask_storeu_ps(to, mask, (__m512)value); }
-    LANES_INLINE void store(double* to, V value) const { _mm512_mask_storeu_pd(to, mask, (__m512d)value); }
+    LANES_INLINE void store(float* to, V value) const {
+        _mm512_mask_storeu_ps(to, mask, (__m512)value);
+    }
+    LANES_INLINE void store(double* to, V value) const {
+        _mm512_mask_storeu_pd(to, mask, (__m512d)value);
+    }
 };
 #elif defined(__AVX2__)
-alignas(64) constexpr int32_t kLaneBits[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+alignas(64) constexpr int32_t kLaneBits[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                               0,  0,  0,  0,  0,  0,  0,  0};
 
 struct Part {
     __m256i mask;
     int64_t count;
     explicit LANES_INLINE Part(int64_t lanes)
-        : mask(_mm256_loadu_si256((const __m256i*)(kLaneBits + 8 - lanes * (sizeof(S) / 4)))), count(lanes) {}
+        : mask(_mm256_loadu_si256((const __m256i*)(kLaneBits + 8 - lanes * (sizeof(S) / 4)))),
+          count(lanes) {}
     LANES_INLINE V load(const float* from) const { return (V)_mm256_maskload_ps(from, mask); }
     LANES_INLINE V load(const double* from) const { return (V)_mm256_maskload_pd(from, mask); }
     // A masked store costs a dozen plain ones on some processors.
     LANES_INLINE void store(float* to, V value) const {
         __m128 rest = _mm256_castps256_ps128((__m256)value);
-        if (count & 4) _mm_storeu_ps(to, rest), to += 4, rest = _mm256_extractf128_ps((__m256)value, 1);
+        if (count & 4)
+            _mm_storeu_ps(to, rest), to += 4, rest = _mm256_extractf128_ps((__m256)value, 1);
         if (count & 2) _mm_storel_pi((__m64*)to, rest), to += 2, rest = _mm_movehl_ps(rest, rest);
         if (count & 1) _mm_store_ss(to, rest);
     }
     LANES_INLINE void store(double* to, V value) const {
         __m128d rest = _mm256_castpd256_pd128((__m256d)value);
-        if (count & 2) _mm_storeu_pd(to, rest), to += 2, rest = _mm256_extractf128_pd((__m256d)value, 1);
+        if (count & 2)
+            _mm_storeu_pd(to, rest), to += 2, rest = _mm256_extractf128_pd((__m256d)value, 1);
         if (count & 1) _mm_store_sd(to, rest);
     }
 };
@@ -82,8 +95,8 @@ struct Part {
 };
 #endif
 
-// Calls body(index, access, chain) over all columns: whole vectors, kChains at a time, then the rest of the row. Sums
-// that are kept apart by `chain` do not wait for each other.
+// Calls body(index, access, chain) over all columns: whole vectors, kChains at a time, then the
+// rest of the row. Sums that are kept apart by `chain` do not wait for each other.
 template <int kChains = 1, typename Body>
 LANES_INLINE void for_lanes(int64_t columns, Body body) {
     int64_t i = 0;

@@ -10,9 +10,11 @@
 
 #if defined(__linux__)
 // Of torch 2.11 and newer; null before.
-extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(void*, int64_t, const int64_t*, const int64_t*, int64_t,
-                                                                int32_t, int32_t, int32_t, AtenTensorHandle*, int32_t,
-                                                                const uint8_t*, int64_t, void (*)(void*, void*), void*);
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(void*, int64_t, const int64_t*,
+                                                                const int64_t*, int64_t, int32_t,
+                                                                int32_t, int32_t, AtenTensorHandle*,
+                                                                int32_t, const uint8_t*, int64_t,
+                                                                void (*)(void*, void*), void*);
 #endif
 
 namespace plastikern {
@@ -40,9 +42,9 @@ Tensor pooled(const Tensor& like, const std::vector<int64_t>& shape, int64_t byt
         delete static_cast<Block*>(context);
     };
     AtenTensorHandle handle;
-    TORCH_ERROR_CODE_CHECK(torch_from_blob(block->memory, static_cast<int64_t>(shape.size()), shape.data(),
-                                           strides.data(), 0, dtype, aoti_torch_device_type_cpu(), device, &handle,
-                                           layout, nullptr, 0, release, block));
+    TORCH_ERROR_CODE_CHECK(torch_from_blob(
+        block->memory, static_cast<int64_t>(shape.size()), shape.data(), strides.data(), 0, dtype,
+        aoti_torch_device_type_cpu(), device, &handle, layout, nullptr, 0, release, block));
     return Tensor(handle);
 }
 #endif
@@ -68,7 +70,9 @@ struct Cpu {
     static constexpr bool reverses = true, keeps_activities = false;
     static bool has(const Tensor& tensor) { return tensor.is_cpu(); }
     static Tensor bring(const Tensor& lengths, const Tensor& /*like*/) { return lengths; }
-    static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) { return pooled_empty(like, shape); }
+    static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) {
+        return pooled_empty(like, shape);
+    }
 
     // The kernels read rates and modulators without asking whether there are any.
     template <typename S>
@@ -90,7 +94,8 @@ struct Cpu {
         complete(n);
         const int64_t bytes = acting_bytes(n), given = count * static_cast<int64_t>(sizeof(S));
         STD_TORCH_CHECK(given >= bytes, "memory must have ", bytes, " bytes; got ", given);
-        STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0, "memory must start on a cache line");
+        STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0,
+                        "memory must start on a cache line");
         plastikern::forward_unit(n, out, k, memory);
     }
     template <typename S>
@@ -112,14 +117,15 @@ void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeat
     const int64_t count = a.numel();
     const float *from_a = pointer<float>(a), *from_b = pointer<float>(b);
     float* to = output_pointer<float>(c);
-    parallel(std::min(static_cast<int64_t>(torch::stable::get_num_threads()), cores()), [&](Team team) {
-        int64_t begin, end;
-        team.share(count, begin, end);
-        for (int64_t i = 0; i < repeats; ++i) {
-            kernels<float>().bandwidth(from_a + begin, from_b + begin, to + begin, end - begin);
-            team.barrier();
-        }
-    });
+    parallel(
+        std::min(static_cast<int64_t>(torch::stable::get_num_threads()), cores()), [&](Team team) {
+            int64_t begin, end;
+            team.share(count, begin, end);
+            for (int64_t i = 0; i < repeats; ++i) {
+                kernels<float>().bandwidth(from_a + begin, from_b + begin, to + begin, end - begin);
+                team.barrier();
+            }
+        });
 }
 
 std::string cpu_capability() { return kernels<float>().capability; }

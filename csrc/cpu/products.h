@@ -1,5 +1,5 @@
-// Products of a matrix, whose rows lie next to each other, with a few vectors at once: every value of the matrix is
-// read once for all of them.
+// Products of a matrix, whose rows lie next to each other, with a few vectors at once: every value
+// of the matrix is read once for all of them.
 #pragma once
 
 #include <type_traits>
@@ -25,12 +25,15 @@ template <class Run>
 LANES_INLINE void for_products(int64_t rows, int64_t count, Run run) {
     for (int64_t row = 0; row < rows; row += kProductBlock) {
         const int64_t end = rows - row < kProductBlock ? rows : row + kProductBlock;
-        for_vectors(0, count, [&](int64_t e, auto size) __attribute__((always_inline)) { run(row, end, e, size); });
+        for_vectors(0, count, [&](int64_t e, auto size) __attribute__((always_inline)) {
+            run(row, end, e, size);
+        });
     }
 }
 
 template <int kRows, int kVectors>
-void multiply_tile(const S* matrix, int64_t columns, const S* const* vectors, S* const* out, int64_t row) {
+void multiply_tile(const S* matrix, int64_t columns, const S* const* vectors, S* const* out,
+                   int64_t row) {
     V sums[kRows][kVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -55,19 +58,23 @@ void multiply_tile(const S* matrix, int64_t columns, const S* const* vectors, S*
     }
 }
 
-void multiply(const S* matrix, int64_t rows, int64_t columns, const S* const* vectors, S* const* out, int64_t count) {
-    for_products(rows, count, [&](int64_t row, int64_t end, int64_t e, auto size) __attribute__((always_inline)) {
-        for (; row + kProductRows <= end; row += kProductRows) {
-            multiply_tile<kProductRows, size()>(matrix, columns, vectors + e, out + e, row);
-        }
-        for (; row < end; ++row) multiply_tile<1, size()>(matrix, columns, vectors + e, out + e, row);
-    });
+void multiply(const S* matrix, int64_t rows, int64_t columns, const S* const* vectors,
+              S* const* out, int64_t count) {
+    for_products(
+        rows, count,
+        [&](int64_t row, int64_t end, int64_t e, auto size) __attribute__((always_inline)) {
+            for (; row + kProductRows <= end; row += kProductRows) {
+                multiply_tile<kProductRows, size()>(matrix, columns, vectors + e, out + e, row);
+            }
+            for (; row < end; ++row)
+                multiply_tile<1, size()>(matrix, columns, vectors + e, out + e, row);
+        });
 }
 
 // The sums stay in registers over the rows.
 template <int kVectors, int kColumns, class Access>
-LANES_INLINE void add_rows_tile(const S* matrix, int64_t columns, const S* const* factors, S* const* out, int64_t row,
-                                int64_t end, int64_t i, Access access) {
+LANES_INLINE void add_rows_tile(const S* matrix, int64_t columns, const S* const* factors,
+                                S* const* out, int64_t row, int64_t end, int64_t i, Access access) {
     V sums[kVectors][kColumns];
 #pragma GCC unroll 8
     for (int e = 0; e < kVectors; ++e) {
@@ -77,7 +84,8 @@ LANES_INLINE void add_rows_tile(const S* matrix, int64_t columns, const S* const
     for (; row < end; ++row) {
         V values[kColumns];
 #pragma GCC unroll 8
-        for (int c = 0; c < kColumns; ++c) values[c] = access.load(matrix + row * columns + i + c * kLanes);
+        for (int c = 0; c < kColumns; ++c)
+            values[c] = access.load(matrix + row * columns + i + c * kLanes);
 #pragma GCC unroll 8
         for (int e = 0; e < kVectors; ++e) {
             const V factor = splat(factors[e][row]);
@@ -92,17 +100,23 @@ LANES_INLINE void add_rows_tile(const S* matrix, int64_t columns, const S* const
     }
 }
 
-void add_rows(const S* matrix, int64_t rows, int64_t columns, const S* const* factors, S* const* out, int64_t count) {
-    for_products(rows, count, [&](int64_t row, int64_t end, int64_t e, auto size) __attribute__((always_inline)) {
-        constexpr int kVectors = size();
-        const int64_t wide = columns - columns % (kAddedColumns * kLanes);
-        for (int64_t i = 0; i < wide; i += kAddedColumns * kLanes) {
-            add_rows_tile<kVectors, kAddedColumns>(matrix, columns, factors + e, out + e, row, end, i, Whole());
-        }
-        for_lanes(columns - wide, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
-            add_rows_tile<kVectors, 1>(matrix, columns, factors + e, out + e, row, end, wide + i, access);
+void add_rows(const S* matrix, int64_t rows, int64_t columns, const S* const* factors,
+              S* const* out, int64_t count) {
+    for_products(
+        rows, count,
+        [&](int64_t row, int64_t end, int64_t e, auto size) __attribute__((always_inline)) {
+            constexpr int kVectors = size();
+            const int64_t wide = columns - columns % (kAddedColumns * kLanes);
+            for (int64_t i = 0; i < wide; i += kAddedColumns * kLanes) {
+                add_rows_tile<kVectors, kAddedColumns>(matrix, columns, factors + e, out + e, row,
+                                                       end, i, Whole());
+            }
+            for_lanes(columns - wide,
+                      [&](int64_t i, auto access, int) __attribute__((always_inline)) {
+                          add_rows_tile<kVectors, 1>(matrix, columns, factors + e, out + e, row,
+                                                     end, wide + i, access);
+                      });
         });
-    });
 }
 
 }  // namespace

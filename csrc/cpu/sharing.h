@@ -1,4 +1,5 @@
-// What both passes share: how the work is divided among threads, where activities and traces lie, packed parameters.
+// What both passes share: how the work is divided among threads, where activities and traces lie,
+// packed parameters.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 
 namespace plastikern {
 
-// Divides a workspace into parts that start on cache lines: counted first, without memory, then handed out.
+// Divides a workspace into parts that start on cache lines: counted first, without memory, then
+// handed out.
 template <typename S>
 class Parts {
    public:
@@ -26,8 +28,8 @@ class Parts {
     int64_t used_ = 0;
 };
 
-// Over more than a few steps it pays to work on traces and parameters whose rows start on cache lines; and where rates
-// are per synapse, computing traces again reads whole vectors of them.
+// Over more than a few steps it pays to work on traces and parameters whose rows start on cache
+// lines; and where rates are per synapse, computing traces again reads whole vectors of them.
 template <typename S>
 bool worth_packing(const Network<S>& n) {
     return n.steps >= (n.connection.layout == Layout::per_synapse ? 2 : 4);
@@ -39,15 +41,19 @@ void copy_padded(const S* from, int64_t count, S* to) {
     std::fill(to + count, to + padded<S>(count), S(0));
 }
 
-// The network with those parameters of its connection that are per synapse copied to rows of padded length.
+// The network with those parameters of its connection that are per synapse copied to rows of padded
+// length.
 template <typename S>
 class Packed {
    public:
     Packed(const Network<S>& n, Parts<S>& parts) : applied_(n) {
         Connection<S>& c = applied_.connection;
         if (!worth_packing(n) || padded<S>(n.pres) == n.pres) return;
-        const int64_t matrices = c.layout == Layout::per_neuron ? 1 : c.layout == Layout::alpha_per_synapse ? 2 : 5;
-        Coefficients<S>* all[5] = {&c.weight, &c.alpha, &c.rate, &c.rate_scale, &c.eligibility_rate};
+        const int64_t matrices = c.layout == Layout::per_neuron          ? 1
+                                 : c.layout == Layout::alpha_per_synapse ? 2
+                                                                         : 5;
+        Coefficients<S>* all[5] = {&c.weight, &c.alpha, &c.rate, &c.rate_scale,
+                                   &c.eligibility_rate};
         for (int64_t i = 0; i < matrices; ++i) {
             if (all[i]->data == nullptr) continue;
             copies_[count_] = {all[i]->data, parts.take(n.matrix())};
@@ -78,7 +84,8 @@ class Packed {
 
 // Below this many synapses a step of one element takes less time than a barrier is worth.
 constexpr int64_t kSplitSynapses = 16384;
-// Elements side by side, each with its traces and their gradients, must not crowd each other out of the cache.
+// Elements side by side, each with its traces and their gradients, must not crowd each other out of
+// the cache.
 constexpr int64_t kSideBySideBytes = int64_t{8} << 20;
 // Elements that go through the steps together.
 constexpr int64_t kMaxGroup = 16;
@@ -90,8 +97,8 @@ struct Group {
     int64_t size() const { return last - first; }
 };
 
-// How a call is shared by `threads` threads: the first `whole` elements are taken by one thread each, in groups, the
-// others by the first `together` threads as a team.
+// How a call is shared by `threads` threads: the first `whole` elements are taken by one thread
+// each, in groups, the others by the first `together` threads as a team.
 struct Sharing {
     int64_t threads, whole, group, together;
 
@@ -100,8 +107,8 @@ struct Sharing {
     int64_t slots() const { return teams() * group; }
 };
 
-// Threads that are worth waking for so many synapses, or synapses at so many steps: half of the smallest work that two
-// of them share is enough for each.
+// Threads that are worth waking for so many synapses, or synapses at so many steps: half of the
+// smallest work that two of them share is enough for each.
 inline int64_t worthwhile(int64_t threads, int64_t work, int64_t smallest) {
     return std::max(std::min(threads, 2 * work / smallest), int64_t{1});
 }
@@ -114,8 +121,11 @@ Sharing sharing_of(const Network<S>& n) {
     // A softmax is over all neurons.
     const bool splits = synapses >= kSplitSynapses && n.nonlinearity != Nonlinearity::softmax;
     const int64_t group = gated ? std::min(n.batch, kMaxGroup) : 1;
-    // At every step a team waits for its slowest thread: one that has no rows, or few, only makes it slower.
-    const int64_t team = splits ? std::min(worthwhile(n.threads, synapses, kSplitSynapses), Team::shares(n.posts)) : 1;
+    // At every step a team waits for its slowest thread: one that has no rows, or few, only makes
+    // it slower.
+    const int64_t team =
+        splits ? std::min(worthwhile(n.threads, synapses, kSplitSynapses), Team::shares(n.posts))
+               : 1;
     // The gradient of a rate per synapse is one matrix, to which the elements add in turn.
     if (n.connection.layout == Layout::per_synapse) return {team, 0, group, team};
     // Elements of a thread in groups of nearly the same size.
@@ -141,7 +151,8 @@ template <class Run>
 void for_groups(int64_t batch, Sharing sharing, Team all, Run run) {
     const int64_t groups = (sharing.whole + sharing.group - 1) / sharing.group;
     for (int64_t g = all.rank; g < groups; g += all.size) {
-        run(Group{g * sharing.group, std::min((g + 1) * sharing.group, sharing.whole)}, all.rank, Team{});
+        run(Group{g * sharing.group, std::min((g + 1) * sharing.group, sharing.whole)}, all.rank,
+            Team{});
     }
     if (sharing.whole == batch) return;
     all.barrier();
@@ -151,7 +162,8 @@ void for_groups(int64_t batch, Sharing sharing, Team all, Run run) {
     }
 }
 
-// Calls run(begin, end) for blocks of rows that stay in the first cache while all elements of a group pass over them.
+// Calls run(begin, end) for blocks of rows that stay in the first cache while all elements of a
+// group pass over them.
 template <typename S, class Run>
 void for_row_blocks(const Network<S>& n, int64_t elements, int64_t begin, int64_t end, Run run) {
     constexpr int64_t bytes = 16384;
@@ -165,7 +177,9 @@ template <typename S>
 class PreRing {
    public:
     PreRing(S* memory, const Network<S>& n) : memory_(memory), pres_(n.pres) {}
-    static int64_t size(const Network<S>& n, int64_t group) { return 2 * group * padded<S>(n.pres); }
+    static int64_t size(const Network<S>& n, int64_t group) {
+        return 2 * group * padded<S>(n.pres);
+    }
     S* row(int64_t k, int64_t e) const { return memory_ + (2 * e + k % 2) * padded<S>(pres_); }
     const S* filled(int64_t k, int64_t e, const S* from) const {
         copy_padded(from, pres_, row(k, e));
@@ -178,16 +192,19 @@ class PreRing {
 };
 
 template <typename S>
-void copy_traces(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin, int64_t end) {
+void copy_traces(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin,
+                 int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
         std::copy_n(from.row(j), n.pres, to.row(j));
         if (n.retroactive) std::copy_n(from.eligibility_row(j), n.pres, to.eligibility_row(j));
     }
 }
 
-// Rows without eligibility hand on what came in: from the first to the last state, and so their gradients.
+// Rows without eligibility hand on what came in: from the first to the last state, and so their
+// gradients.
 template <typename S>
-void copy_unmodulated(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin, int64_t end) {
+void copy_unmodulated(const Network<S>& n, TraceRows<const S> from, TraceRows<S> to, int64_t begin,
+                      int64_t end) {
     for (int64_t j = begin; n.retroactive && n.modulated != nullptr && j < end; ++j) {
         if (!n.eligible(j)) std::copy_n(from.eligibility_row(j), n.pres, to.eligibility_row(j));
     }

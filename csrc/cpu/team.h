@@ -1,5 +1,5 @@
-// How threads share the work of a batch: whole elements each, without a barrier, or the neurons of one element
-// together.
+// How threads share the work of a batch: whole elements each, without a barrier, or the neurons of
+// one element together.
 #pragma once
 
 #include <algorithm>
@@ -12,9 +12,10 @@
 
 namespace plastikern {
 
-// Meets every few microseconds, so it spins; but only as long as a wait on an idle machine, or waking a thread on a
-// virtual one, takes. Where another process holds a core, spinning on would keep the scheduler from letting the thread
-// that is missing run on this one: OpenMP's barrier does.
+// Meets every few microseconds, so it spins; but only as long as a wait on an idle machine, or
+// waking a thread on a virtual one, takes. Where another process holds a core, spinning on would
+// keep the scheduler from letting the thread that is missing run on this one: OpenMP's barrier
+// does.
 class Barrier {
    public:
     // Returns when `members` threads have called it.
@@ -69,13 +70,15 @@ struct Team {
     static constexpr int64_t kUnit = 4;
 };
 
-// The processors that this process may use. More threads than that would wait for each other's turns, at every barrier.
-// The environment variable PLASTIKERN_CPU_CORES says it where the system does not: in a container with a quota of time.
+// The processors that this process may use. More threads than that would wait for each other's
+// turns, at every barrier. The environment variable PLASTIKERN_CPU_CORES says it where the system
+// does not: in a container with a quota of time.
 inline int64_t cores() {
     const char* wish = std::getenv("PLASTIKERN_CPU_CORES");
     if (wish != nullptr && std::atoll(wish) > 0) return std::atoll(wish);
 #if defined(_OPENMP)
-    static const int64_t usable = omp_get_num_procs();  // asks the kernel, for a microsecond of every step
+    static const int64_t usable =
+        omp_get_num_procs();  // asks the kernel, for a microsecond of every step
     return usable;
 #else
     return 1;

@@ -1,5 +1,5 @@
-// Memory that is kept from one call to the next: touching fresh pages takes longer than everything a kernel does with
-// them.
+// Memory that is kept from one call to the next: touching fresh pages takes longer than everything
+// a kernel does with them.
 #pragma once
 
 #include <algorithm>
@@ -19,12 +19,13 @@ struct Block {
     int64_t size = 0;
 };
 
-// Blocks that nobody uses at present, up to a size in all. Never waits for another thread: who finds it in use takes
-// fresh memory, and gives it back to the system.
+// Blocks that nobody uses at present, up to a size in all. Never waits for another thread: who
+// finds it in use takes fresh memory, and gives it back to the system.
 class Pool {
    public:
     static Pool& only() {
-        static Pool* const pool = new Pool();  // never destroyed: calls may come while the process ends
+        static Pool* const pool =
+            new Pool();  // never destroyed: calls may come while the process ends
         return *pool;
     }
     Block take(int64_t bytes) {
@@ -64,8 +65,10 @@ class Pool {
 
    private:
     static constexpr int64_t kLine = 64;
-    static constexpr int64_t kPage = int64_t{2} << 20;    // a huge page: fewer misses of the address cache
-    static constexpr int64_t kKeep = int64_t{256} << 20;  // more than this is not worth keeping from others
+    static constexpr int64_t kPage = int64_t{2}
+                                     << 20;  // a huge page: fewer misses of the address cache
+    static constexpr int64_t kKeep = int64_t{256}
+                                     << 20;  // more than this is not worth keeping from others
 
     std::mutex busy_;
     std::vector<Block> idle_;  // the longest idle first

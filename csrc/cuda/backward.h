@@ -12,7 +12,8 @@ struct BackwardJob {
     Plan plan;
     Scratch layout;
     S* scratch;
-    int64_t first, last;  // units, from the last to the first; -1 is what comes back to the first state
+    int64_t first,
+        last;  // units, from the last to the first; -1 is what comes back to the first state
 };
 
 template <typename S>
@@ -29,7 +30,8 @@ struct SumJob {
 };
 template <typename S>
 using SumKernel = void (*)(SumJob<S>);
-// One thread for each of `size` sums; or one warp for a single sum over `count` parts of `size` values.
+// One thread for each of `size` sums; or one warp for a single sum over `count` parts of `size`
+// values.
 template <typename S>
 SumKernel<S> sum_of_each();
 template <typename S>

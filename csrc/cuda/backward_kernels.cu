@@ -1,11 +1,11 @@
-// The backward pass on a device, from the last unit to the first: the adjoint of the forward pass, unit by unit. One
-// kernel for all forms of plan.h; compiled once for each scalar.
+// The backward pass on a device, from the last unit to the first: the adjoint of the forward pass,
+// unit by unit. One kernel for all forms of plan.h; compiled once for each scalar.
 //
 // Unit k, of every element that runs so far:
-//   activities   the gradient of step k's activities is complete: through them to their drives and sums
-//   recompute    where a segment between two checkpoints begins, its traces, from the checkpoint
-//   pass         this block's rows: the adjoint of the read of step k and of the change by step k - 1
-//   columns      what the block's rows give back to pre
+//   activities   the gradient of step k's activities is complete: through them to their drives and
+//   sums recompute    where a segment between two checkpoints begins, its traces, from the
+//   checkpoint pass         this block's rows: the adjoint of the read of step k and of the change
+//   by step k - 1 columns      what the block's rows give back to pre
 #include "backward.h"
 #include "block.cuh"
 
@@ -35,14 +35,16 @@ class BackwardBlock {
     }
 
     __device__ __forceinline__ void run() {
-        if (plan_.alphas_on_chip) for_threads(at_.rows * n_.pres, [&](int64_t i) { places_.grad_alphas[i] = 0; });
+        if (plan_.alphas_on_chip)
+            for_threads(at_.rows * n_.pres, [&](int64_t i) { places_.grad_alphas[i] = 0; });
         for (int64_t wave = 0; wave < plan_.waves; ++wave) {
             at_.elements(plan_, wave, n_.batch, first_, last_);
             for (int64_t k = job_.first; k >= job_.last; --k) unit(k);
         }
         if (plan_.alphas_on_chip) {
-            for_threads(at_.rows * n_.pres,
-                        [&](int64_t i) { places_.alphas[at_.first_row * n_.pres + i] = places_.grad_alphas[i]; });
+            for_threads(at_.rows * n_.pres, [&](int64_t i) {
+                places_.alphas[at_.first_row * n_.pres + i] = places_.grad_alphas[i];
+            });
         }
     }
 
@@ -61,10 +63,13 @@ class BackwardBlock {
     Sequence<S> sums_;
     int64_t first_, last_;  // elements
 
-    __device__ __forceinline__ static BackwardPlaces<S> places_in(const BackwardJob<S>& job, const Position& at) {
+    __device__ __forceinline__ static BackwardPlaces<S> places_in(const BackwardJob<S>& job,
+                                                                  const Position& at) {
         const Scratch& layout = job.layout;
-        Parts<S> chip(reinterpret_cast<S*>(shared_memory())), own(layout.own_in(job.scratch, blockIdx.x)),
-            zeroed(layout.zeroed_in(job.scratch, at.group)), group(layout.group_in(job.scratch, at.group));
+        Parts<S> chip(reinterpret_cast<S*>(shared_memory())),
+            own(layout.own_in(job.scratch, blockIdx.x)),
+            zeroed(layout.zeroed_in(job.scratch, at.group)),
+            group(layout.group_in(job.scratch, at.group));
         return BackwardPlaces<S>(job.network, job.gradients, job.plan, chip, own, zeroed, group);
     }
     __device__ __forceinline__ S* copied_pre(int64_t k, int64_t b) const {
@@ -75,7 +80,8 @@ class BackwardBlock {
     }
     // What block `rank` of this group found for the pre of step k.
     __device__ __forceinline__ S* total(int64_t k, int64_t b, int64_t rank) const {
-        return places_.totals + ((k % 3 * plan_.together + b - first_) * plan_.share + rank) * n_.pres;
+        return places_.totals +
+               ((k % 3 * plan_.together + b - first_) * plan_.share + rank) * n_.pres;
     }
     __device__ __forceinline__ S sum_of_totals(int64_t k, int64_t b, int64_t i) const {
         S sum = 0;
@@ -89,7 +95,9 @@ class BackwardBlock {
     __device__ __forceinline__ S fresh(const S* address) const {
         return plan_.alone() ? *address : load_fresh(address);
     }
-    __device__ __forceinline__ S* of_rows(S* values, int64_t b) const { return values + (b - first_) * plan_.rows; }
+    __device__ __forceinline__ S* of_rows(S* values, int64_t b) const {
+        return values + (b - first_) * plan_.rows;
+    }
     __device__ __forceinline__ Tile<S> segment(int64_t inside) const {
         const int64_t size = Tile<S>::size(n_, plan_.rows, plan_.together);
         return Tile<S>(n_, places_.segment + inside * size, plan_.rows);
@@ -102,7 +110,8 @@ class BackwardBlock {
     }
     // H_k where it is kept.
     __device__ __forceinline__ TraceRows<const S> kept_traces(int64_t k, int64_t b) const {
-        if (k == 0) return rows_of_tensors<S, const S>(n_, n_.trace, n_.eligibility, zeros_, b, at_);
+        if (k == 0)
+            return rows_of_tensors<S, const S>(n_, n_.trace, n_.eligibility, zeros_, b, at_);
         return below<const S>(checkpoint(n_, g_.checkpoints, k, b), at_.first_row);
     }
     __device__ __forceinline__ TraceRows<const S> grads_in(int64_t b) const {
@@ -129,63 +138,75 @@ class BackwardBlock {
             if (k > 0) recompute(k, b, length);
             pass(k, b, length, k > 0, k < length);
             __syncthreads();
-            for_threads(at_.rows, [&](int64_t row) { finish_row(k, b, static_cast<int>(row), k > 0, k < length); });
+            for_threads(at_.rows, [&](int64_t row) {
+                finish_row(k, b, static_cast<int>(row), k > 0, k < length);
+            });
             columns(k, b, length);
             __syncthreads();
         }
-        if (plan_.one_launch()) barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);
+        if (plan_.one_launch())
+            barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);
     }
 
-    // What does not depend on any step: zeros beyond an element's end; where nothing happened, what comes back to the
-    // last state goes on to the first.
+    // What does not depend on any step: zeros beyond an element's end; where nothing happened, what
+    // comes back to the last state goes on to the first.
     __device__ __forceinline__ void begin() const {
         for (int64_t b = first_; b < last_; ++b) {
             const int64_t length = n_.length(b), parts = n_.kind == NetworkKind::lstm ? 4 : 1;
             for_threads((n_.steps - length) * at_.rows, [&](int64_t i) {
                 const int64_t t = length + i / at_.rows, j = at_.first_row + i % at_.rows;
-                for (int64_t part = 0; part < parts; ++part) g_.drive.at(t, b)[part * n_.posts + j] = 0;
+                for (int64_t part = 0; part < parts; ++part)
+                    g_.drive.at(t, b)[part * n_.posts + j] = 0;
                 if (g_.sum) g_.sum.at(t, b)[j] = 0;
             });
             for_threads(at_.rank == 0 ? n_.steps - length : 0, [&](int64_t i) {
                 if (g_.modulator) *g_.modulator.at(length + i, b) = 0;
-                for (int64_t c = 0; g_.features && c < n_.pres; ++c) g_.features.at(length + i, b)[c] = 0;
+                for (int64_t c = 0; g_.features && c < n_.pres; ++c)
+                    g_.features.at(length + i, b)[c] = 0;
             });
             for_threads(at_.rows, [&](int64_t row) {
                 const int64_t j = b * n_.posts + at_.first_row + row;
                 const S grad_cell = g_.cell == nullptr ? S(0) : g_.cell[j];
                 of_rows(places_.grad_cells, b)[row] = grad_cell;
                 if (length > 0) return;
-                if (g_.hidden_in != nullptr) g_.hidden_in[j] = g_.hidden == nullptr ? S(0) : g_.hidden[j];
+                if (g_.hidden_in != nullptr)
+                    g_.hidden_in[j] = g_.hidden == nullptr ? S(0) : g_.hidden[j];
                 if (g_.cell_in != nullptr) g_.cell_in[j] = grad_cell;
             });
             if (length == 0) copy_traces<Synapse, S>(grads_in(b), grads_out(b), n_.pres, at_);
         }
     }
 
-    // The gradient of step k's activities is complete now; k = -1 stands for the activities before the first step.
+    // The gradient of step k's activities is complete now; k = -1 stands for the activities before
+    // the first step.
     __device__ __forceinline__ void activities(int64_t k, int64_t b) const {
         const int64_t length = n_.length(b);
         if (length == 0) return;
         S through_modulator = 0;
         if (n_.modulator && k >= 0) {
             const S* rows = rate_rows(k, b);
-            for (int64_t j = at_.lane; j < n_.posts; j += kLanes) through_modulator += fresh(rows + j);
-            through_modulator =
-                sum_of_lanes(through_modulator) * modulator_slope(n_.modulator.nonlinearity, modulator(k, b));
+            for (int64_t j = at_.lane; j < n_.posts; j += kLanes)
+                through_modulator += fresh(rows + j);
+            through_modulator = sum_of_lanes(through_modulator) *
+                                modulator_slope(n_.modulator.nonlinearity, modulator(k, b));
             if (at_.rank == 0 && threadIdx.x == 0) *g_.modulator.at(k, b) = through_modulator;
         }
         if (g_.features && k + 1 < length) {
             const int64_t each = (n_.pres + plan_.share - 1) / plan_.share, first = at_.rank * each;
             for_threads(each, [&](int64_t i) {
-                if (first + i < n_.pres) g_.features.at(k + 1, b)[first + i] = sum_of_totals(k + 1, b, first + i);
+                if (first + i < n_.pres)
+                    g_.features.at(k + 1, b)[first + i] = sum_of_totals(k + 1, b, first + i);
             });
         }
         if (k < 0 && !n_.recurrent()) return;
-        for_threads(at_.rows, [&](int64_t row) { activity(k, b, length, static_cast<int>(row), through_modulator); });
+        for_threads(at_.rows, [&](int64_t row) {
+            activity(k, b, length, static_cast<int>(row), through_modulator);
+        });
         if (n_.nonlinearity == Nonlinearity::softmax) through_softmax(k, b);
     }
 
-    __device__ __forceinline__ void activity(int64_t k, int64_t b, int64_t length, int row, S through_modulator) const {
+    __device__ __forceinline__ void activity(int64_t k, int64_t b, int64_t length, int row,
+                                             S through_modulator) const {
         const int64_t j = at_.first_row + row, of_state = b * n_.posts + j;
         S grad = 0;
         if (n_.recurrent()) {
@@ -221,14 +242,16 @@ class BackwardBlock {
         }
         const S* kept = a_.history.at(k, b) + j;
         const int64_t next = n_.posts;
-        const S input = kept[0], forget = kept[next], candidate = kept[2 * next], output = kept[3 * next];
+        const S input = kept[0], forget = kept[next], candidate = kept[2 * next],
+                output = kept[3 * next];
         const S squashed = tanh(kept[4 * next]);
         if (n_.post == Post::hidden) grad += grad_post;
         S through_cell = grad_cell + grad * output * (1 - squashed * squashed);
         if (n_.post == Post::cell) through_cell += grad_post;
         if (n_.modulator && n_.modulator.input == ModulatorInput::cell)
             through_cell += through_modulator * n_.modulator.weight[j];
-        const S grad_candidate = through_cell * input + (n_.post == Post::candidate ? grad_post : S(0));
+        const S grad_candidate =
+            through_cell * input + (n_.post == Post::candidate ? grad_post : S(0));
         const S grad_sum = grad_candidate * (1 - candidate * candidate);
         drive[0] = through_cell * candidate * input * (1 - input);
         drive[next] = through_cell * cell_before(n_, a_, zeros_, k, b)[j] * forget * (1 - forget);
@@ -249,7 +272,8 @@ class BackwardBlock {
         for_threads(n_.posts, [&](int64_t j) { drive[j] = output[j] * (drive[j] - mean); });
     }
 
-    // At the last unit of a segment: H after its first step, after its second one, and so on, but the last.
+    // At the last unit of a segment: H after its first step, after its second one, and so on, but
+    // the last.
     __device__ __forceinline__ void recompute(int64_t k, int64_t b, int64_t length) const {
         const int64_t start = segment_of(k), inside = k - 1 - start;
         if (inside == 0 || (k != length && inside != n_.checkpoint_every - 1)) return;
@@ -262,10 +286,11 @@ class BackwardBlock {
                 for (int i = at_.lane; i < static_cast<int>(n_.pres); i += kLanes) {
                     Traces<S> traces = TraceRow<Synapse, const S>(from, r).load(i);
                     for (int64_t t = 0; t < inside; ++t) {
-                        const S x = pre_of(n_, a_, zeros_, start + t, b)[i], m = modulator(start + t, b);
+                        const S x = pre_of(n_, a_, zeros_, start + t, b)[i],
+                                m = modulator(start + t, b);
                         const S post = post_of(n_, a_, start + t, b)[at_.first_row + r];
-                        const Traces<S> rates =
-                            parameters_.template rates<Synapse>(r, parameters_.rates_per_synapse ? i : 0, m);
+                        const Traces<S> rates = parameters_.template rates<Synapse>(
+                            r, parameters_.rates_per_synapse ? i : 0, m);
                         traces = next<Synapse>(eligible, traces, x, post, rates, bound);
                         TraceRow<Synapse, S>(segment(t).of(b - first_), r).store(i, traces);
                     }
@@ -274,14 +299,18 @@ class BackwardBlock {
         }
     }
 
-    // This block's rows of element b: the adjoint of the read of step k and of the change by step k - 1.
-    __device__ __forceinline__ void pass(int64_t k, int64_t b, int64_t length, bool changes, bool reads) const {
+    // This block's rows of element b: the adjoint of the read of step k and of the change by step k
+    // - 1.
+    __device__ __forceinline__ void pass(int64_t k, int64_t b, int64_t length, bool changes,
+                                         bool reads) const {
         TraceRows<const S> from = kept_traces(0, b);
         if (changes) {
             const int64_t start = segment_of(k), inside = k - 1 - start;
-            from = inside == 0 ? kept_traces(start, b) : TraceRows<const S>(segment(inside - 1).of(b - first_));
+            from = inside == 0 ? kept_traces(start, b)
+                               : TraceRows<const S>(segment(inside - 1).of(b - first_));
         }
-        const TraceRows<const S> grads = k == length ? grads_in(b) : TraceRows<const S>(grad_tile_.of(b - first_));
+        const TraceRows<const S> grads =
+            k == length ? grads_in(b) : TraceRows<const S>(grad_tile_.of(b - first_));
         const TraceRows<S> grads_before = changes ? grad_tile_.of(b - first_) : grads_out(b);
         const S m = changes ? modulator(k - 1, b) : S(0), bound = n_.connection.bound;
         const S* before = changes ? pre(k - 1, b) : zeros_;
@@ -296,7 +325,8 @@ class BackwardBlock {
             const int second = row + count - 1;
             const TraceRow<Synapse, const S> rows_in[kRows] = {{from, row}, {from, second}};
             const TraceRow<Synapse, const S> grads_in[kRows] = {{grads, row}, {grads, second}};
-            const TraceRow<Synapse, S> grads_out[kRows] = {{grads_before, row}, {grads_before, second}};
+            const TraceRow<Synapse, S> grads_out[kRows] = {{grads_before, row},
+                                                           {grads_before, second}};
             const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
             const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
             S post[kRows] = {}, grad_sum[kRows], sums[kRowSums][kRows] = {};
@@ -310,7 +340,8 @@ class BackwardBlock {
                 grad_sum[r] = grad_sums[own];
                 if (!changes) continue;
                 post[r] = posts[own];
-                if (!parameters_.rates_per_synapse) rates[r] = parameters_.template rates<Synapse>(own, 0, m);
+                if (!parameters_.rates_per_synapse)
+                    rates[r] = parameters_.template rates<Synapse>(own, 0, m);
             }
             for (int i = at_.lane; i < pres; i += kLanes) {
                 const S x = here[i], x_before = before[i];
@@ -323,7 +354,8 @@ class BackwardBlock {
                     if (changes) {
                         if (parameters_.rates_per_synapse)
                             rates[r] = parameters_.template rates<Synapse>(row + r, i, m);
-                        traces = next<Synapse>(eligible[r], earlier, x_before, post[r], rates[r], bound);
+                        traces =
+                            next<Synapse>(eligible[r], earlier, x_before, post[r], rates[r], bound);
                     }
                     if (reads) {
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
@@ -331,7 +363,8 @@ class BackwardBlock {
                         const S through = grad_sum[r] * x;
                         through_read += grad_sum[r] * (weights[r][i] + alpha * readable);
                         if (parameters_.gated) through_read += through_gates(k, b, row + r, i);
-                        grad.trace += Synapse::Constraint::read_adjoint(traces.trace, bound, through * alpha);
+                        grad.trace +=
+                            Synapse::Constraint::read_adjoint(traces.trace, bound, through * alpha);
                         if (parameters_.alpha_per_synapse) {
                             add_alpha(row + r, i, through * readable);
                         } else {
@@ -340,8 +373,9 @@ class BackwardBlock {
                     }
                     if (changes) {
                         const auto through = [&](auto changed) {
-                            return change<decltype(changed)>(earlier, x_before, post[r], rates[r], bound, grad, m,
-                                                             row + r, i, through_change, sums, r);
+                            return change<decltype(changed)>(earlier, x_before, post[r], rates[r],
+                                                             bound, grad, m, row + r, i,
+                                                             through_change, sums, r);
                         };
                         if (Synapse::eligible && !eligible[r]) {
                             const S faded = grad.eligibility;
@@ -374,7 +408,8 @@ class BackwardBlock {
         S sum = 0;
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate)
-            sum += parameters_.gates[gate][row * n_.pres + i] * drive[(gate == 2 ? 3 : gate) * n_.posts];
+            sum += parameters_.gates[gate][row * n_.pres + i] *
+                   drive[(gate == 2 ? 3 : gate) * n_.posts];
         return sum;
     }
 
@@ -388,21 +423,24 @@ class BackwardBlock {
 
     // The adjoint of one synapse's change by step k - 1: the gradient of its traces before it.
     template <class Changed>
-    __device__ __forceinline__ Traces<S> change(Traces<S> before, S pre, S post, Traces<S> rates, S bound,
-                                                Traces<S> grad, S m, int row, int i, S& through_change,
-                                                S (&sums)[kRowSums][kRows], int r) const {
+    __device__ __forceinline__ Traces<S> change(Traces<S> before, S pre, S post, Traces<S> rates,
+                                                S bound, Traces<S> grad, S m, int row, int i,
+                                                S& through_change, S (&sums)[kRowSums][kRows],
+                                                int r) const {
         using Rule = typename Changed::Rule;
         const SynapseGrad<S> through = Changed::adjoint(before, pre, post, rates, bound, grad);
         through_change += through.pre;
         RowSums<S> row_sums{sums[kWithPre][r], sums[kWithTrace][r]};
         if (parameters_.rates_per_synapse) {
-            Rule::accumulate(row_sums, before.trace, pre, Changed::rule_rate(rates) * through.change);
+            Rule::accumulate(row_sums, before.trace, pre,
+                             Changed::rule_rate(rates) * through.change);
             const S rule = through.change * Rule::change(before.trace, pre, post, S(1));
             const S in_force = Changed::eligible ? through.rate : through.rate + rule;
             const int64_t at = (at_.first_row + row) * n_.pres + i, matrix = n_.synapses();
             places_.rates[at] += in_force;
             places_.rates[matrix + at] += in_force * m;
-            if constexpr (Changed::eligible) places_.rates[2 * matrix + at] += rule + through.fading;
+            if constexpr (Changed::eligible)
+                places_.rates[2 * matrix + at] += rule + through.fading;
             if (parameters_.modulated) sums[kRate][r] += in_force * parameters_.scale(row, i);
         } else {
             Rule::accumulate(row_sums, before.trace, pre, through.change);
@@ -415,7 +453,8 @@ class BackwardBlock {
     }
 
     // From the sums over a row to the gradients of its post, its rates and its alpha.
-    __device__ __forceinline__ void finish_row(int64_t k, int64_t b, int row, bool changes, bool reads) const {
+    __device__ __forceinline__ void finish_row(int64_t k, int64_t b, int row, bool changes,
+                                               bool reads) const {
         const auto sum = [&](RowSum which) { return places_.sums[which * plan_.rows + row]; };
         const int64_t j = at_.first_row + row, posts = n_.posts;
         if (reads && !parameters_.alpha_per_synapse) places_.row_sums[3 * posts + j] += sum(kAlpha);
@@ -429,7 +468,8 @@ class BackwardBlock {
             rule_rate = eligible ? rates.eligibility : rates.trace;
         }
         const RowSums<S> totals{sum(kWithPre), sum(kWithTrace)};
-        Synapse::Rule::finish(totals, post, rule_rate, of_rows(places_.grad_posts, b)[row], through_rule);
+        Synapse::Rule::finish(totals, post, rule_rate, of_rows(places_.grad_posts, b)[row],
+                              through_rule);
         if (!per_synapse) {
             if (eligible) {
                 places_.row_sums[2 * posts + j] += through_rule + sum(kFading);
@@ -443,9 +483,11 @@ class BackwardBlock {
         if (parameters_.modulated) rate_rows(k - 1, b)[j] = rate;
     }
 
-    // What all rows of this block give back to the pre of step k, which is complete now, and of the one before.
+    // What all rows of this block give back to the pre of step k, which is complete now, and of the
+    // one before.
     __device__ __forceinline__ void columns(int64_t k, int64_t b, int64_t length) const {
-        const int bundles = (at_.rows + 1) / static_cast<int>(kRows), warps = bundles < at_.warps ? bundles : at_.warps;
+        const int bundles = (at_.rows + 1) / static_cast<int>(kRows),
+                  warps = bundles < at_.warps ? bundles : at_.warps;
         for_threads(n_.pres, [&](int64_t i) {
             S through_read = 0, through_change = 0;
             for (int warp = 0; warp < warps; ++warp) {
@@ -468,7 +510,8 @@ __global__ void __launch_bounds__(most_warps(true, Synapse::eligible, sizeof(S))
 }  // namespace
 
 template <>
-BackwardKernel<PLASTIKERN_SCALAR> backward_kernel<PLASTIKERN_SCALAR>(const Network<PLASTIKERN_SCALAR>& n) {
+BackwardKernel<PLASTIKERN_SCALAR> backward_kernel<PLASTIKERN_SCALAR>(
+    const Network<PLASTIKERN_SCALAR>& n) {
     BackwardKernel<PLASTIKERN_SCALAR> found = nullptr;
     with_types(n.rule, n.constraint, [&]<class R, class Asked>(R*, Asked*) {
         using C = typename Served<Asked>::Constraint;

@@ -1,4 +1,5 @@
-// What a block of either pass knows: its place in the plan, the parameters of its rows, the traces that it works on.
+// What a block of either pass knows: its place in the plan, the parameters of its rows, the traces
+// that it works on.
 #pragma once
 
 #include "device.h"
@@ -27,20 +28,24 @@ struct Position {
           warp(threadIdx.x / kLanes),
           warps(blockDim.x / kLanes) {}
     // Elements [first, last) of a wave.
-    __device__ __forceinline__ void elements(const Plan& plan, int64_t wave, int64_t batch, int64_t& first,
-                                             int64_t& last) const {
+    __device__ __forceinline__ void elements(const Plan& plan, int64_t wave, int64_t batch,
+                                             int64_t& first, int64_t& last) const {
         first = (wave * plan.groups + group) * plan.together;
         last = first + plan.together < batch ? first + plan.together : batch;
     }
-    // A warp's rows, `at_once` of them together: for (row = first_of_warp(); row < rows; row += stride()).
+    // A warp's rows, `at_once` of them together: for (row = first_of_warp(); row < rows; row +=
+    // stride()).
     __device__ __forceinline__ int first_of_warp() const { return warp * static_cast<int>(kRows); }
     __device__ __forceinline__ int stride() const { return warps * static_cast<int>(kRows); }
     __device__ __forceinline__ int at_once(int row) const {
         return rows - row < static_cast<int>(kRows) ? rows - row : static_cast<int>(kRows);
     }
-    // After `sums_of_two`: which of the rows a lane knows the sum of, and whether it is the one to tell.
+    // After `sums_of_two`: which of the rows a lane knows the sum of, and whether it is the one to
+    // tell.
     __device__ __forceinline__ int row_of_lane() const { return lane / (kLanes / 2); }
-    __device__ __forceinline__ bool tells(int count) const { return lane % (kLanes / 2) == 0 && row_of_lane() < count; }
+    __device__ __forceinline__ bool tells(int count) const {
+        return lane % (kLanes / 2) == 0 && row_of_lane() < count;
+    }
 };
 
 template <typename S>
@@ -59,8 +64,8 @@ struct BlockParameters {
     const bool* eligible_rows;
     int64_t pres;
 
-    __device__ __forceinline__ BlockParameters(const Network<S>& n, const ParameterPlaces<S>& places,
-                                               const Position& at)
+    __device__ __forceinline__ BlockParameters(const Network<S>& n,
+                                               const ParameterPlaces<S>& places, const Position& at)
         : weight(n.connection.weight),
           alpha(n.connection.alpha),
           rate(n.connection.rate),
@@ -77,7 +82,8 @@ struct BlockParameters {
         alpha.data = alpha.row(at.first_row);
         if (rate.data != nullptr) rate.data = rate.row(at.first_row);
         if (rate_scale.data != nullptr) rate_scale.data = rate_scale.row(at.first_row);
-        if (eligibility_rate.data != nullptr) eligibility_rate.data = eligibility_rate.row(at.first_row);
+        if (eligibility_rate.data != nullptr)
+            eligibility_rate.data = eligibility_rate.row(at.first_row);
         if (gated) {
             gates[0] = n.gates + at.first_row * pres;
             gates[1] = gates[0] + n.posts * pres;
@@ -103,7 +109,9 @@ struct BlockParameters {
         }
         __syncthreads();
     }
-    __device__ __forceinline__ bool eligible(int row) const { return eligible_rows == nullptr || eligible_rows[row]; }
+    __device__ __forceinline__ bool eligible(int row) const {
+        return eligible_rows == nullptr || eligible_rows[row];
+    }
     // The rates of a row, or of its synapse i, under the modulator m.
     template <class Synapse>
     __device__ __forceinline__ Traces<S> rates(int row, int i, S m) const {
@@ -118,12 +126,14 @@ struct BlockParameters {
     }
 };
 
-// A row without an eligibility trace in a network that has them: its trace changes at once, its E stays.
+// A row without an eligibility trace in a network that has them: its trace changes at once, its E
+// stays.
 template <class S>
 using WithoutEligibility = Synapse<typename S::Rule, typename S::Constraint, false>;
 
 template <class Synapse, typename S>
-__device__ __forceinline__ Traces<S> next(bool eligible, Traces<S> before, S pre, S post, Traces<S> rates, S bound) {
+__device__ __forceinline__ Traces<S> next(bool eligible, Traces<S> before, S pre, S post,
+                                          Traces<S> rates, S bound) {
     if constexpr (Synapse::eligible) {
         if (!eligible) {
             Traces<S> after = WithoutEligibility<Synapse>::next(before, pre, post, rates, bound);
@@ -140,7 +150,8 @@ struct TraceRow {
     S *trace, *eligibility;
 
     __device__ __forceinline__ TraceRow(const TraceRows<S>& rows, int row)
-        : trace(rows.row(row)), eligibility(Synapse::eligible ? rows.eligibility_row(row) : nullptr) {}
+        : trace(rows.row(row)),
+          eligibility(Synapse::eligible ? rows.eligibility_row(row) : nullptr) {}
     __device__ __forceinline__ Traces<std::remove_const_t<S>> load(int i) const {
         Traces<std::remove_const_t<S>> found;
         found.trace = trace[i];
@@ -157,17 +168,19 @@ struct TraceRow {
 
 // Where the traces of a block's rows lie in tensors (B, O, I).
 template <typename S, typename T>
-__device__ __forceinline__ TraceRows<T> rows_of_tensors(const Network<S>& n, T* trace, T* eligibility, T* zeros,
-                                                        int64_t b, const Position& at) {
+__device__ __forceinline__ TraceRows<T> rows_of_tensors(const Network<S>& n, T* trace,
+                                                        T* eligibility, T* zeros, int64_t b,
+                                                        const Position& at) {
     return below(tensor_traces<S, T>(n, trace, eligibility, zeros, b), at.first_row);
 }
 
 template <class Synapse, typename S>
-__device__ __forceinline__ void copy_traces(const TraceRows<const S>& from, const TraceRows<S>& to, int64_t pres,
-                                            const Position& at) {
+__device__ __forceinline__ void copy_traces(const TraceRows<const S>& from, const TraceRows<S>& to,
+                                            int64_t pres, const Position& at) {
     for_threads(at.rows * pres, [&](int64_t i) {
         const int row = static_cast<int>(i / pres), column = static_cast<int>(i % pres);
-        TraceRow<Synapse, S>(to, row).store(column, TraceRow<Synapse, const S>(from, row).load(column));
+        TraceRow<Synapse, S>(to, row).store(column,
+                                            TraceRow<Synapse, const S>(from, row).load(column));
     });
 }
 

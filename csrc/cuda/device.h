@@ -1,4 +1,5 @@
-// What the kernels use of CUDA. The same sources are compiled by g++ against an emulator of it: tests/cuda_emulator.
+// What the kernels use of CUDA. The same sources are compiled by g++ against an emulator of it:
+// tests/cuda_emulator.
 #pragma once
 
 #if defined(PLASTIKERN_EMULATED)
@@ -15,7 +16,9 @@ namespace plastikern::cuda {
 
 #if defined(PLASTIKERN_EMULATED)
 inline unsigned char* shared_memory() { return plastikern_emulator::dynamic_shared_memory(); }
-inline unsigned load_acquire(const unsigned* address) { return plastikern_emulator::load_acquire(address); }
+inline unsigned load_acquire(const unsigned* address) {
+    return plastikern_emulator::load_acquire(address);
+}
 #else
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -31,7 +34,8 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
 constexpr int kLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// What another block may have written during this launch: past the first-level cache, which would not know of it.
+// What another block may have written during this launch: past the first-level cache, which would
+// not know of it.
 template <typename S>
 __device__ __forceinline__ S load_fresh(const S* address) {
     return __ldcg(address);
@@ -39,7 +43,8 @@ __device__ __forceinline__ S load_fresh(const S* address) {
 
 template <typename S>
 __device__ __forceinline__ S sum_of_lanes(S value) {
-    for (int distance = kLanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
+    for (int distance = kLanes / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(kAllLanes, value, distance);
     return value;
 }
 
@@ -52,18 +57,22 @@ __device__ __forceinline__ S most_of_lanes(S value) {
     return value;
 }
 
-// Sums over all lanes of two values: of the first one in the lower half of the lanes, of the second in the upper half.
+// Sums over all lanes of two values: of the first one in the lower half of the lanes, of the second
+// in the upper half.
 template <typename S>
 __device__ __forceinline__ S sums_of_two(S first, S second, int lane) {
     const bool upper = lane >= kLanes / 2;
-    S sum = (upper ? second : first) + __shfl_xor_sync(kAllLanes, upper ? first : second, kLanes / 2);
-    for (int distance = kLanes / 4; distance > 0; distance /= 2) sum += __shfl_xor_sync(kAllLanes, sum, distance);
+    S sum =
+        (upper ? second : first) + __shfl_xor_sync(kAllLanes, upper ? first : second, kLanes / 2);
+    for (int distance = kLanes / 4; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(kAllLanes, sum, distance);
     return sum;
 }
 
-// All threads of all `blocks` blocks that count on the same counter, which starts at 0 and only grows. They must be
-// resident together.
-__device__ __forceinline__ void barrier_of_blocks(unsigned* counter, unsigned blocks, unsigned& passed) {
+// All threads of all `blocks` blocks that count on the same counter, which starts at 0 and only
+// grows. They must be resident together.
+__device__ __forceinline__ void barrier_of_blocks(unsigned* counter, unsigned blocks,
+                                                  unsigned& passed) {
     __syncthreads();
     if (blocks == 1) return;
     passed += blocks;

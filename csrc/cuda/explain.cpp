@@ -1,4 +1,5 @@
-// Which plan a pass would get on a device that is described: an operator without tensors, for any machine.
+// Which plan a pass would get on a device that is described: an operator without tensors, for any
+// machine.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -61,13 +62,15 @@ std::string json(const Plan& plan) {
     return text + "}";
 }
 
-// codes: as the other operators take them. sizes: T, B, O, I, checkpoint_every, layout, modulated. device: as Device.
-std::string explain_cuda(std::vector<int64_t> codes, std::vector<int64_t> sizes, int64_t scalar_bytes, bool backward,
-                         std::vector<int64_t> device) {
+// codes: as the other operators take them. sizes: T, B, O, I, checkpoint_every, layout, modulated.
+// device: as Device.
+std::string explain_cuda(std::vector<int64_t> codes, std::vector<int64_t> sizes,
+                         int64_t scalar_bytes, bool backward, std::vector<int64_t> device) {
     STD_TORCH_CHECK(codes.size() == 8 && sizes.size() == 7 && device.size() == 3,
                     "explain_cuda takes 8 codes, 7 sizes and 3 numbers of a device");
     for (const int64_t size : sizes) STD_TORCH_CHECK(size >= 0, "sizes must not be negative");
-    for (const int64_t size : device) STD_TORCH_CHECK(size > 0, "the numbers of a device must be positive");
+    for (const int64_t size : device)
+        STD_TORCH_CHECK(size > 0, "the numbers of a device must be positive");
     const Device on = {device[0], device[1], device[2]};
     return json(scalar_bytes == 8 ? plan_for<double>(codes, sizes, backward, on)
                                   : plan_for<float>(codes, sizes, backward, on));

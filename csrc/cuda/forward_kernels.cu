@@ -1,5 +1,5 @@
-// The forward pass on a device: unit k changes the traces by step k - 1, then reads them for step k. One kernel for all
-// forms of plan.h; compiled once for each scalar.
+// The forward pass on a device: unit k changes the traces by step k - 1, then reads them for step
+// k. One kernel for all forms of plan.h; compiled once for each scalar.
 #include "block.cuh"
 #include "forward.h"
 
@@ -41,9 +41,11 @@ class ForwardBlock {
     unsigned *counter_, passed_ = 0;
     int64_t first_, last_;  // elements
 
-    // Activities that a kernel reads while others of this launch write them are copied; else they are where they are.
+    // Activities that a kernel reads while others of this launch write them are copied; else they
+    // are where they are.
     __device__ __forceinline__ static ForwardPlaces<S> places_in(const ForwardJob<S>& job) {
-        Parts<S> chip(reinterpret_cast<S*>(shared_memory())), own(job.layout.own_in(job.scratch, blockIdx.x));
+        Parts<S> chip(reinterpret_cast<S*>(shared_memory())),
+            own(job.layout.own_in(job.scratch, blockIdx.x));
         return ForwardPlaces<S>(job.network, job.plan, chip, own);
     }
     __device__ __forceinline__ S* copied_pre(int64_t k, int64_t b) const {
@@ -59,10 +61,12 @@ class ForwardBlock {
             for (int64_t b = first_; b < last_; ++b) {
                 const int64_t length = n_.length(b);
                 // What this block alone computes it has put there itself.
-                const bool there = n_.recurrent() ? k <= length && (k == 0 || !plan_.alone()) : k < length;
+                const bool there =
+                    n_.recurrent() ? k <= length && (k == 0 || !plan_.alone()) : k < length;
                 if (!there) continue;
                 const S* from = pre_of(n_, a_, zeros_, k, b);
-                for_threads(n_.pres, [&](int64_t i) { copied_pre(k, b)[i] = load_fresh(from + i); });
+                for_threads(n_.pres,
+                            [&](int64_t i) { copied_pre(k, b)[i] = load_fresh(from + i); });
             }
             __syncthreads();
         }
@@ -78,7 +82,8 @@ class ForwardBlock {
         }
         if (n_.nonlinearity == Nonlinearity::softmax) softmax(k);
         if (plan_.at_once) change_at_once();
-        if (plan_.one_launch()) barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);
+        if (plan_.one_launch())
+            barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);
         finish(k);
         if (plan_.at_once) finish(1);
     }
@@ -91,7 +96,8 @@ class ForwardBlock {
         }
     }
 
-    // What does not depend on any step: what came in where nothing happens, zeros beyond an element's end.
+    // What does not depend on any step: what came in where nothing happens, zeros beyond an
+    // element's end.
     __device__ __forceinline__ void begin() const {
         for (int64_t b = first_; b < last_; ++b) {
             const int64_t length = n_.length(b);
@@ -113,9 +119,11 @@ class ForwardBlock {
             for_threads(at_.rows, [&](int64_t row) {
                 const int64_t j = at_.first_row + row;
                 if (job_.out.hidden != nullptr)
-                    job_.out.hidden[b * n_.posts + j] = load_fresh(pre_of(n_, a_, zeros_, k, b) + j);
+                    job_.out.hidden[b * n_.posts + j] =
+                        load_fresh(pre_of(n_, a_, zeros_, k, b) + j);
                 if (job_.out.cell != nullptr)
-                    job_.out.cell[b * n_.posts + j] = load_fresh(cell_before(n_, a_, zeros_, k, b) + j);
+                    job_.out.cell[b * n_.posts + j] =
+                        load_fresh(cell_before(n_, a_, zeros_, k, b) + j);
             });
         }
     }
@@ -131,8 +139,10 @@ class ForwardBlock {
     __device__ __forceinline__ S modulator(int64_t t, int64_t b) const {
         if (!n_.modulator) return 0;
         const S* source = modulator_input(n_, a_, zeros_, t, b);
-        const bool copied = plan_.vectors_on_chip && n_.recurrent() && n_.modulator.input != ModulatorInput::cell;
-        if (copied) source = copied_pre(n_.modulator.input == ModulatorInput::hidden ? t + 1 : t, b);
+        const bool copied =
+            plan_.vectors_on_chip && n_.recurrent() && n_.modulator.input != ModulatorInput::cell;
+        if (copied)
+            source = copied_pre(n_.modulator.input == ModulatorInput::hidden ? t + 1 : t, b);
         S sum = 0;
         for (int64_t i = at_.lane; i < n_.posts; i += kLanes)
             sum += n_.modulator.weight[i] * (copied ? source[i] : load_fresh(source + i));
@@ -145,7 +155,8 @@ class ForwardBlock {
     }
 
     // This block's rows of element b: changed by step k - 1, read for step k.
-    __device__ __forceinline__ void pass(int64_t k, int64_t b, int64_t length, bool changes, bool reads) const {
+    __device__ __forceinline__ void pass(int64_t k, int64_t b, int64_t length, bool changes,
+                                         bool reads) const {
         const bool on_chip = plan_.traces_on_chip;
         TraceRows<const S> from = traces_in(b);
         if (k >= (on_chip ? 1 : 2)) from = on_chip ? tile_.of(b - first_) : traces_out(b);
@@ -165,7 +176,8 @@ class ForwardBlock {
             using ConstRow = TraceRow<Synapse, const S>;
             const int second = row + count - 1;
             const ConstRow rows_in[kRows] = {{from, row}, {from, second}};
-            const Row rows_out[kRows] = {{to, row}, {to, second}}, rows_kept[kRows] = {{kept, row}, {kept, second}};
+            const Row rows_out[kRows] = {{to, row}, {to, second}},
+                      rows_kept[kRows] = {{kept, row}, {kept, second}};
             const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
             const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
             S sums[kRows] = {}, gates[3][kRows] = {}, post[kRows] = {};
@@ -177,7 +189,8 @@ class ForwardBlock {
                 eligible[r] = parameters_.eligible(own);
                 if (!changes) continue;
                 post[r] = posts[own];
-                if (!parameters_.rates_per_synapse) rates[r] = parameters_.template rates<Synapse>(own, 0, m);
+                if (!parameters_.rates_per_synapse)
+                    rates[r] = parameters_.template rates<Synapse>(own, 0, m);
             }
             for (int first = at_.lane; first < pres; first += kLanes * kColumns) {
 #pragma unroll
@@ -192,16 +205,20 @@ class ForwardBlock {
                         if (changes) {
                             if (parameters_.rates_per_synapse)
                                 rates[r] = parameters_.template rates<Synapse>(row + r, i, m);
-                            traces = next<Synapse>(eligible[r], traces, x_before, post[r], rates[r], bound);
+                            traces = next<Synapse>(eligible[r], traces, x_before, post[r], rates[r],
+                                                   bound);
                         }
                         if (stores) rows_out[r].store(i, traces);
                         if (kept.trace != nullptr) rows_kept[r].store(i, traces);
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
-                        sums[r] += (weights[r][i] + alpha * Synapse::Constraint::read(traces.trace, bound)) * x;
+                        sums[r] += (weights[r][i] +
+                                    alpha * Synapse::Constraint::read(traces.trace, bound)) *
+                                   x;
                         if (parameters_.gated) {
 #pragma unroll
                             for (int gate = 0; gate < 3; ++gate)
-                                gates[gate][r] += parameters_.gates[gate][(row + r) * n_.pres + i] * x;
+                                gates[gate][r] +=
+                                    parameters_.gates[gate][(row + r) * n_.pres + i] * x;
                         }
                     }
                 }
@@ -260,12 +277,14 @@ class ForwardBlock {
             if (k >= n_.length(b)) continue;
             S* output = a_.output.at(k, b);
             S most = output[0], total = 0;
-            for (int64_t j = at_.lane; j < n_.posts; j += kLanes) most = output[j] > most ? output[j] : most;
+            for (int64_t j = at_.lane; j < n_.posts; j += kLanes)
+                most = output[j] > most ? output[j] : most;
             most = most_of_lanes(most);
             for (int64_t j = at_.lane; j < n_.posts; j += kLanes) total += exp(output[j] - most);
             total = sum_of_lanes(total);
             __syncwarp();  // all lanes have read the first activity, and one of them writes it
-            for (int64_t j = at_.lane; j < n_.posts; j += kLanes) output[j] = exp(output[j] - most) / total;
+            for (int64_t j = at_.lane; j < n_.posts; j += kLanes)
+                output[j] = exp(output[j] - most) / total;
         }
         __syncthreads();
     }
@@ -280,7 +299,8 @@ __global__ void __launch_bounds__(most_warps(false, Synapse::eligible, sizeof(S)
 }  // namespace
 
 template <>
-ForwardKernel<PLASTIKERN_SCALAR> forward_kernel<PLASTIKERN_SCALAR>(const Network<PLASTIKERN_SCALAR>& n) {
+ForwardKernel<PLASTIKERN_SCALAR> forward_kernel<PLASTIKERN_SCALAR>(
+    const Network<PLASTIKERN_SCALAR>& n) {
     ForwardKernel<PLASTIKERN_SCALAR> found = nullptr;
     with_types(n.rule, n.constraint, [&]<class R, class Asked>(R*, Asked*) {
         using C = typename Served<Asked>::Constraint;

@@ -1,5 +1,5 @@
-// The operators on CUDA devices. Compiled a second time, against the emulator, they serve tensors on the CPU instead:
-// the proof of these kernels on machines without a GPU.
+// The operators on CUDA devices. Compiled a second time, against the emulator, they serve tensors
+// on the CPU instead: the proof of these kernels on machines without a GPU.
 #include "../operators.h"
 #include "passes.h"
 
@@ -33,11 +33,14 @@ class OnDevice {
     }
     void* stream() const { return cuda::current_stream(index_); }
     void check_not_captured() const {
-        STD_TORCH_CHECK(!cuda::captures(stream()), "lengths are copied from the host, which no CUDA graph captures");
+        STD_TORCH_CHECK(!cuda::captures(stream()),
+                        "lengths are copied from the host, which no CUDA graph captures");
     }
-    // In page-locked memory, from which a copy does not wait for the device. torch keeps it until the copy is done.
+    // In page-locked memory, from which a copy does not wait for the device. torch keeps it until
+    // the copy is done.
     Tensor staged(const Tensor& numbers) const {
-        Tensor locked = torch::stable::empty({numbers.size(0)}, numbers.scalar_type(), std::nullopt, numbers.device(),
+        Tensor locked = torch::stable::empty({numbers.size(0)}, numbers.scalar_type(), std::nullopt,
+                                             numbers.device(),
                                              /*pin_memory=*/true);
         torch::stable::copy_(locked, numbers);
         return locked;
@@ -45,7 +48,8 @@ class OnDevice {
 
    private:
     int32_t index_;
-    // None where the device is the current one: its destructor ends the process where the device has failed.
+    // None where the device is the current one: its destructor ends the process where the device
+    // has failed.
     std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
@@ -78,7 +82,8 @@ struct Cuda {
         cuda::Device device = cuda::device();
         const auto attempt = [&] {
             const cuda::Plan plan = planned(device);
-            const Tensor scratch = torch::stable::new_empty(like, {plan.scratch_bytes}, ScalarType::Byte);
+            const Tensor scratch =
+                torch::stable::new_empty(like, {plan.scratch_bytes}, ScalarType::Byte);
             run(plan, scratch.mutable_data_ptr(), on.stream());
         };
         try {
@@ -92,13 +97,17 @@ struct Cuda {
     static void forward(const Network<S>& n, const Outputs<S>& out, const Tensor& like) {
         launch(
             like, [&](const cuda::Device& device) { return cuda::plan_forward(n, device); },
-            [&](const cuda::Plan& plan, void* scratch, void* stream) { cuda::forward(n, out, plan, scratch, stream); });
+            [&](const cuda::Plan& plan, void* scratch, void* stream) {
+                cuda::forward(n, out, plan, scratch, stream);
+            });
     }
     template <typename S>
     static void backward(const Network<S>& n, const Gradients<S>& g, const Tensor& like) {
         launch(
             like, [&](const cuda::Device& device) { return cuda::plan_backward(n, g, device); },
-            [&](const cuda::Plan& plan, void* scratch, void* stream) { cuda::backward(n, g, plan, scratch, stream); });
+            [&](const cuda::Plan& plan, void* scratch, void* stream) {
+                cuda::backward(n, g, plan, scratch, stream);
+            });
     }
 };
 

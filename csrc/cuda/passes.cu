@@ -30,7 +30,8 @@ void check(cudaError_t found, const char* what) {
                    std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device)) +
                    "; build with TORCH_CUDA_ARCH_LIST, see the README)";
     }
-    // The next call is not to find it. An error that stays has ended the context: it is of work that came before.
+    // The next call is not to find it. An error that stays has ended the context: it is of work
+    // that came before.
     cudaGetLastError();
     if (cudaGetLastError() != cudaSuccess)
         message += " (left by earlier work; this process cannot use the device again)";
@@ -50,8 +51,8 @@ int current_device() {
     return index;
 }
 
-// Lets a kernel have all the shared memory that a block of the device may: once, since another thread may be about to
-// launch it with more than this one needs.
+// Lets a kernel have all the shared memory that a block of the device may: once, since another
+// thread may be about to launch it with more than this one needs.
 template <class Job>
 void allow_shared(void (*kernel)(Job)) {
     static std::mutex mutex;
@@ -60,14 +61,15 @@ void allow_shared(void (*kernel)(Job)) {
     const std::lock_guard lock(mutex);
     if (allowed.count({kernel, device}) != 0) return;
     const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "shared memory");
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+          "shared memory");
     allowed.insert({kernel, device});
 }
 
 // Every launch of the library goes through here.
 template <class Job>
-void launch(void (*kernel)(Job), int64_t blocks, int64_t threads, int64_t shared_bytes, bool cooperative,
-            cudaStream_t stream, const Job& job) {
+void launch(void (*kernel)(Job), int64_t blocks, int64_t threads, int64_t shared_bytes,
+            bool cooperative, cudaStream_t stream, const Job& job) {
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -82,14 +84,16 @@ void launch(void (*kernel)(Job), int64_t blocks, int64_t threads, int64_t shared
 }
 
 template <class Job>
-void launch_units(void (*kernel)(Job), Job job, int64_t first, int64_t last, int64_t by, cudaStream_t stream) {
+void launch_units(void (*kernel)(Job), Job job, int64_t first, int64_t last, int64_t by,
+                  cudaStream_t stream) {
     const Plan& plan = job.plan;
     allow_shared(kernel);
     const auto run = [&](int64_t from, int64_t to) {
         job.first = from;
         job.last = to;
         const bool cooperative = plan.one_launch() && plan.share > 1;
-        launch(kernel, plan.blocks(), plan.warps * kLanes, plan.shared_bytes, cooperative, stream, job);
+        launch(kernel, plan.blocks(), plan.warps * kLanes, plan.shared_bytes, cooperative, stream,
+               job);
     };
     if (plan.one_launch()) return run(first, last);
     for (int64_t k = first; k != last + by; k += by) run(k, k);
@@ -106,29 +110,35 @@ Network<S> bounded(Network<S> n) {
 
 // What every group found, added up: of each row or synapse, or of the whole layer.
 template <typename S>
-void add_up(const S* parts, int64_t count, int64_t distance, int64_t size, bool whole, S* to, cudaStream_t stream) {
+void add_up(const S* parts, int64_t count, int64_t distance, int64_t size, bool whole, S* to,
+            cudaStream_t stream) {
     if (to == nullptr) return;
     const SumJob<S> job = {parts, count, distance, size, to};
     if (whole) return launch(sum_of_all<S>(), 1, kLanes, 0, false, stream, job);
-    launch(sum_of_each<S>(), (size + kSumThreads - 1) / kSumThreads, kSumThreads, 0, false, stream, job);
+    launch(sum_of_each<S>(), (size + kSumThreads - 1) / kSumThreads, kSumThreads, 0, false, stream,
+           job);
 }
 
 }  // namespace
 
 Device device() {
     const int index = current_device();
-    return {attribute(cudaDevAttrMultiProcessorCount, index), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
-            attribute(cudaDevAttrL2CacheSize, index), attribute(cudaDevAttrCooperativeLaunch, index) != 0};
+    return {attribute(cudaDevAttrMultiProcessorCount, index),
+            attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
+            attribute(cudaDevAttrL2CacheSize, index),
+            attribute(cudaDevAttrCooperativeLaunch, index) != 0};
 }
 
 bool captures(void* stream) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "the stream's capture");
+    check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status),
+          "the stream's capture");
     return status != cudaStreamCaptureStatusNone;
 }
 
 template <typename S>
-void forward(const Network<S>& n, const Outputs<S>& out, const Plan& plan, void* scratch, void* stream) {
+void forward(const Network<S>& n, const Outputs<S>& out, const Plan& plan, void* scratch,
+             void* stream) {
     const Scratch layout = scratch_of(n, plan);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     check(cudaMemsetAsync(scratch, 0, layout.cleared() * sizeof(S), on), "scratch");
@@ -137,7 +147,8 @@ void forward(const Network<S>& n, const Outputs<S>& out, const Plan& plan, void*
 }
 
 template <typename S>
-void backward(const Network<S>& n, const Gradients<S>& g, const Plan& plan, void* scratch, void* stream) {
+void backward(const Network<S>& n, const Gradients<S>& g, const Plan& plan, void* scratch,
+              void* stream) {
     const Scratch layout = scratch_of(n, g, plan);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     S* memory = static_cast<S*>(scratch);
@@ -158,7 +169,8 @@ void backward(const Network<S>& n, const Gradients<S>& g, const Plan& plan, void
     } else {
         sum(first.row_sums, n.posts, c.rate.stride == 0, g.rate);
         sum(first.row_sums + n.posts, n.posts, c.rate_scale.stride == 0, g.rate_scale);
-        sum(first.row_sums + 2 * n.posts, n.posts, c.eligibility_rate.stride == 0, g.eligibility_rate);
+        sum(first.row_sums + 2 * n.posts, n.posts, c.eligibility_rate.stride == 0,
+            g.eligibility_rate);
     }
     if (c.layout == Layout::per_neuron) {
         sum(first.row_sums + 3 * n.posts, n.posts, c.alpha.stride == 0, g.alpha);

@@ -1,5 +1,5 @@
-// The choice of form and sizes. Times are calculated from public figures, in clocks of a processor, and only compared
-// with each other; nobody has measured them.
+// The choice of form and sizes. Times are calculated from public figures, in clocks of a processor,
+// and only compared with each other; nobody has measured them.
 #include "plan.h"
 
 #include <algorithm>
@@ -9,11 +9,13 @@
 namespace plastikern::cuda {
 namespace {
 
-// Bytes that a processor moves in a clock: in its shared memory, from the second-level cache, from the device's memory.
+// Bytes that a processor moves in a clock: in its shared memory, from the second-level cache, from
+// the device's memory.
 constexpr double kChipBytes = 128, kCacheBytes = 32, kMemoryBytes = 10;
 // Of its shared memory, by one warp that waits for what it has asked for.
 constexpr double kWarpBytes = 12;
-// Clocks that a pass over an element takes beside its bytes: sums over lanes, barriers of the block.
+// Clocks that a pass over an element takes beside its bytes: sums over lanes, barriers of the
+// block.
 constexpr double kForwardClocks = 400, kBackwardClocks = 1000;
 // Clocks of a step beside its bytes: within a block, with a barrier of blocks, as a launch.
 constexpr double kBlockClocks = 1500, kBarrierClocks = 4000, kLaunchClocks = 8000;
@@ -47,7 +49,8 @@ struct Pass {
     bool whole_layer() const { return n.nonlinearity == Nonlinearity::softmax; }
     // Whether the change by a step waits for activities of the whole layer.
     bool waits() const {
-        return whole_layer() || (n.modulator && n.modulator.input != ModulatorInput::previous_hidden);
+        return whole_layer() ||
+               (n.modulator && n.modulator.input != ModulatorInput::previous_hidden);
     }
 
     void count(Plan& plan) const {
@@ -71,7 +74,8 @@ struct Pass {
     }
     // Takes on the chip what still fits, the most used first.
     void fill(Plan& plan) const {
-        for (bool Plan::* part : {&Plan::columns_on_chip, &Plan::alphas_on_chip, &Plan::parameters_on_chip}) {
+        for (bool Plan::* part :
+             {&Plan::columns_on_chip, &Plan::alphas_on_chip, &Plan::parameters_on_chip}) {
             const bool wanted = part == &Plan::alphas_on_chip    ? alphas() && plan.one_launch()
                                 : part == &Plan::columns_on_chip ? backward()
                                                                  : plan.one_launch() && n.steps > 1;
@@ -89,33 +93,47 @@ struct Pass {
         // Computed again: written once, read once.
         const double segment = backward() ? value * matrices * 2 : 0;
         const double chip = std::min(kChipBytes, kWarpBytes * static_cast<double>(plan.warps));
-        const auto speed = [&](bool on_chip, double elsewhere) { return on_chip ? chip : elsewhere; };
-        const double all = n.batch * n.traces() * value * (backward() ? n.checkpoint_every + 1.0 : 1.0);
-        const double far = all * 2 < static_cast<double>(device.level_two) ? kCacheBytes : kMemoryBytes;
+        const auto speed = [&](bool on_chip, double elsewhere) {
+            return on_chip ? chip : elsewhere;
+        };
+        const double all =
+            n.batch * n.traces() * value * (backward() ? n.checkpoint_every + 1.0 : 1.0);
+        const double far =
+            all * 2 < static_cast<double>(device.level_two) ? kCacheBytes : kMemoryBytes;
         const double clocks_per_synapse = traces / speed(plan.traces_on_chip, far) + segment / far +
                                           sums / speed(plan.alphas_on_chip, kCacheBytes) +
                                           parameters / speed(plan.parameters_on_chip, kCacheBytes);
-        const double rounds = divided(plan.blocks(), device.processors) * static_cast<double>(plan.waves);
+        const double rounds =
+            divided(plan.blocks(), device.processors) * static_cast<double>(plan.waves);
         const double fixed = plan.form == Form::streaming     ? kLaunchClocks
                              : plan.form == Form::cooperative ? kBarrierClocks
                                                               : kBlockClocks;
-        const double element = (backward() ? kBackwardClocks : kForwardClocks) * static_cast<double>(plan.together);
-        plan.clocks = fixed * static_cast<double>(plan.waves) + element * rounds +
-                      clocks_per_synapse * static_cast<double>(plan.rows * n.pres * plan.together) * rounds;
+        const double element =
+            (backward() ? kBackwardClocks : kForwardClocks) * static_cast<double>(plan.together);
+        plan.clocks =
+            fixed * static_cast<double>(plan.waves) + element * rounds +
+            clocks_per_synapse * static_cast<double>(plan.rows * n.pres * plan.together) * rounds;
     }
 
     // What moves between the processors and the device's memory or its cache, over all steps.
     void set_memory_bytes(Plan& plan) const {
-        const double value = sizeof(S), batch = static_cast<double>(n.batch), steps = static_cast<double>(n.steps);
-        const double matrix = value * static_cast<double>(n.synapses()), traces = matrix * (n.retroactive ? 2 : 1);
+        const double value = sizeof(S), batch = static_cast<double>(n.batch),
+                     steps = static_cast<double>(n.steps);
+        const double matrix = value * static_cast<double>(n.synapses()),
+                     traces = matrix * (n.retroactive ? 2 : 1);
         // Read and written at every unit; kept on the chip, at the first and the last one.
         double bytes = batch * traces * (plan.traces_on_chip ? 2 : 2 * steps + 1);
-        const double segments = n.checkpoint_every > 0 ? steps / static_cast<double>(n.checkpoint_every) : 0;
-        bytes += batch * traces * segments;                   // checkpoints, written or read
-        if (backward()) bytes += batch * traces * 2 * steps;  // traces between them, computed again and read
-        if (alphas()) bytes += matrix * (plan.alphas_on_chip ? static_cast<double>(plan.groups) : 2 * steps * batch);
+        const double segments =
+            n.checkpoint_every > 0 ? steps / static_cast<double>(n.checkpoint_every) : 0;
+        bytes += batch * traces * segments;  // checkpoints, written or read
+        if (backward())
+            bytes += batch * traces * 2 * steps;  // traces between them, computed again and read
+        if (alphas())
+            bytes += matrix *
+                     (plan.alphas_on_chip ? static_cast<double>(plan.groups) : 2 * steps * batch);
         const double parameters = matrix * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
-        bytes += parameters * (plan.parameters_on_chip ? static_cast<double>(plan.groups) : steps * batch);
+        bytes += parameters *
+                 (plan.parameters_on_chip ? static_cast<double>(plan.groups) : steps * batch);
         plan.memory_bytes = bytes;
     }
 
@@ -152,7 +170,8 @@ struct Pass {
         plan.warps = 8;
         plan.rows = std::min(plan.warps * kRows, n.posts);
         plan.share = divided(n.posts, plan.rows);
-        plan.groups = std::max<int64_t>(1, std::min(n.batch, divided(4 * device.processors, plan.share)));
+        plan.groups =
+            std::max<int64_t>(1, std::min(n.batch, divided(4 * device.processors, plan.share)));
         plan.together = divided(std::max<int64_t>(n.batch, 1), plan.groups);
         plan.groups = std::max<int64_t>(1, divided(n.batch, plan.together));
         plan.waves = 1;
@@ -180,7 +199,8 @@ struct Pass {
         }
         if (wanted(Form::resident) && fits(whole)) consider(whole);
         const bool shares = device.cooperative && wanted(Form::cooperative);
-        for (int64_t together = 1; shares && together <= std::min(n.batch, kMostTogether); ++together) {
+        for (int64_t together = 1; shares && together <= std::min(n.batch, kMostTogether);
+             ++together) {
             Plan shared = cooperative(together);
             if (shared.share < 2) continue;
             shared.traces_on_chip = fits(shared);

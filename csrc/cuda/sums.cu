@@ -18,7 +18,8 @@ template <typename S>
 __global__ void __launch_bounds__(32) run_sum_of_all(const SumJob<S> job) {
     S sum = 0;
     for (int64_t part = 0; part < job.count; ++part) {
-        for (int64_t i = threadIdx.x; i < job.size; i += kLanes) sum += job.parts[part * job.distance + i];
+        for (int64_t i = threadIdx.x; i < job.size; i += kLanes)
+            sum += job.parts[part * job.distance + i];
     }
     sum = sum_of_lanes(sum);
     if (threadIdx.x == 0) *job.to = sum;

@@ -28,15 +28,42 @@ LINE_SECONDS = 60.0
 def parser(program: str) -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(
-        prog=f"{program} campaign", description="Train all runs of a table. See docs/experiments.md."
+        prog=f"{program} campaign",
+        description="Train all runs of a table. See docs/experiments.md.",
     )
     add = made.add_argument
-    add("--table", type=Path, default=table.TABLE, help="TOML file of the runs (default: that of the papers' claims)")
-    add("--only", default="", help="rows or experiments of the table, separated by commas (default: all)")
+    add(
+        "--table",
+        type=Path,
+        default=table.TABLE,
+        help="TOML file of the runs (default: that of the papers' claims)",
+    )
+    add(
+        "--only",
+        default="",
+        help="rows or experiments of the table, separated by commas (default: all)",
+    )
     add("--seeds", help="such as 0-4: only these seeds of each row (default: all)")
-    add("--folder", type=Path, default=Path("runs"), help="of all results; may be shared by machines (default: runs)")
-    add("--jobs", type=int, default=len(cores()), help="runs side by side, a core each (default: all cores)")
-    add("--data", nargs="+", action="extend", default=[], metavar="EXPERIMENT=PATH", help="data of an experiment")
+    add(
+        "--folder",
+        type=Path,
+        default=Path("runs"),
+        help="of all results; may be shared by machines (default: runs)",
+    )
+    add(
+        "--jobs",
+        type=int,
+        default=len(cores()),
+        help="runs side by side, a core each (default: all cores)",
+    )
+    add(
+        "--data",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="EXPERIMENT=PATH",
+        help="data of an experiment",
+    )
     add("--status", action="store_true", help="only tell what each run has reached")
     return made
 
@@ -49,12 +76,20 @@ def run(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) 
     """
     options = parser(program).parse_args(arguments)
     require(options.jobs >= 1, f"--jobs: expected at least 1; got {options.jobs}")
-    rows = table.chosen(table.read(options.table), [name for name in options.only.split(",") if name])
-    tasks = table.tasks(rows, experiments, options.folder, options.seeds, assigned(options.data, experiments))
+    rows = table.chosen(
+        table.read(options.table), [name for name in options.only.split(",") if name]
+    )
+    tasks = table.tasks(
+        rows, experiments, options.folder, options.seeds, assigned(options.data, experiments)
+    )
     if options.status:
         states = [(task, state.reached(task)) for task in tasks]
         print(*(state.describe(*each) for each in states), sep="\n")
-        print(state.summary(states, [task for task in tasks if ownership.owner(task.folder)], options.jobs))
+        print(
+            state.summary(
+                states, [task for task in tasks if ownership.owner(task.folder)], options.jobs
+            )
+        )
         return 0
     campaign = Campaign(tasks, Workers(experiments, options.jobs), options.jobs)
     with StopRequest() as stop:
@@ -65,7 +100,10 @@ def run(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) 
     failures = campaign.workers.failures
     if len(failures) < len(tasks):
         collection.write(options.folder, None)
-    require(not failures, "\n".join(state.describe(task, State(), why) for task, why in failures.items()))
+    require(
+        not failures,
+        "\n".join(state.describe(task, State(), why) for task, why in failures.items()),
+    )
     return 0
 
 
@@ -96,7 +134,11 @@ class Campaign:
             if not stopping:
                 self._fill(states)
             self._show(states)
-            waiting = [task for task, reached in states if not reached.finished and task not in self.workers.failures]
+            waiting = [
+                task
+                for task, reached in states
+                if not reached.finished and task not in self.workers.failures
+            ]
             if not self.workers.running and (stopping or not waiting):
                 break
             self.workers.wait(POLL_SECONDS)
@@ -133,7 +175,11 @@ class Campaign:
 
     def _show(self, states: Sequence[tuple[Task, State]], last: bool = False) -> None:
         """Rewrite the lines about the progress in a terminal; add one now and then to a file."""
-        running = [task for task, reached in states if not reached.finished and ownership.owner(task.folder)]
+        running = [
+            task
+            for task, reached in states
+            if not reached.finished and ownership.owner(task.folder)
+        ]
         overview = state.summary(states, running, self.jobs)
         if not sys.stderr.isatty():
             if last or time.monotonic() - self._shown >= LINE_SECONDS or not self._shown:
@@ -145,4 +191,6 @@ class Campaign:
         up = f"\033[{self._lines}A\033[J" if self._lines else ""
         self._lines = len(lines) + 1
         width = shutil.get_terminal_size().columns - 1
-        print(up + "\n".join(line[:width] for line in [*lines, overview]), file=sys.stderr, flush=True)
+        print(
+            up + "\n".join(line[:width] for line in [*lines, overview]), file=sys.stderr, flush=True
+        )

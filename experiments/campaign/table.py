@@ -46,7 +46,9 @@ class Row:
             value = getattr(self, name)
             strings = isinstance(value, list) and all(isinstance(each, str) for each in value)
             self._require(name, "a list of strings", strings)
-        self._require("episodes", "a whole number", self.episodes is None or type(self.episodes) is int)
+        self._require(
+            "episodes", "a whole number", self.episodes is None or type(self.episodes) is int
+        )
 
     def _require(self, name: str, expected: str, given: bool) -> None:
         require(given, f"expected {expected} for {name}; got {getattr(self, name)!r}")
@@ -87,7 +89,10 @@ def read(path: Path) -> dict[str, Row]:
     for name, table in tables.items():
         require(isinstance(table, dict), f"{path}: expected tables only; got {name} = {table!r}")
         unknown = ", ".join(table.keys() - known)
-        require(not unknown, f"{path}, [{name}]: no such key: {unknown}; there are: {', '.join(sorted(known))}")
+        require(
+            not unknown,
+            f"{path}, [{name}]: no such key: {unknown}; there are: {', '.join(sorted(known))}",
+        )
         try:
             rows[name] = Row(**table)
         except TypeError as error:
@@ -101,8 +106,15 @@ def chosen(rows: Mapping[str, Row], only: Sequence[str]) -> dict[str, Row]:
     """The rows whose name or experiment is in ``only``; all of them where that is empty."""
     known = {*rows, *(row.experiment for row in rows.values())}
     for name in only:
-        require(name in known, f"--only: no row or experiment {name!r}; there are: {', '.join(sorted(known))}")
-    return {name: row for name, row in rows.items() if not only or name in only or row.experiment in only}
+        require(
+            name in known,
+            f"--only: no row or experiment {name!r}; there are: {', '.join(sorted(known))}",
+        )
+    return {
+        name: row
+        for name, row in rows.items()
+        if not only or name in only or row.experiment in only
+    }
 
 
 def tasks(
@@ -127,7 +139,10 @@ def tasks(
         try:
             for task in _of_row(row, experiments, folder, (data or {}).get(row.experiment)):
                 same = settings.setdefault(task.name, row.set) == row.set
-                require(same, f"{task.name} is in the table with other settings, too: give one of them a label")
+                require(
+                    same,
+                    f"{task.name} is in the table with other settings, too: give one of them a label",
+                )
                 if (wanted is None or task.seed in wanted) and task not in found:
                     found.append(task)
         except ExperimentError as error:
@@ -136,8 +151,13 @@ def tasks(
     return found
 
 
-def _of_row(row: Row, experiments: Mapping[str, Any], folder: Path, data: Path | None) -> list[Task]:
-    require(row.experiment in experiments, f"no experiment {row.experiment!r}; there are: {', '.join(experiments)}")
+def _of_row(
+    row: Row, experiments: Mapping[str, Any], folder: Path, data: Path | None
+) -> list[Task]:
+    require(
+        row.experiment in experiments,
+        f"no experiment {row.experiment!r}; there are: {', '.join(experiments)}",
+    )
     kind = experiments[row.experiment]
     kind = importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind
     changes = [*row.set, *([] if row.episodes is None else [f"episodes={row.episodes}"])]

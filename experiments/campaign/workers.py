@@ -83,7 +83,9 @@ class Workers:
         """Begin a run, or go on with it."""
         slot = self._slots.index(None)
         core = self._cores[slot % len(self._cores)]
-        process = SPAWN.Process(target=work, args=(self._experiments, task, core), name=str(task), daemon=True)
+        process = SPAWN.Process(
+            target=work, args=(self._experiments, task, core), name=str(task), daemon=True
+        )
         process.start()
         self._slots[slot] = task, process
 

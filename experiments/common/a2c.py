@@ -39,7 +39,9 @@ def a2c_loss(
     Source: Differentiable plasticity, section 4.5; Backpropamine, section 4.1, and the code of both.
     """
     if baseline not in BASELINES:
-        raise ValueError(f"a2c_loss: baseline must be one of {', '.join(BASELINES)}; got {baseline!r}")
+        raise ValueError(
+            f"a2c_loss: baseline must be one of {', '.join(BASELINES)}; got {baseline!r}"
+        )
     returns = discounted_returns(rewards, discount)
     logarithms = scores.log_softmax(-1)
     advantages = returns - (values[:, :1] if baseline == "first" else values)

@@ -75,7 +75,9 @@ class Agent(nn.Module):
             self.core = PlainRNN(hidden, device)
             nn.init.uniform_(self.core.weight, 0, scale)
         else:
-            self.core = PlasticRNN(None, hidden, bias=False, plasticity=plasticity, backend=backend, device=device)
+            self.core = PlasticRNN(
+                None, hidden, bias=False, plasticity=plasticity, backend=backend, device=device
+            )
             nn.init.uniform_(self.core.get_parameter("weight_hh_l0"), 0, scale)
             alpha = self.core.get_parameter("alpha_l0")
             if alpha.dim():

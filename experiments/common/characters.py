@@ -32,14 +32,20 @@ def load(data: Path | None, side: int) -> tuple[list[str], Tensor]:
         Names, and uint8 (characters, 20, side, side): 0 for paper, 255 for ink.
     """
     folder = _downloaded() if data is None else data
-    require(folder.is_dir(), f"--data {folder}: expected a folder with {' and '.join(f'{a}.zip' for a in ARCHIVES)}")
+    require(
+        folder.is_dir(),
+        f"--data {folder}: expected a folder with {' and '.join(f'{a}.zip' for a in ARCHIVES)}",
+    )
     characters: dict[str, list[Tensor]] = {}
     for archive in ARCHIVES:
         for name, content in sorted(_members(folder, archive)):
             character = str(PurePosixPath(name).parent)
             characters.setdefault(character, []).append(_ink(f"{folder}: {name}", content, side))
     for name, drawings in characters.items():
-        require(len(drawings) == DRAWINGS, f"{folder}: {name} has {len(drawings)} drawings, expected {DRAWINGS}")
+        require(
+            len(drawings) == DRAWINGS,
+            f"{folder}: {name} has {len(drawings)} drawings, expected {DRAWINGS}",
+        )
     names = sorted(characters)
     return names, torch.stack([torch.stack(characters[name]) for name in names])
 
@@ -72,7 +78,9 @@ def _members(folder: Path, archive: str) -> Iterator[tuple[str, bytes]]:
         except UNREADABLE as error:
             raise ExperimentError(f"{path} is damaged or not a zip file: {error}") from error
         return
-    require((folder / archive).is_dir(), f"{folder}: has neither {archive}.zip nor a folder {archive}")
+    require(
+        (folder / archive).is_dir(), f"{folder}: has neither {archive}.zip nor a folder {archive}"
+    )
     for file in (folder / archive).rglob("*.png"):
         yield file.relative_to(folder).as_posix(), file.read_bytes()
 

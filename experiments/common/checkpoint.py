@@ -27,7 +27,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise ExperimentError(f"{path} could not be written, the former checkpoint is kept: {error}") from error
+        raise ExperimentError(
+            f"{path} could not be written, the former checkpoint is kept: {error}"
+        ) from error
     _sync_folder(path.parent)
 
 

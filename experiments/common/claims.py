@@ -50,8 +50,16 @@ class Claim:
         """From all results by name: reproduced if every test says so, not reproduced if one says that."""
         outcomes = [test.outcome(results, self.group, self.runs) for test in self.tests]
         verdicts = {outcome.verdict for outcome in outcomes}
-        whole = NOT_REPRODUCED if NOT_REPRODUCED in verdicts else UNDECIDED if UNDECIDED in verdicts else REPRODUCED
-        needs = [need for outcome in outcomes for need in outcome.needs] if whole == UNDECIDED else []
+        whole = (
+            NOT_REPRODUCED
+            if NOT_REPRODUCED in verdicts
+            else UNDECIDED
+            if UNDECIDED in verdicts
+            else REPRODUCED
+        )
+        needs = (
+            [need for outcome in outcomes for need in outcome.needs] if whole == UNDECIDED else []
+        )
         evidence = dict.fromkeys(outcome.evidence for outcome in outcomes)
         return Outcome(whole, "; ".join(evidence), tuple(dict.fromkeys(needs)))
 
@@ -186,12 +194,20 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def rows(results: Mapping[str, Summary], groups: Collection[str] | None = None) -> list[dict[str, str]]:
+def rows(
+    results: Mapping[str, Summary], groups: Collection[str] | None = None
+) -> list[dict[str, str]]:
     """A row for each claim, or for those about some groups of results."""
     table = []
     for claim in CLAIMS:
         if groups is None or claim.group in groups:
             outcome = claim.verdict(results)
-            cells = (claim.text, claim.source, outcome.verdict, outcome.evidence, "; ".join(outcome.needs))
+            cells = (
+                claim.text,
+                claim.source,
+                outcome.verdict,
+                outcome.evidence,
+                "; ".join(outcome.needs),
+            )
             table.append(dict(zip(COLUMNS, cells, strict=True)))
     return table

@@ -16,7 +16,14 @@ from typing import Any
 import torch
 
 from experiments.common import collection, ownership, parallel, report
-from experiments.common.config import Config, ExperimentError, override, parse_seeds, require, select
+from experiments.common.config import (
+    Config,
+    ExperimentError,
+    override,
+    parse_seeds,
+    require,
+    select,
+)
 from experiments.common.experiment import Experiment
 from experiments.common.metrics import METRICS, read, read_runs
 from experiments.common.run import MAY_CHANGE, backend_in_use
@@ -56,8 +63,15 @@ def main(
     command = f"{parallel.launcher(program)} {shlex.join(kept)}"
     try:
         kind = experiments[options.name]
-        _run(importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind, options, command)
-    except (ExperimentError, OSError) as error:  # such as a folder that cannot be written, or a disk that is full
+        _run(
+            importlib.import_module(kind).EXPERIMENT if isinstance(kind, str) else kind,
+            options,
+            command,
+        )
+    except (
+        ExperimentError,
+        OSError,
+    ) as error:  # such as a folder that cannot be written, or a disk that is full
         print(f"error: {error}", file=sys.stderr)
         return ownership.TAKEN_AWAY if isinstance(error, ownership.BusyError) else FAILED
     except Stopped as stopped:
@@ -73,9 +87,15 @@ def main(
 
 
 def _collect(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) -> int:
-    parser = argparse.ArgumentParser(prog=f"{program} {REPORT}", description="Collect all runs on one page.")
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder with results, at any depth")
-    parser.add_argument("--results", type=Path, help="also write a small JSON file of each result into this folder")
+    parser = argparse.ArgumentParser(
+        prog=f"{program} {REPORT}", description="Collect all runs on one page."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs"), help="folder with results, at any depth"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="also write a small JSON file of each result into this folder"
+    )
     options = parser.parse_args(arguments)
     collection.write(options.out, options.results)
     return 0
@@ -110,18 +130,37 @@ def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentPa
     add("--preset", "--model", default="quick", help="settings to start from (default: quick)")
     add("--net", "--cell", help="network of the preset (default: its first)")
     add("--seeds", default="0", help="such as 0-9 or 0,3,5-7 (default: 0)")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override settings",
+    )
     add("--episodes", type=int, help="the same as --set episodes=N")
     add("--backend", help="of plastikern (default: the fastest that serves the device)")
     add("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: PyTorch's)")
     add("--data", type=Path, help="folder or zip with the data of images, omniglot or language")
     add("--out", type=Path, help="folder of the results (default: runs/NAME-PRESET-NET)")
-    add("--beside", type=Path, nargs="+", default=[], help="result folders of other runs, drawn in the same figure")
+    add(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="result folders of other runs, drawn in the same figure",
+    )
     add("--tensorboard", action="store_true", help="write the metrics for TensorBoard too")
-    add("--compare-reference", action="store_true", help="time the pure PyTorch path too, and print the speed-up")
+    add(
+        "--compare-reference",
+        action="store_true",
+        help="time the pure PyTorch path too, and print the speed-up",
+    )
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="continue runs from their checkpoints")
+    existing.add_argument(
+        "--resume", action="store_true", help="continue runs from their checkpoints"
+    )
     existing.add_argument("--overwrite", action="store_true", help="discard runs that are there")
     return parser
 
@@ -143,9 +182,14 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
     require(board, "--tensorboard: the package tensorboard is missing: pip install tensorboard")
     seeds, device = parse_seeds(options.seeds), parallel.start(_device(options.device))
     backend = backend_in_use(options.backend, device)
-    require(not options.compare_reference or parallel.size() == 1, "--compare-reference: for a single process only")
+    require(
+        not options.compare_reference or parallel.size() == 1,
+        "--compare-reference: for a single process only",
+    )
     config = select(kind.presets, options.preset, options.net)
-    assignments = options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"]
+    assignments = (
+        options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"]
+    )
     config = override(config, assignments)
     out = options.out or Path("runs") / f"{kind.name}-{options.preset}-{config.net}"
     beside = {str(folder): read_runs(folder) for folder in options.beside}
@@ -159,25 +203,33 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
             _claim(out, config, folders, options.resume, options.overwrite)
         parallel.wait()
         if first:
-            print(f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}")
+            print(
+                f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}"
+            )
             threads = f"{torch.get_num_threads()} CPU threads"
             processes = "" if parallel.size() == 1 else f" in each of {parallel.size()} processes"
             print(f"backend {backend} on {device}, {threads}{processes}; results in {out}")
         results = []
         with StopRequest() as stop:
             for seed, folder in zip(seeds, folders, strict=True):
-                model, result = train(experiment, seed, folder, options.resume, stop, command, options.tensorboard)
+                model, result = train(
+                    experiment, seed, folder, options.resume, stop, command, options.tensorboard
+                )
                 results.append(result)
         if first:
             report.show(experiment, model, results, out, beside, options.compare_reference)
 
 
-def _claim(out: Path, config: Config, folders: Sequence[Path], resume: bool, overwrite: bool) -> None:
+def _claim(
+    out: Path, config: Config, folders: Sequence[Path], resume: bool, overwrite: bool
+) -> None:
     """Refuse to write into runs that are there, unless told how, or beside runs with other settings."""
     files = [folder / name for folder in folders for name in (METRICS, CHECKPOINT)]
     there = [file for file in files if file.exists()]
     if there and not (resume or overwrite):
-        raise ExperimentError(f"{there[0].parent} holds a run: use --resume, --overwrite, or another --out")
+        raise ExperimentError(
+            f"{there[0].parent} holds a run: use --resume, --overwrite, or another --out"
+        )
     if overwrite:
         for file in there:
             file.unlink()
@@ -195,4 +247,7 @@ def _check_same_settings(path: Path, config: Config) -> None:
         for key, value in header["config"].items()
         if value != wanted.get(key) and key not in MAY_CHANGE
     ]
-    require(not changed, f"{path.parent} holds a run with {', '.join(changed)}: use another --out, or --overwrite")
+    require(
+        not changed,
+        f"{path.parent} holds a run with {', '.join(changed)}: use another --out, or --overwrite",
+    )

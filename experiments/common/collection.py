@@ -23,7 +23,17 @@ from experiments.common.report import PICTURES, TIMES, show_value
 
 PAGE, TABLE = "report.html", "report.md"
 VERDICTS = "verdicts.md"
-COLUMNS = ("experiment", "result", "published", "ours", "seeds", "episodes", "wall time", "state", "command")
+COLUMNS = (
+    "experiment",
+    "result",
+    "published",
+    "ours",
+    "seeds",
+    "episodes",
+    "wall time",
+    "state",
+    "command",
+)
 CURVE_POINTS = 100
 """Points of a learning curve in a results file."""
 
@@ -50,7 +60,11 @@ class Result(NamedTuple):
 
     def last(self, kind: str) -> list[Line]:
         """The last line of a kind of each run that has one."""
-        return [lines[-1] for run in self.runs if (lines := [line for line in run if line["kind"] == kind])]
+        return [
+            lines[-1]
+            for run in self.runs
+            if (lines := [line for line in run if line["kind"] == kind])
+        ]
 
     @property
     def episodes(self) -> int:
@@ -101,14 +115,19 @@ def _report(out: Path, found: Sequence[Result], summaries: Mapping[str, Any]) ->
     tables = {"": markdown(COLUMNS, [row for result in found for row in _rows(result)])}
     if table := _verdicts(summaries, {result.group for result in found}):
         tables["Verdicts"] = table
-    _put(out / TABLE, "\n".join(f"## {title}\n\n{table}" if title else table for title, table in tables.items()))
+    _put(
+        out / TABLE,
+        "\n".join(f"## {title}\n\n{table}" if title else table for title, table in tables.items()),
+    )
     _put(out / PAGE, _page(found, summaries, tables))
     return [out / PAGE, out / TABLE]
 
 
 def verdicts_of(results: Path) -> str:
     """The table of verdicts on all claims from the results files of a folder; empty without scipy."""
-    return _verdicts({path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")})
+    return _verdicts(
+        {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
+    )
 
 
 def _verdicts(summaries: Mapping[str, Any], groups: Collection[str] | None = None) -> str:
@@ -144,7 +163,11 @@ def _rows(result: Result) -> list[dict[str, str]]:
     rows = []
     for name, values in result.values().items():
         middle = show_value(name, median(values))
-        spread = f" ({show_value(name, min(values))} to {show_value(name, max(values))})" if len(values) > 1 else ""
+        spread = (
+            f" ({show_value(name, min(values))} to {show_value(name, max(values))})"
+            if len(values) > 1
+            else ""
+        )
         ours, theirs = middle + spread, _published(header, name, result.episodes)
         rows.append({"result": name.replace("_", " "), "published": theirs, "ours": ours})
     first = {
@@ -176,29 +199,45 @@ def _published(header: Line, name: str, episodes: int) -> str:
 def duration(seconds: float) -> str:
     """Hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
+    return (
+        f"{minutes // 60} h {minutes % 60:02} min"
+        if minutes >= 60
+        else f"{minutes} min {rest:02} s"
+    )
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     """A table of the rows."""
-    lines = [columns, ("---",) * len(columns), *(tuple(row.get(column, "") for column in columns) for row in rows)]
+    lines = [
+        columns,
+        ("---",) * len(columns),
+        *(tuple(row.get(column, "") for column in columns) for row in rows),
+    ]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-def _page(results: Sequence[Result], summaries: Mapping[str, Any], tables: Mapping[str, str]) -> str:
+def _page(
+    results: Sequence[Result], summaries: Mapping[str, Any], tables: Mapping[str, str]
+) -> str:
     """One page that needs no other file: the tables, the nets of each experiment beside each other, their pictures."""
-    shown = "".join(f"<h2>{title}</h2>\n{_html_table(table)}" for title, table in reversed(list(tables.items())))
+    shown = "".join(
+        f"<h2>{title}</h2>\n{_html_table(table)}" for title, table in reversed(list(tables.items()))
+    )
     for group in dict.fromkeys(result.group for result in results):
         members = [result for result in results if result.group == group]
         figure, _ = new_figure(8.0, 5.0)
-        compare_results(figure, {result.header["config"]["net"]: summaries[result.name] for result in members})
+        compare_results(
+            figure, {result.header["config"]["net"]: summaries[result.name] for result in members}
+        )
         content = io.BytesIO()
         figure.savefig(content, dpi=110)
         shown += f"<h2>{html.escape(group)}</h2>\n{_embedded(f'{group}.png', content.getvalue())}"
         for result in members:
             first = sorted(result.folder.glob("seed-*"))[0]
             pictures = [path for path in sorted(first.iterdir()) if path.suffix in PICTURES]
-            shown += "".join(_embedded(f"{result.name} {path.name}", path.read_bytes()) for path in pictures)
+            shown += "".join(
+                _embedded(f"{result.name} {path.name}", path.read_bytes()) for path in pictures
+            )
     style = (
         "body { font-family: sans-serif; margin: 2em } table { border-collapse: collapse } img { max-width: 100% }"
         " td, th { border: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; vertical-align: top }"
@@ -214,7 +253,8 @@ def _html_table(table: str) -> str:
     head, _, *rows = (line[2:-2].split(" | ") for line in table.replace("`", "").splitlines())
     lines = [("th", head), *(("td", row) for row in rows)]
     body = "".join(
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n" for tag, cells in lines
+        "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n"
+        for tag, cells in lines
     )
     return f"<table>\n{body}</table>\n"
 
@@ -230,7 +270,11 @@ def summary(result: Result) -> dict[str, Any]:
     seeds = {}
     for run in result.runs:
         lines = _thinned([line for line in run if line["kind"] == "train"])
-        names = [name for name in (lines[0] if lines else {}) if "_last_" in name or name in ("episode", "seconds")]
+        names = [
+            name
+            for name in (lines[0] if lines else {})
+            if "_last_" in name or name in ("episode", "seconds")
+        ]
         seeds[str(run[0]["seed"])] = {
             "curve": {name: [_short(line[name]) for line in lines] for name in names},
             "tests": [

@@ -52,18 +52,37 @@ class Config:
     evaluation_episodes: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "batch", "log_every", "window", "checkpoint_every", "evaluation_episodes"):
+        for name in (
+            "episodes",
+            "batch",
+            "log_every",
+            "window",
+            "checkpoint_every",
+            "evaluation_episodes",
+        ):
             self.require_at_least(name, 1)
-        for name in ("learning_rate_factor", "learning_rate_episodes", "clip_gradient", "burn_in", "evaluate_every"):
+        for name in (
+            "learning_rate_factor",
+            "learning_rate_episodes",
+            "clip_gradient",
+            "burn_in",
+            "evaluate_every",
+        ):
             self.require_at_least(name, 0)
         for name, value in asdict(self).items():
-            require(not isinstance(value, float) or math.isfinite(value), f"{name} must be finite; got {value}")
+            require(
+                not isinstance(value, float) or math.isfinite(value),
+                f"{name} must be finite; got {value}",
+            )
         for name in ("learning_rate", "adam_epsilon"):
             require(getattr(self, name) > 0, f"{name} must be positive; got {getattr(self, name)}")
 
     def require_at_least(self, name: str, least: float) -> None:
         """Refuse a number that is too small."""
-        require(getattr(self, name) >= least, f"{name} must be at least {least}; got {getattr(self, name)}")
+        require(
+            getattr(self, name) >= least,
+            f"{name} must be at least {least}; got {getattr(self, name)}",
+        )
 
     def require_one_of(self, name: str, allowed: Iterable[str]) -> None:
         """Refuse a choice that does not exist."""
@@ -99,7 +118,10 @@ def override(config: ConfigT, assignments: Iterable[str]) -> ConfigT:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         require(bool(equals), f"--set {assignment}: expected key=value")
-        require(key in types, f"--set {key}: no such setting; there are: {', '.join(f.name for f in fields(config))}")
+        require(
+            key in types,
+            f"--set {key}: no such setting; there are: {', '.join(f.name for f in fields(config))}",
+        )
         changes[key] = _read(key, text, types[key])
     return replace(config, **changes)
 
@@ -122,7 +144,10 @@ def assigned(assignments: Iterable[str], experiments: Iterable[str]) -> dict[str
     for assignment in assignments:
         name, equals, path = assignment.partition("=")
         require(bool(equals), f"--data {assignment}: expected EXPERIMENT=PATH")
-        require(name in known, f"--data {assignment}: no experiment {name!r}; there are: {', '.join(known)}")
+        require(
+            name in known,
+            f"--data {assignment}: no experiment {name!r}; there are: {', '.join(known)}",
+        )
         data[name] = Path(path)
     return data
 

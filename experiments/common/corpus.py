@@ -69,7 +69,10 @@ def load(data: Path | None, vocabulary: int) -> Corpus:
     parts = {part: _words(where[part], text) for part, text in texts.items()}
     numbers = {word: number for number, word in enumerate(dict.fromkeys(parts["train"]))}
     count = len(numbers)
-    require(count == vocabulary, f"{where['train']}: expected a vocabulary of {vocabulary:,} words; got {count:,}")
+    require(
+        count == vocabulary,
+        f"{where['train']}: expected a vocabulary of {vocabulary:,} words; got {count:,}",
+    )
     encoded = {}
     for part, words in parts.items():
         unknown = next((word for word in words if word not in numbers), None)

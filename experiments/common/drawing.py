@@ -50,7 +50,9 @@ def maze_film(
         rewards, curves: of every step.
     """
     figure, canvas = new_figure(8.0, 3.6)
-    maze, *panels = figure.subplot_mosaic([["maze", name] for name in curves], width_ratios=(1, 1.4)).values()
+    maze, *panels = figure.subplot_mosaic(
+        [["maze", name] for name in curves], width_ratios=(1, 1.4)
+    ).values()
     maze.imshow(grid, cmap="gray_r", vmin=0, vmax=2)
     maze.plot(goal[1], goal[0], "*", color="C1", markersize=14)
     maze.set_axis_off()
@@ -77,21 +79,33 @@ def maze_film(
         picture = still.copy()
         paint = ImageDraw.Draw(picture)
         places = [(point(maze, column, row), radius)]
-        places += [(point(a, step, v[step]), DOT) for a, v in zip(panels, curves.values(), strict=True)]
+        places += [
+            (point(a, step, v[step]), DOT) for a, v in zip(panels, curves.values(), strict=True)
+        ]
         for (x, y), size in places:
             paint.ellipse((x - size, y - size, x + size, y + size), fill=AGENT)
         left, top = point(maze, -0.5, -0.5)
-        paint.text((left, top - 14), f"step {step}, reward so far {sum(rewards[:step]):.4g}", fill="black")
-        pictures.append(picture.quantize(32, palette=pictures[0] if pictures else None, dither=Image.Dither.NONE))
+        paint.text(
+            (left, top - 14), f"step {step}, reward so far {sum(rewards[:step]):.4g}", fill="black"
+        )
+        pictures.append(
+            picture.quantize(
+                32, palette=pictures[0] if pictures else None, dither=Image.Dither.NONE
+            )
+        )
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
     return path
 
 
-def around_rewards(path: Path, curves: Mapping[str, numpy.ndarray], rewards: numpy.ndarray, caption: str) -> Path:
+def around_rewards(
+    path: Path, curves: Mapping[str, numpy.ndarray], rewards: numpy.ndarray, caption: str
+) -> Path:
     """Medians and inter-quartile ranges of signals (T, B) around right and around wrong answers."""
     figure, _ = new_figure(5.5 * len(curves), 3.6)
     steps = numpy.arange(-BEFORE, AFTER + 1)
-    for axes, (name, values) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+    for axes, (name, values) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
         for colour, wanted, label in (("C0", 1, "right"), ("C3", -1, "wrong")):
             times, episodes = (rewards[: len(rewards) - AFTER] == wanted).nonzero()
             times, episodes = times[times >= BEFORE], episodes[times >= BEFORE]
@@ -131,19 +145,32 @@ def insight(path: Path, lines: Sequence[Line], caption: str) -> Path:
     shown = {
         title: found
         for title, curves in panels
-        if (found := [(colour, data, name) for colour, data, name in curves if any(name in line for line in data)])
+        if (
+            found := [
+                (colour, data, name)
+                for colour, data, name in curves
+                if any(name in line for line in data)
+            ]
+        )
     }
     figure, _ = new_figure(8.0, 1.2 + 1.7 * len(shown))
     rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, curves) in zip(rows, shown.items(), strict=True):
         for colour, data, name in curves:
             points = [(line["episode"], line[name]) for line in data if name in line]
-            axes.plot(*zip(*points, strict=True), colour, linewidth=0.8, label=name.replace("_", " "))
+            axes.plot(
+                *zip(*points, strict=True), colour, linewidth=0.8, label=name.replace("_", " ")
+            )
         axes.set_title(title, fontsize="small", loc="left")
         axes.grid(alpha=0.3)
         if len(curves) > 1:
-            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    rows[-1].set(xlabel="episode", xlim=_rise([line["episode"] for line in train], [line[running] for line in train]))
+            axes.legend(
+                fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
+            )
+    rows[-1].set(
+        xlabel="episode",
+        xlim=_rise([line["episode"] for line in train], [line[running] for line in train]),
+    )
     figure.suptitle(caption, fontsize="small")
     figure.savefig(path, dpi=120)
     return path
@@ -155,7 +182,11 @@ def _rise(episodes: Sequence[float], rewards: Sequence[float]) -> tuple[float, f
     if rewards[-1] < LEAST_RISE:
         return start, end
     low, high = (
-        next(episode for episode, reward in zip(episodes, rewards, strict=True) if reward >= share * rewards[-1])
+        next(
+            episode
+            for episode, reward in zip(episodes, rewards, strict=True)
+            if reward >= share * rewards[-1]
+        )
         for share in (0.1, 0.9)
     )
     margin = max(2 * (high - low), 0.02 * (end - start))

@@ -45,8 +45,16 @@ class Experiment(ABC, Generic[ConfigT]):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "error")
     batched: ClassVar[bool] = False
 
-    def __init__(self, config: ConfigT, device: torch.device, backend: str | None = None, data: Path | None = None):
-        require(self.batched or config.batch == 1, f"batch must be 1 in {self.name}; got {config.batch}")
+    def __init__(
+        self,
+        config: ConfigT,
+        device: torch.device,
+        backend: str | None = None,
+        data: Path | None = None,
+    ):
+        require(
+            self.batched or config.batch == 1, f"batch must be 1 in {self.name}; got {config.batch}"
+        )
         parallel.share(config.batch)
         self.config = config
         self.device = device
@@ -72,15 +80,21 @@ class Experiment(ABC, Generic[ConfigT]):
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Adam in its fused form, which on a CPU takes an eighth of the time of the plain one."""
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True)
+        return torch.optim.Adam(
+            trained, lr=self.config.learning_rate, eps=self.config.adam_epsilon, fused=True
+        )
 
     def learning_rate(self, episode: float) -> float:
         """The rate after so many episodes."""
         config = self.config
-        drops = int(episode) // config.learning_rate_episodes if config.learning_rate_episodes else 0
+        drops = (
+            int(episode) // config.learning_rate_episodes if config.learning_rate_episodes else 0
+        )
         return config.learning_rate * config.learning_rate_factor**drops
 
-    def update(self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Any) -> dict[str, Tensor]:
+    def update(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, episode: Any
+    ) -> dict[str, Tensor]:
         """One training step: forward, backward and optimiser."""
         optimizer.zero_grad(set_to_none=True)
         values = self.loss(model, episode)
@@ -130,8 +144,15 @@ class Experiment(ABC, Generic[ConfigT]):
     def observe(self, model: nn.Module) -> dict[str, float]:
         """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate, and
         the norm that the last gradient had before it was clipped, where it is."""
-        etas = {name: value for name, value in model.named_parameters() if name.split(".")[-1].startswith("eta")}
-        seen = {"eta" if len(etas) == 1 else name: float(value.detach().mean()) for name, value in etas.items()}
+        etas = {
+            name: value
+            for name, value in model.named_parameters()
+            if name.split(".")[-1].startswith("eta")
+        }
+        seen = {
+            "eta" if len(etas) == 1 else name: float(value.detach().mean())
+            for name, value in etas.items()
+        }
         if self.gradient is not None and self.gradient.isfinite():
             seen["gradient"] = float(self.gradient)
         return seen

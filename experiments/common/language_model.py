@@ -112,7 +112,12 @@ class LanguageModel(nn.Module):
 
 
 def plastic_layer(
-    size: int, hidden: int, plasticity: Plasticity, fan_out_bias: bool, backend: str | None, device: torch.device | None
+    size: int,
+    hidden: int,
+    plasticity: Plasticity,
+    fan_out_bias: bool,
+    backend: str | None,
+    device: torch.device | None,
 ) -> PlasticLSTM:
     """A plastic layer whose candidate has one bias: its recurrent connection is plastic, and has none."""
     layer = PlasticLSTM(size, hidden, plasticity=plasticity, backend=backend, device=device)

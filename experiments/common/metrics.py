@@ -30,7 +30,9 @@ class MetricsFile:
 
     def __init__(self, path: Path, position: int = 0, tensorboard: bool = False):
         if position > (path.stat().st_size if path.exists() else 0):
-            raise ExperimentError(f"{path} lacks lines that its checkpoint counts: start anew with --overwrite")
+            raise ExperimentError(
+                f"{path} lacks lines that its checkpoint counts: start anew with --overwrite"
+            )
         path.touch()
         self._file = open(path, "r+b")  # noqa: SIM115, closed by close()
         self._file.truncate(position)
@@ -105,7 +107,10 @@ def _parsed(path: Path, texts: Sequence[bytes], noun: str) -> list[Line]:
 
 def read_runs(folder: Path) -> list[list[Line]]:
     """The lines of every run in a result folder, by seed."""
-    paths = sorted(folder.glob(f"seed-*/{METRICS}"), key=lambda path: int(path.parent.name.removeprefix("seed-")))
+    paths = sorted(
+        folder.glob(f"seed-*/{METRICS}"),
+        key=lambda path: int(path.parent.name.removeprefix("seed-")),
+    )
     if not paths:
         raise ExperimentError(f"{folder} holds no runs")
     return [read(path) for path in paths]

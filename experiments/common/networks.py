@@ -42,7 +42,9 @@ class PlainRNN(nn.Module):
 
     def __init__(self, neurons: int, device: torch.device):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(neurons, neurons, device=device).normal_(std=WEIGHT_STD))
+        self.weight = nn.Parameter(
+            torch.empty(neurons, neurons, device=device).normal_(std=WEIGHT_STD)
+        )
 
     def forward(self, drive: Tensor, *, clamp: Tensor | None = None) -> tuple[Tensor, Tensor]:
         hidden, transposed = torch.zeros_like(drive[0]), self.weight.t()

@@ -22,7 +22,9 @@ def launcher(program: str) -> str:
     """What the user typed in the place of ``program``, which begins with ``python``."""
     if LAUNCHED not in os.environ:
         return program
-    return program.replace("python", f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}", 1)
+    return program.replace(
+        "python", f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}", 1
+    )
 
 
 def start(device: torch.device) -> torch.device:
@@ -35,7 +37,9 @@ def start(device: torch.device) -> torch.device:
     try:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise ExperimentError(f"the processes did not find each other: {str(error).splitlines()[0]}") from error
+        raise ExperimentError(
+            f"the processes did not find each other: {str(error).splitlines()[0]}"
+        ) from error
     return device
 
 
@@ -47,7 +51,11 @@ def finish() -> None:
 
 def size() -> int:
     """Number of processes."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return (
+        distributed.get_world_size()
+        if distributed.is_available() and distributed.is_initialized()
+        else 1
+    )
 
 
 def rank() -> int:
@@ -57,7 +65,10 @@ def rank() -> int:
 
 def share(batch: int) -> slice:
     """The episodes of a batch that this process trains on."""
-    require(batch % size() == 0, f"batch must be a multiple of the number of processes, {size()}; got {batch}")
+    require(
+        batch % size() == 0,
+        f"batch must be a multiple of the number of processes, {size()}; got {batch}",
+    )
     each = batch // size()
     return slice(rank() * each, (rank() + 1) * each)
 
@@ -86,7 +97,9 @@ def average_gradients(model: nn.Module) -> None:
         return
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     means = average(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, mean in zip(gradients, means.split([gradient.numel() for gradient in gradients]), strict=True):
+    for gradient, mean in zip(
+        gradients, means.split([gradient.numel() for gradient in gradients]), strict=True
+    ):
         gradient.copy_(mean.view_as(gradient))
 
 

@@ -90,7 +90,9 @@ def _folder(folder: Path) -> tuple[list[str], Reader]:
 
     def read(name: str) -> bytes:
         path = folder / name
-        require(path.stat().st_size <= MAX_FILE_BYTES, f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        require(
+            path.stat().st_size <= MAX_FILE_BYTES, f"{path}: larger than {MAX_FILE_BYTES} bytes"
+        )
         return path.read_bytes()
 
     return names, read
@@ -103,9 +105,16 @@ def members(path: Path, archive: zipfile.ZipFile) -> list[str]:
     """
     for info in archive.infolist():
         name = info.filename
-        escapes = name.startswith(("/", "\\")) or ":" in name or ".." in name.replace("\\", "/").split("/")
+        escapes = (
+            name.startswith(("/", "\\"))
+            or ":" in name
+            or ".." in name.replace("\\", "/").split("/")
+        )
         require(not escapes, f"{path}: refused, its member {name!r} escapes the archive's folder")
-        require(info.file_size <= MAX_FILE_BYTES, f"{path}: {name!r} is larger than {MAX_FILE_BYTES} bytes")
+        require(
+            info.file_size <= MAX_FILE_BYTES,
+            f"{path}: {name!r} is larger than {MAX_FILE_BYTES} bytes",
+        )
     return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
@@ -113,12 +122,21 @@ def _split(data: Path, names: list[str], read: Reader, side: int, held_out: floa
     names = sorted(name for name in names if _is_picture(PurePosixPath(name)))
     require(bool(names), f"--data {data}: no pictures ({', '.join(SUFFIXES)}) in it")
     depth = _wrapping_folders(names)
-    groups = {part: [name for name in names if name.split("/")[depth] == part] for part in ("train", "test")}
+    groups = {
+        part: [name for name in names if name.split("/")[depth] == part]
+        for part in ("train", "test")
+    }
     if not all(groups.values()):
-        require(len(names) >= 2, f"--data {data}: needs at least two pictures, one of them to be held out")
+        require(
+            len(names) >= 2,
+            f"--data {data}: needs at least two pictures, one of them to be held out",
+        )
         order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
         count = min(max(1, round(held_out * len(names))), len(names) - 1)
-        groups = {"test": [names[i] for i in order[:count]], "train": [names[i] for i in order[count:]]}
+        groups = {
+            "test": [names[i] for i in order[:count]],
+            "train": [names[i] for i in order[count:]],
+        }
 
     def stack(part: str) -> Tensor:
         return torch.stack([_decode(f"{data}: {name}", read, name, side) for name in groups[part]])
@@ -135,7 +153,9 @@ def _wrapping_folders(names: list[str]) -> int:
     """Number of folders that wrap everything, as the one folder at the top of many zips."""
     folders = [name.split("/")[:-1] for name in names]
     depth = 0
-    while all(parts[: depth + 1] == folders[0][: depth + 1] and len(parts) > depth for parts in folders):
+    while all(
+        parts[: depth + 1] == folders[0][: depth + 1] and len(parts) > depth for parts in folders
+    ):
         depth += 1
     return depth
 

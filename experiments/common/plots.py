@@ -29,7 +29,9 @@ def new_figure(width: float, height: float) -> tuple[Figure, FigureCanvasAgg]:
 def quartiles(series: Sequence[Mapping[float, float]]) -> tuple[list[float], numpy.ndarray]:
     """All episodes of some curves, and quartiles (3, episodes) over the curves that have each."""
     episodes = sorted(set().union(*series))
-    table = numpy.array([[curve.get(episode, numpy.nan) for episode in episodes] for curve in series], dtype=float)
+    table = numpy.array(
+        [[curve.get(episode, numpy.nan) for episode in episodes] for curve in series], dtype=float
+    )
     return episodes, numpy.nanquantile(table, (0.25, 0.5, 0.75), axis=0)
 
 
@@ -41,9 +43,16 @@ def learning_curves(
 ) -> Path:
     """One panel a metric: median and inter-quartile range of each group of runs, held-out values, published values."""
     figure, _ = new_figure(5.5 * len(metrics), 4.5)
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+    for axes, metric in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+    ):
         for index, (label, runs) in enumerate(groups.items()):
-            draw(axes, f"C{index}", f"{label}, seeds: {len(runs)}", [_series(run, "train", metric) for run in runs])
+            draw(
+                axes,
+                f"C{index}",
+                f"{label}, seeds: {len(runs)}",
+                [_series(run, "train", metric) for run in runs],
+            )
             for part, name in (("test", "held out"), ("validation", "validation")):
                 held_out = [_series(run, "test", f"{part}_{metric}") for run in runs]
                 if any(held_out):
@@ -56,7 +65,9 @@ def learning_curves(
 
 
 def _series(run: Sequence[Line], kind: str, metric: str) -> dict[float, float]:
-    return {line["episode"]: line[metric] for line in run if line["kind"] == kind and metric in line}
+    return {
+        line["episode"]: line[metric] for line in run if line["kind"] == kind and metric in line
+    }
 
 
 def compare_results(figure: Figure, results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -74,18 +85,25 @@ def compare_results(figure: Figure, results: Mapping[str, Mapping[str, Any]]) ->
         running = [key for key in seeds[0]["curve"] if "_last_" in key]
         key = next((key for key in running if not key.startswith("loss")), running[0])
         metric = key.partition("_last_")[0]
-        curves = [dict(zip(seed["curve"]["episode"], seed["curve"][key], strict=True)) for seed in seeds]
+        curves = [
+            dict(zip(seed["curve"]["episode"], seed["curve"][key], strict=True)) for seed in seeds
+        ]
         draw(axes, f"C{index}", f"{label}, seeds: {len(seeds)}", curves)
         held_out = {f"{text}_{metric}" for text in ("validation", "test")}
         tests = [
-            (line["episode"], line[name]) for seed in seeds for line in seed["tests"] for name in held_out & line.keys()
+            (line["episode"], line[name])
+            for seed in seeds
+            for line in seed["tests"]
+            for name in held_out & line.keys()
         ]
         if tests:
             axes.plot(*zip(*tests, strict=True), f"C{index}.", markersize=3)
         axes.set(xlabel="episode", ylabel=f"{metric}, running mean")
         for number in result["published"]:
             if number["metric"] == metric:
-                published[number["label"]] = Level(**number) if "value" in number else Curve(**number)
+                published[number["label"]] = (
+                    Level(**number) if "value" in number else Curve(**number)
+                )
     finish(axes, list(published.values()))
 
 
@@ -105,17 +123,35 @@ def finish(axes: Any, published: Sequence[Curve | Level]) -> None:
     end = max((float(max(line.get_xdata())) for line in measured), default=1.0)
     # What happens at the very start, such as a loss of a thousand, would press everything else flat.
     ys = numpy.concatenate(
-        [numpy.asarray(line.get_ydata(), float)[numpy.asarray(line.get_xdata()) >= SKIPPED * end] for line in measured]
+        [
+            numpy.asarray(line.get_ydata(), float)[numpy.asarray(line.get_xdata()) >= SKIPPED * end]
+            for line in measured
+        ]
         or [numpy.zeros(1)]
     )
     curves = [number for number in published if isinstance(number, Curve)]
     for marker, curve in zip("os^dv", curves, strict=False):
-        axes.plot(curve.episodes, curve.values, f"k{marker}:", markersize=4, linewidth=0.7, label=curve.label)
-        within = [value for episode, value in zip(curve.episodes, curve.values, strict=True) if episode <= end]
+        axes.plot(
+            curve.episodes,
+            curve.values,
+            f"k{marker}:",
+            markersize=4,
+            linewidth=0.7,
+            label=curve.label,
+        )
+        within = [
+            value
+            for episode, value in zip(curve.episodes, curve.values, strict=True)
+            if episode <= end
+        ]
         ys = numpy.append(ys, within)
     levels = [number for number in published if isinstance(number, Level)]
     low, high = float(numpy.nanmin(ys)), float(numpy.nanmax(ys))
-    near = [level.value for level in levels if low - NEAR * (high - low) <= level.value <= high + NEAR * (high - low)]
+    near = [
+        level.value
+        for level in levels
+        if low - NEAR * (high - low) <= level.value <= high + NEAR * (high - low)
+    ]
     low, high = min([low, *near]), max([high, *near])
     margin = 0.06 * (high - low) or 1.0
     bounds = (low - margin, high + margin)
@@ -135,7 +171,12 @@ def finish(axes: Any, published: Sequence[Curve | Level]) -> None:
 
 
 def picture_panel(
-    path: Path, rows: Sequence[Sequence[numpy.ndarray]], titles: Sequence[str], low: float, high: float, caption: str
+    path: Path,
+    rows: Sequence[Sequence[numpy.ndarray]],
+    titles: Sequence[str],
+    low: float,
+    high: float,
+    caption: str,
 ) -> Path:
     """Grey pictures in rows, with a title over each column."""
     figure, _ = new_figure(1.3 * len(titles), 1.3 * len(rows) + 0.6)

@@ -44,12 +44,16 @@ class Presentation:
         self.drive = torch.zeros(self.steps, 1, neurons, device=device)
         if bias_neuron:
             self.drive[..., -1] = strength
-        self.clamp = torch.zeros(self.drive.shape, dtype=torch.bool, device=device) if clamped else None
+        self.clamp = (
+            torch.zeros(self.drive.shape, dtype=torch.bool, device=device) if clamped else None
+        )
         study = self.drive[: shown * (show + gap)].view(shown, show + gap, neurons)
         self._shown = study[:, :show, :size]
         self._cue = self.drive[self.steps - test :, 0, :size]
 
-    def fill(self, frames: Tensor, cue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def fill(
+        self, frames: Tensor, cue: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
         """The drive (T, 1, neurons) and its clamp (None if not clamped); valid until the next call."""
         order = torch.rand(self.cycles, self.frames, generator=generator).argsort(1).flatten()
         device = self.drive.device

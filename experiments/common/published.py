@@ -61,16 +61,26 @@ PATTERNS_50 = {
         (0.183, 0.170, 0.142, 0.132, 0.123, 0.120, 0.119, 0.120, 0.119, 0.119, 0.120),
     ),
     # The text gives "below 0.01 within 2,000 episodes"; from 50,000 on the figure shows 0.001 to 0.002.
-    "plastic": Curve(f"{PAPER}, Fig. 3, plastic RNN", "error", (2_000, 50_000, 990_000), (0.01, 0.0015, 0.0015)),
+    "plastic": Curve(
+        f"{PAPER}, Fig. 3, plastic RNN", "error", (2_000, 50_000, 990_000), (0.01, 0.0015, 0.0015)
+    ),
 }
 
 # Fig. 5: training loss, median of 10 runs for each condition. There is no published non-plastic curve.
 _FIG_5_EPISODES = (0, 200, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000, 39_000)
 IMAGES = {
     "independent": Curve(
-        f"{PAPER}, Fig. 5, independent alpha", "loss", _FIG_5_EPISODES, (90, 53, 30, 25, 21, 18, 15.5, 15.7, 15.7)
+        f"{PAPER}, Fig. 5, independent alpha",
+        "loss",
+        _FIG_5_EPISODES,
+        (90, 53, 30, 25, 21, 18, 15.5, 15.7, 15.7),
     ),
-    "yoked": Curve(f"{PAPER}, Fig. 5, yoked alpha", "loss", _FIG_5_EPISODES, (46, 40, 33, 31, 29, 27, 25.5, 26, 26.5)),
+    "yoked": Curve(
+        f"{PAPER}, Fig. 5, yoked alpha",
+        "loss",
+        _FIG_5_EPISODES,
+        (46, 40, 33, 31, 29, 27, 25.5, 26, 26.5),
+    ),
 }
 
 # Section 4.4: 10 runs, 100 test episodes each; 95 % confidence interval 0.57 %. About a million episodes of training.
@@ -81,7 +91,19 @@ OMNIGLOT = {
 }
 
 # Fig. 6: reward of an episode, median of 15 runs.
-_FIG_6_EPISODES = (50_000, 100_000, 200_000, 300_000, 400_000, 500_000, 600_000, 700_000, 800_000, 900_000, 970_000)
+_FIG_6_EPISODES = (
+    50_000,
+    100_000,
+    200_000,
+    300_000,
+    400_000,
+    500_000,
+    600_000,
+    700_000,
+    800_000,
+    900_000,
+    970_000,
+)
 MAZE_1 = {
     "plastic": Curve(
         f"{PAPER}, Fig. 6, plastic",
@@ -90,15 +112,27 @@ MAZE_1 = {
         (16.5, 25, 36, 56, 77, 90, 108, 117, 136, 144, 148),
     ),
     "rnn": Curve(
-        f"{PAPER}, Fig. 6, non-plastic", "reward", _FIG_6_EPISODES, (17.5, 40, 45, 38, 40, 49, 47, 53, 55, 55, 58)
+        f"{PAPER}, Fig. 6, non-plastic",
+        "reward",
+        _FIG_6_EPISODES,
+        (17.5, 40, 45, 38, 40, 49, 47, 53, 55, 55, 58),
     ),
 }
 
 # Simulated. An agent that is told where the reward is, and one that acts at random.
-MAZE_1_LEVELS = (Level("told the place (simulated)", "reward", 406), Level("random (simulated)", "reward", 0.1))
+MAZE_1_LEVELS = (
+    Level("told the place (simulated)", "reward", 406),
+    Level("random (simulated)", "reward", 0.1),
+)
 MAZE_2_LEVELS = {
-    9: (Level("told the place (simulated)", "reward", 323), Level("random (simulated)", "reward", 8.2)),
-    11: (Level("told the place (simulated)", "reward", 270), Level("random (simulated)", "reward", 5.7)),
+    9: (
+        Level("told the place (simulated)", "reward", 323),
+        Level("random (simulated)", "reward", 8.2),
+    ),
+    11: (
+        Level("told the place (simulated)", "reward", 270),
+        Level("random (simulated)", "reward", 5.7),
+    ),
 }
 
 # Test perplexity on the Penn Treebank, section 4.3: means of 16 runs of the small models, medians of 5 of the large.

@@ -18,7 +18,13 @@ from experiments.common.experiment import Experiment
 from experiments.common.worlds import World, act, gumbel
 from plastikern import Plasticity
 
-MODULATION = {"rnn": None, "plastic": "none", "homogeneous": "none", "simple": "simple", "retroactive": "retroactive"}
+MODULATION = {
+    "rnn": None,
+    "plastic": "none",
+    "homogeneous": "none",
+    "simple": "simple",
+    "retroactive": "retroactive",
+}
 """The networks, and how their plasticity is modulated; ``homogeneous`` has one plasticity coefficient for all."""
 
 
@@ -62,7 +68,13 @@ class AgentConfig(Config):
         super().__post_init__()
         self.require_one_of("net", MODULATION)
         self.require_one_of("baseline", BASELINES)
-        for name, least in (("steps", 1), ("hidden", 1), ("scale", 0), ("value_weight", 0), ("discount", 0)):
+        for name, least in (
+            ("steps", 1),
+            ("hidden", 1),
+            ("scale", 0),
+            ("value_weight", 0),
+            ("discount", 0),
+        ):
             self.require_at_least(name, least)
         if MODULATION[self.net] is not None:
             try:
@@ -116,7 +128,15 @@ class ReinforcementLearning(Experiment[AgentConfigT]):
 
     def build(self, backend: str | None) -> Agent:
         config = self.config
-        return Agent(self.inputs, config.hidden, self.actions, self.plasticity(), config.scale, backend, self.device)
+        return Agent(
+            self.inputs,
+            config.hidden,
+            self.actions,
+            self.plasticity(),
+            config.scale,
+            backend,
+            self.device,
+        )
 
     def episode(self, generator: torch.Generator, held_out: bool) -> Episodes:
         """Every episode is a new one, so that a held-out one is one like any other."""
@@ -131,7 +151,10 @@ class ReinforcementLearning(Experiment[AgentConfigT]):
     def loss(self, model: nn.Module, episode: Episodes) -> dict[str, Tensor]:
         assert isinstance(model, Agent)
         config, trajectory = self.config, act(model, *episode)
-        require(config.baseline == "own" or parallel.size() == 1, "baseline=first is for a single process")
+        require(
+            config.baseline == "own" or parallel.size() == 1,
+            "baseline=first is for a single process",
+        )
         scores, values = model(trajectory.inputs, trajectory.steps)
         loss = a2c_loss(
             scores, values, trajectory.actions, trajectory.rewards, discount=config.discount,

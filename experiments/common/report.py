@@ -15,7 +15,9 @@ from experiments.common.experiment import Experiment
 from experiments.common.metrics import Line
 from experiments.common.plots import learning_curves
 
-NO_COMPARISON = "no speed-up to measure: this run was on the pure PyTorch path (python -m plastikern says why)"
+NO_COMPARISON = (
+    "no speed-up to measure: this run was on the pure PyTorch path (python -m plastikern says why)"
+)
 CURVES = "learning_curves.png"
 PICTURES = (".gif", ".png")
 TIMES = ("seconds_per_episode", "update_share")
@@ -40,7 +42,9 @@ def show(
     print(f"result of {counted(len(results), 'seed')}, {results[0]['episode']} episodes:")
     for name in results[0]:
         if name not in ("kind", "episode", *TIMES):
-            print(f"  {name.replace('_', ' ')}: {_spread(name, [result[name] for result in results])}")
+            print(
+                f"  {name.replace('_', ' ')}: {_spread(name, [result[name] for result in results])}"
+            )
     seconds, share = (median(result[name] for result in results) for name in TIMES)
     print(f"  {seconds:.4f} s an episode: {experiment.speed(seconds)}")
     print(f"  {share:.0%} of the training loop in acting, forward, backward and optimiser")

@@ -55,10 +55,18 @@ class Run:
         config = experiment.config
         # The metrics of the last updates stay on the device: an update does not wait until its numbers are read.
         self._recent = torch.zeros(
-            max(config.window, config.log_every), len(experiment.metrics), dtype=torch.float64, device=experiment.device
+            max(config.window, config.log_every),
+            len(experiment.metrics),
+            dtype=torch.float64,
+            device=experiment.device,
         )
         fixed = {key: value for key, value in asdict(config).items() if key not in MAY_CHANGE}
-        self.identity = {"experiment": experiment.name, "seed": seed, "data": experiment.describe_data(), **fixed}
+        self.identity = {
+            "experiment": experiment.name,
+            "seed": seed,
+            "data": experiment.describe_data(),
+            **fixed,
+        }
         self.surroundings = {
             "plastikern": plastikern.__version__,
             "torch": str(torch.__version__),
@@ -83,7 +91,9 @@ class Run:
     @property
     def trained_parameters(self) -> int:
         """Numbers that are learned."""
-        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        return sum(
+            parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad
+        )
 
     def train_update(self) -> None:
         """The episodes of one update, and the update."""
@@ -132,7 +142,9 @@ class Run:
         """The metrics of the updates since the last line."""
         means = self.means(self.update - self._logged)
         if not math.isfinite(means["loss"]):
-            raise ExperimentError(f"the loss is {means['loss']} at episode {self.episode}: try a smaller learning_rate")
+            raise ExperimentError(
+                f"the loss is {means['loss']} at episode {self.episode}: try a smaller learning_rate"
+            )
         self._logged = self.update
         observed = self.experiment.observe(self.model)
         return {
@@ -161,7 +173,9 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "episode_rng": self.generator.get_state(),
             "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.experiment.device.type == "cuda" else [],
+            "cuda_rng": torch.cuda.get_rng_state_all()
+            if self.experiment.device.type == "cuda"
+            else [],
             "update": self.update,
             "logged": self._logged,
             "recent": self._recent,
@@ -181,7 +195,10 @@ class Run:
             for key, value in self.surroundings.items():
                 if state["surroundings"].get(key) != value:
                     was = state["surroundings"].get(key)
-                    print(f"note: {key} was {was} and is {value} now, last digits may differ", file=sys.stderr)
+                    print(
+                        f"note: {key} was {was} and is {value} now, last digits may differ",
+                        file=sys.stderr,
+                    )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.experiment.carry(self.model, state.get("carried", {}))
@@ -194,4 +211,6 @@ class Run:
             self.seconds, self.update_seconds = state["seconds"], state["update_seconds"]
             return int(state["position"])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise ExperimentError(f"{path} is not a checkpoint of this experiment: {error!r}") from error
+            raise ExperimentError(
+                f"{path} is not a checkpoint of this experiment: {error!r}"
+            ) from error

@@ -31,7 +31,11 @@ class SoftmaxLayer(nn.Linear):
             target: int64 (R,), from 0 to V - 1.
         """
         size = (min(len(hidden), ROWS), self.out_features)
-        if self._scores.shape != size or self._scores.dtype != hidden.dtype or self._scores.device != hidden.device:
+        if (
+            self._scores.shape != size
+            or self._scores.dtype != hidden.dtype
+            or self._scores.device != hidden.device
+        ):
             self._scores = hidden.new_empty(size)
         found: Tensor = _CrossEntropy.apply(hidden, self.weight, self.bias, target, self._scores)
         return found
@@ -39,9 +43,15 @@ class SoftmaxLayer(nn.Linear):
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, scores: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, scores: Tensor
+    ) -> Tensor:
         rows, wanted = len(hidden), any(ctx.needs_input_grad)
-        gradients = [torch.empty_like(hidden), torch.empty_like(weight), torch.zeros_like(bias)] if wanted else []
+        gradients = (
+            [torch.empty_like(hidden), torch.empty_like(weight), torch.zeros_like(bias)]
+            if wanted
+            else []
+        )
         loss = hidden.new_zeros(())
         for first in range(0, rows, ROWS):
             some, right = hidden[first : first + ROWS], target[first : first + ROWS].unsqueeze(1)

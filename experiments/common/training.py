@@ -42,7 +42,9 @@ class StopRequest:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._former = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +73,9 @@ class Progress:
         now = perf_counter()
         if now - self._shown > self.interval or self.run.finished:
             means = self.run.means(self.run.experiment.config.window)
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
+            self.bar.set_postfix(
+                {name: f"{value:.4g}" for name, value in means.items()}, refresh=False
+            )
             self._shown = now
         self.bar.n = round(self.run.episode, 3)
         self.bar.update(0)
@@ -136,11 +140,15 @@ def train(
                 run.seconds += perf_counter() - start
             if stopping:
                 reached = round(run.episode, 3)
-                raise Stopped(f"stopped at episode {reached} of {config.episodes} of seed {seed}", stopping)
+                raise Stopped(
+                    f"stopped at episode {reached} of {config.episodes} of seed {seed}", stopping
+                )
         result = run.result()
         if metrics is not None:
             experiment.figures(run.model, folder)
-            metrics.write(result)  # last: whoever finds it knows that nothing of this run is missing
+            metrics.write(
+                result
+            )  # last: whoever finds it knows that nothing of this run is missing
             metrics.sync()
     finally:
         progress.bar.close()

@@ -62,7 +62,9 @@ def first_reach(seed: Summary, metric: str, level: float, at: int) -> float:
     value(seed, metric, at)
     curve = seed["curve"]
     pairs = zip(curve["episode"], _running(curve, metric), strict=True)
-    return min((episode for episode, mean in pairs if mean >= level and episode <= at), default=math.inf)
+    return min(
+        (episode for episode, mean in pairs if mean >= level and episode <= at), default=math.inf
+    )
 
 
 def _running(curve: Summary, metric: str) -> Sequence[float]:
@@ -117,7 +119,9 @@ class Reaches(Test):
 
     def judge(self, samples: Sequence[Sequence[float]], runs: int) -> Outcome:
         (sample,) = samples
-        count = sum(number < self.level if self.below else number >= self.level for number in sample)
+        count = sum(
+            number < self.level if self.below else number >= self.level for number in sample
+        )
         side = "below" if self.below else "at least"
         evidence = (
             f"{self.net}: {count} of {len(sample)} seeds have {self.metric} {side} {self.level:g} after {self.at:,} "
@@ -160,7 +164,9 @@ class Sooner(Test):
         return first_reach(seed, self.metric, self.level, self.at)
 
     def judge(self, samples: Sequence[Sequence[float]], runs: int) -> Outcome:
-        return _rank_sum(samples, self, "less", f"episodes up to a {self.metric} of {self.level:g}", runs)
+        return _rank_sum(
+            samples, self, "less", f"episodes up to a {self.metric} of {self.level:g}", runs
+        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,9 @@ class Mean(Test):
             text = f"{self.net}: {self.metric} {sample[0]:.4g} with one seed, published at least {self.low:g}"
             return Outcome(UNDECIDED, text, ("4 more seeds, for an interval",))
         mean, error = numpy.mean(sample), stats.sem(sample)
-        low, high = stats.t.interval(1 - LEVEL, len(sample) - 1, mean, error) if error else (mean, mean)
+        low, high = (
+            stats.t.interval(1 - LEVEL, len(sample) - 1, mean, error) if error else (mean, mean)
+        )
         evidence = (
             f"{self.net}: mean {self.metric} {mean:.4g}, 95 % interval {low:.4g} to {high:.4g}, {len(sample)} seeds; "
             f"published at least {self.low:g}"
@@ -194,7 +202,10 @@ class Mean(Test):
 
 
 def _sign_test(count: int, total: int, runs: int, evidence: str) -> Outcome:
-    p, against = (float(stats.binomtest(each, total, alternative="greater").pvalue) for each in (count, total - count))
+    p, against = (
+        float(stats.binomtest(each, total, alternative="greater").pvalue)
+        for each in (count, total - count)
+    )
     evidence += f", sign test p = {p:.2g}"
     if p < LEVEL:
         return Outcome(REPRODUCED, evidence)
@@ -203,10 +214,14 @@ def _sign_test(count: int, total: int, runs: int, evidence: str) -> Outcome:
     least = math.ceil(math.log2(1 / LEVEL))
     if count in (0, total) and total < least:
         return Outcome(UNDECIDED, evidence, (f"{least - total} more seeds that agree with these",))
-    return Outcome(UNDECIDED, evidence, (f"{runs - total} more seeds, as many as published: these disagree",))
+    return Outcome(
+        UNDECIDED, evidence, (f"{runs - total} more seeds, as many as published: these disagree",)
+    )
 
 
-def _rank_sum(samples: Sequence[Sequence[float]], test: Differs | Sooner, side: str, what: str, runs: int) -> Outcome:
+def _rank_sum(
+    samples: Sequence[Sequence[float]], test: Differs | Sooner, side: str, what: str, runs: int
+) -> Outcome:
     ours, theirs = samples
     ties = len({*ours, *theirs}) < len(ours) + len(theirs)
     method = stats.PermutationMethod(rng=0) if ties else "exact"

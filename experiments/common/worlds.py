@@ -44,7 +44,9 @@ class Trajectory(NamedTuple):
     steps: Steps
 
 
-def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None] | None = None) -> Trajectory:
+def act(
+    agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None] | None = None
+) -> Trajectory:
     """Let the agent act, without recording gradients.
 
     Args:
@@ -66,7 +68,9 @@ def act(agent: Agent, world: World, noise: Tensor, watch: Callable[[State], None
             move(t, action, codes[t + 1])
             if watch is not None:
                 watch(tuple(part.squeeze(0) for part in steps.state() if part is not None))
-    return Trajectory(world.shown + world.table[world.codes[:-1]], actions, world.value[world.codes[1:]], steps)
+    return Trajectory(
+        world.shown + world.table[world.codes[:-1]], actions, world.value[world.codes[1:]], steps
+    )
 
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

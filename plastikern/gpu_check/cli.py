@@ -21,16 +21,37 @@ BUDGET = 600.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command; ``python -m plastikern`` has them, too."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results.jsonl and the logs")
-    parser.add_argument("--only", type=_names, default=None, metavar="STAGES", help="comma-separated: no others")
-    parser.add_argument("--skip", type=_names, default=(), metavar="STAGES", help="comma-separated: all but these")
     parser.add_argument(
-        "--budget", type=_seconds, default=BUDGET, metavar="SECONDS", help="for all stages (default: %(default).0f)"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for results.jsonl and the logs",
     )
     parser.add_argument(
-        "--programs", type=Path, metavar="DIR", help="programs built elsewhere, for a machine without nvcc"
+        "--only", type=_names, default=None, metavar="STAGES", help="comma-separated: no others"
     )
-    parser.add_argument("--dry-run", action="store_true", help="without a card: the emulator of the tests in its place")
+    parser.add_argument(
+        "--skip", type=_names, default=(), metavar="STAGES", help="comma-separated: all but these"
+    )
+    parser.add_argument(
+        "--budget",
+        type=_seconds,
+        default=BUDGET,
+        metavar="SECONDS",
+        help="for all stages (default: %(default).0f)",
+    )
+    parser.add_argument(
+        "--programs",
+        type=Path,
+        metavar="DIR",
+        help="programs built elsewhere, for a machine without nvcc",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="without a card: the emulator of the tests in its place",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,14 +68,22 @@ def run(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
         The exit status: 0 where all is well, 1 where something failed, crashed or hung, or results could not be
         written, 2 for wrong arguments, 3 where nothing could run, 130 where it was interrupted.
     """
-    setup = Setup(chosen.out.resolve(), chosen.dry_run, chosen.programs and chosen.programs.resolve())
+    setup = Setup(
+        chosen.out.resolve(), chosen.dry_run, chosen.programs and chosen.programs.resolve()
+    )
     if chosen.dry_run and not setup.repository:
-        parser.error("--dry-run: the emulator is in the repository, and only the package is installed")
+        parser.error(
+            "--dry-run: the emulator is in the repository, and only the package is installed"
+        )
     known = [stage.name for stage in stages(setup)]
     for option, names in (("--only", chosen.only or ()), ("--skip", chosen.skip)):
         if unknown := [name for name in names if name not in known]:
             parser.error(f"{option}: got {', '.join(unknown)}, expected some of {', '.join(known)}")
-    names = [name for name in known if name not in chosen.skip and (chosen.only is None or name in chosen.only)]
+    names = [
+        name
+        for name in known
+        if name not in chosen.skip and (chosen.only is None or name in chosen.only)
+    ]
     if not names:
         parser.error(f"--only and --skip leave no stage of {', '.join(known)}")
     wanted = ("constants",) if not {"smoke", "ncu", "compute-sanitizer"} & set(names) else ()
@@ -87,7 +116,10 @@ def _run(runner: Runner, results: Results, chosen: list[Stage]) -> int:
     runner.write("summary", outcomes=outcomes, status=status)
     print(table(runner.ends.values(), chosen))
     if results.lost:
-        print(f"error: {len(results.lost)} records could not be written: {results.error}", file=sys.stderr)
+        print(
+            f"error: {len(results.lost)} records could not be written: {results.error}",
+            file=sys.stderr,
+        )
     print(f"results: {results.path}")
     results.close()
     return status
@@ -100,13 +132,18 @@ def status_of(ends: Iterable[Record], chosen: Sequence[Stage]) -> int:
     tried = [outcome for name, outcome in outcomes.items() if name in on_card or not on_card]
     if all(outcome == "skipped" for outcome in tried):
         return NOTHING_RAN
-    return WELL if all(outcome in ("passed", "skipped") for outcome in outcomes.values()) else FAILED
+    return (
+        WELL if all(outcome in ("passed", "skipped") for outcome in outcomes.values()) else FAILED
+    )
 
 
 def table(ends: Iterable[Record], chosen: Sequence[Stage]) -> str:
     """The summary."""
     what = {stage.name: stage.what for stage in chosen}
-    rows = [(end["stage"], end["outcome"], f"{end['took']:.1f} s", end["reason"] or what[end["stage"]]) for end in ends]
+    rows = [
+        (end["stage"], end["outcome"], f"{end['took']:.1f} s", end["reason"] or what[end["stage"]])
+        for end in ends
+    ]
     room = shutil.get_terminal_size((120, 24)).columns
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = []
@@ -114,7 +151,9 @@ def table(ends: Iterable[Record], chosen: Sequence[Stage]) -> str:
         line = f"{stage:<{widths[0]}}  {outcome:<{widths[1]}}  {took:>{widths[2]}}  {reason}"
         lines.append(line[: max(room, 80)])
     counts = {outcome: sum(row[1] == outcome for row in rows) for outcome in OUTCOMES}
-    return "\n".join([*lines, ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)])
+    return "\n".join(
+        [*lines, ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)]
+    )
 
 
 def _version() -> str:

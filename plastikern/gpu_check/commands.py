@@ -48,7 +48,11 @@ def interpreted(setup: Setup) -> dict[str, str]:
 
 
 def benchmarks(
-    setup: Setup, workloads: Sequence[str], variants: Sequence[str], rows: Path, check_only: bool = False
+    setup: Setup,
+    workloads: Sequence[str],
+    variants: Sequence[str],
+    rows: Path,
+    check_only: bool = False,
 ) -> list[str]:
     """The benchmark; it writes a JSON line into ``rows`` for everything that it has measured."""
     device, passes = "cuda", "forward,forward_backward"
@@ -70,7 +74,18 @@ def compiled(setup: Setup) -> Path:
 
 def tests(setup: Setup, file: str, chosen: str = "") -> list[str]:
     """Tests of a file that are not slow, those with a word in their names; in a dry run few of them."""
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--maxfail=5", "-p", "no:cacheprovider", file]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "not slow",
+        "--maxfail=5",
+        "-p",
+        "no:cacheprovider",
+        file,
+    ]
     if setup.dry_run:
         chosen = f"{chosen} and second_run" if chosen in FORMS else chosen
     else:
@@ -84,4 +99,6 @@ def experiment(setup: Setup, out: Path) -> list[str]:
     if not setup.dry_run:
         return module(setup, *words, "--device", "cuda", "--episodes", "1000000")
     small = ["--set", "hidden=8", "steps=10", "burn_in=0", "batch=2"]
-    return module(setup, *words, "--device", "cpu", "--backend", "emulated", "--episodes", "10", *small)
+    return module(
+        setup, *words, "--device", "cpu", "--backend", "emulated", "--episodes", "10", *small
+    )

@@ -24,16 +24,25 @@ ATTRIBUTES = {
 }  # fmt: skip
 """Numbers of ``CUdevice_attribute``, of the CUDA driver API."""
 QUERY = (
-    "name,driver_version,memory.total,clocks.max.sm,clocks.sm,clocks.mem,power.limit,temperature.gpu,mig.mode.current"
+    "name,driver_version,memory.total,clocks.max.sm,clocks.sm,clocks.mem,power.limit,"
+    "temperature.gpu,mig.mode.current"
 )
 TOOLS = ("nvcc", "ncu", "compute-sanitizer", "nvidia-smi", "g++")
-USUAL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/nvidia/nsight-compute")
+USUAL_FOLDERS = (
+    "/usr/local/cuda/bin",
+    "/usr/local/cuda/compute-sanitizer",
+    "/opt/nvidia/nsight-compute",
+)
 
 
 def tool(name: str) -> str | None:
     """Where a tool of the CUDA toolkit is: on the PATH, in $CUDA_HOME or the usual folders; None without it."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    folders = [os.environ.get("PATH", os.defpath), *([f"{home}/bin"] if home else []), *USUAL_FOLDERS]
+    folders = [
+        os.environ.get("PATH", os.defpath),
+        *([f"{home}/bin"] if home else []),
+        *USUAL_FOLDERS,
+    ]
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
@@ -45,12 +54,19 @@ def cards(library: str = "libcuda.so.1") -> Iterator[Fact]:
         yield {"fact": "no card", "reason": f"no CUDA driver: {error}"}
         return
     if (status := driver.cuInit(0)) != 0:
-        yield {"fact": "no card", "reason": f"the driver's cuInit gave {status} ({_name_of(driver, status)})"}
+        yield {
+            "fact": "no card",
+            "reason": f"the driver's cuInit gave {status} ({_name_of(driver, status)})",
+        }
         return
     version, count = ctypes.c_int(), ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     driver.cuDeviceGetCount(ctypes.byref(count))
-    yield {"fact": "driver", "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}", "cards": count.value}
+    yield {
+        "fact": "driver",
+        "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",
+        "cards": count.value,
+    }
     if count.value == 0:
         yield {"fact": "no card", "reason": "the driver knows no device"}
     for index in range(count.value):
@@ -58,7 +74,12 @@ def cards(library: str = "libcuda.so.1") -> Iterator[Fact]:
         driver.cuDeviceGet(ctypes.byref(device), index)
         driver.cuDeviceGetName(name, 100, device)
         driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-        found: Fact = {"fact": "card", "index": index, "name": name.value.decode(), "memory_bytes": memory.value}
+        found: Fact = {
+            "fact": "card",
+            "index": index,
+            "name": name.value.decode(),
+            "memory_bytes": memory.value,
+        }
         for attribute, number in ATTRIBUTES.items():
             value = ctypes.c_int()
             if driver.cuDeviceGetAttribute(ctypes.byref(value), number, device) == 0:
@@ -75,7 +96,12 @@ def _name_of(driver: ctypes.CDLL, status: int) -> str:
 def machine() -> Iterator[Fact]:
     """Everything that needs neither torch nor plastikern."""
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield {"fact": "machine", "python": platform.python_version(), "system": system, "cores": os.cpu_count()}
+    yield {
+        "fact": "machine",
+        "python": platform.python_version(),
+        "system": system,
+        "cores": os.cpu_count(),
+    }
     yield {
         "fact": "packages",
         **{name: _version(name) for name in ("torch", "triton", "numpy", "pytest", "hypothesis")},
@@ -85,7 +111,11 @@ def machine() -> Iterator[Fact]:
         asked = [smi, f"--query-gpu={QUERY}", "--format=csv,noheader"]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
         for index, line in enumerate(said.stdout.splitlines() if said.returncode == 0 else []):
-            yield {"fact": "nvidia-smi", "index": index, **dict(zip(QUERY.split(","), line.split(", "), strict=False))}
+            yield {
+                "fact": "nvidia-smi",
+                "index": index,
+                **dict(zip(QUERY.split(","), line.split(", "), strict=False)),
+            }
     yield from cards()
 
 
@@ -123,7 +153,9 @@ def plastikern_facts() -> Iterator[Fact]:
         serves = backends.select(None, torch.empty(0, device="cuda"))
         yield {"fact": "backend", "serves_cuda": serves}
         if serves != "cuda":
-            raise RuntimeError(f"the card is served by {serves}, since cuda is {info['backends']['cuda']}")
+            raise RuntimeError(
+                f"the card is served by {serves}, since cuda is {info['backends']['cuda']}"
+            )
 
 
 PROGRAMS = {"machine": machine, "torch": torch_facts, "plastikern": plastikern_facts}

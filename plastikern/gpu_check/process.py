@@ -117,7 +117,9 @@ def _follow(
             return how
         if gone_at is not None:
             continue
-        planned = (stop_after is not None and now > start + stop_after) or (stop is not None and stop.is_set())
+        planned = (stop_after is not None and now > start + stop_after) or (
+            stop is not None and stop.is_set()
+        )
         if kill_at is None and (now > start + limit or planned):
             how = "hung" if now > start + limit else "stopped"
             _signal_group(process.pid, signal.SIGTERM)

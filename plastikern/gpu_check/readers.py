@@ -69,19 +69,25 @@ class Ncu:
             self._units = cells
         elif len(cells) == len(self._names) == len(self._units):
             rows = zip(self._names, cells, self._units, strict=True)
-            metrics = {name: f"{value} {unit}".strip() for name, value, unit in rows if "__" in name}
+            metrics = {
+                name: f"{value} {unit}".strip() for name, value, unit in rows if "__" in name
+            }
             kernel = cells[self._names.index("Kernel Name")] if "Kernel Name" in self._names else ""
             yield {"kernel": kernel[:200], "metrics": metrics}
 
 
-_SANITIZED = re.compile(r"^=+ (ERROR SUMMARY: (\d+) errors?.*|RACECHECK SUMMARY: (\d+) hazards?.*)$")
+_SANITIZED = re.compile(
+    r"^=+ (ERROR SUMMARY: (\d+) errors?.*|RACECHECK SUMMARY: (\d+) hazards?.*)$"
+)
 
 
 def sanitizer(line: str) -> Iterator[Fact]:
     """The summary of compute-sanitizer, the first words of what it found, and what the program itself says."""
     if match := _SANITIZED.match(line):
         yield {"summary": match[1], "errors": int(match[2] or match[3])}
-    elif line.startswith("=") and re.search(r"(Invalid|Race|Barrier|hazard|Program hit|Unable|Error:)", line):
+    elif line.startswith("=") and re.search(
+        r"(Invalid|Race|Barrier|hazard|Program hit|Unable|Error:)", line
+    ):
         yield {"said": line.lstrip("= ")[:300]}
     else:
         yield from json_lines(line)

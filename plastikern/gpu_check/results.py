@@ -149,7 +149,9 @@ def _check(record: Record, place: str) -> None:
     if kind == "run" and record["schema"] != SCHEMA:
         raise Malformed(f"{place}: schema {record['schema']}, and this version reads {SCHEMA}")
     if kind == "end" and record["outcome"] not in OUTCOMES:
-        raise Malformed(f"{place}: outcome must be one of {', '.join(OUTCOMES)}; got {record['outcome']!r}")
+        raise Malformed(
+            f"{place}: outcome must be one of {', '.join(OUTCOMES)}; got {record['outcome']!r}"
+        )
 
 
 def _disorder(records: list[Record]) -> Iterator[str]:

@@ -23,7 +23,9 @@ LEAST_SECONDS = 5.0
 """With less than this left of the budget no stage is begun."""
 LARGEST_LOG = 4 * 2**20
 """Bytes of a stage's log: a program that prints without end must not fill the disk."""
-_WORSE = {outcome: rank for rank, outcome in enumerate(("skipped", "passed", "failed", "crashed", "hung"))}
+_WORSE = {
+    outcome: rank for rank, outcome in enumerate(("skipped", "passed", "failed", "crashed", "hung"))
+}
 assert set(_WORSE) == set(OUTCOMES)
 
 
@@ -102,7 +104,9 @@ class Runner:
                 if step.beside:
                     beside.enter_context(_Watch(self, stage, step, log).beside(left))
                     continue
-                outcome, reason = _Watch(self, stage, step, log).run(min(step.limit * self.setup.patience, left))
+                outcome, reason = _Watch(self, stage, step, log).run(
+                    min(step.limit * self.setup.patience, left)
+                )
                 if reason:
                     reasons.append(f"{step.name}: {reason}")
                 if _WORSE[outcome] > _WORSE[worst]:
@@ -225,7 +229,9 @@ class _Rows:
         whole = len(data) if last else data.rfind(b"\n") + 1
         self._position += whole
         found = [
-            fact for line in data[:whole].decode(errors="replace").splitlines() if (fact := parse(line)) is not None
+            fact
+            for line in data[:whole].decode(errors="replace").splitlines()
+            if (fact := parse(line)) is not None
         ]
         self.latest = found[-1] if found else self.latest
         return found

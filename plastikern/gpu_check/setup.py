@@ -30,7 +30,10 @@ class Setup:
     @property
     def repository(self) -> bool:
         """Whether tests, benchmarks and experiments are there."""
-        return all((self.root / name).is_dir() for name in ("tests", "benchmarks", "experiments", "build_backend"))
+        return all(
+            (self.root / name).is_dir()
+            for name in ("tests", "benchmarks", "experiments", "build_backend")
+        )
 
     @property
     def patience(self) -> float:

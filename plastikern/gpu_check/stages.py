@@ -91,20 +91,31 @@ def _needs(setup: Setup, *modules: str) -> Callable[[], str | None]:
     return missing
 
 
-def _needs_program(setup: Setup, name: str, needed_tool: str | None = None) -> Callable[[], str | None]:
+def _needs_program(
+    setup: Setup, name: str, needed_tool: str | None = None
+) -> Callable[[], str | None]:
     def missing() -> str | None:
         if needed_tool is not None and tool(needed_tool) is None:
             return f"{needed_tool} is not there (looked at PATH, CUDA_HOME and /usr/local/cuda)"
         path = setup.programs / name
-        return None if os.access(path, os.X_OK) else f"there is no program {path}: `make gpu-check` builds it"
+        return (
+            None
+            if os.access(path, os.X_OK)
+            else f"there is no program {path}: `make gpu-check` builds it"
+        )
 
     return missing
 
 
 def _facts(setup: Setup) -> Stage:
     script = str(Path(__file__).with_name("facts.py"))
-    steps = [Step(name, [sys.executable, script, name], 40) for name in ("machine", "torch", "plastikern")]
-    return Stage("facts", "machine, card, versions, whether the library loads", 60, steps, on_card=False)
+    steps = [
+        Step(name, [sys.executable, script, name], 40)
+        for name in ("machine", "torch", "plastikern")
+    ]
+    return Stage(
+        "facts", "machine, card, versions, whether the library loads", 60, steps, on_card=False
+    )
 
 
 def _build(setup: Setup) -> Stage:
@@ -117,7 +128,12 @@ def _build(setup: Setup) -> Stage:
             return "nvcc is not there"
         return None
 
-    command = [sys.executable, "-m", "build_backend.programs", *(["--emulated"] if setup.dry_run else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "build_backend.programs",
+        *(["--emulated"] if setup.dry_run else []),
+    ]
     steps = [Step("programs", [*command, *setup.wanted_programs], 300)]
     return Stage("build", "the programs without torch", 300, steps, missing, on_card=False)
 
@@ -133,7 +149,9 @@ def _smoke(setup: Setup) -> Stage:
             for form in commands.FORMS:
                 command = [str(setup.programs / program), count, "0", form, size]
                 steps.append(Step(f"{size}, {form}", command, 10, expects="form"))
-    return Stage("smoke", "kernels of each form against the CPU's", 40, steps, _needs_program(setup, "smoke"))
+    return Stage(
+        "smoke", "kernels of each form against the CPU's", 40, steps, _needs_program(setup, "smoke")
+    )
 
 
 def _selftest(setup: Setup) -> Stage:
@@ -156,23 +174,35 @@ def _timing(setup: Setup) -> Stage:
         rows = setup.out / f"timing-{name}.jsonl"
         command = commands.benchmarks(setup, workloads, variants, rows)
         steps.append(Step(name, command, limit, rows=rows, expects="median_ms"))
-    return Stage("timing", "the workloads, each pass and form", 120, steps, _needs(setup, "benchmarks"))
+    return Stage(
+        "timing", "the workloads, each pass and form", 120, steps, _needs(setup, "benchmarks")
+    )
 
 
 def _parity(setup: Setup) -> Stage:
     # One process a form: an error that stays in a CUDA context does not reach the next one.
     steps = [
-        Step(form, commands.tests(setup, "tests/test_cuda_parity.py", chosen=form), 60, lambda: pytest, expects="tests")
+        Step(
+            form,
+            commands.tests(setup, "tests/test_cuda_parity.py", chosen=form),
+            60,
+            lambda: pytest,
+            expects="tests",
+        )
         for form in commands.FORMS
     ]
     if not setup.dry_run:
         random = commands.tests(
-            setup, "tests/test_cuda_parity.py", chosen="not resident and not cooperative and not streaming"
+            setup,
+            "tests/test_cuda_parity.py",
+            chosen="not resident and not cooperative and not streaming",
         )
         steps.append(Step("other tests", random, 60, lambda: pytest, expects="tests"))
         device = commands.tests(setup, "tests/test_cuda_device.py")
         steps.append(Step("streams, graphs, sizes", device, 60, lambda: pytest, expects="tests"))
-    compiled = commands.benchmarks(setup, RIVAL_WORKLOADS, RIVALS, setup.out / "compiled.jsonl", check_only=True)
+    compiled = commands.benchmarks(
+        setup, RIVAL_WORKLOADS, RIVALS, setup.out / "compiled.jsonl", check_only=True
+    )
     steps.insert(0, Step("compiles what the stage rival will time", compiled, 120, beside=True))
     missing = _needs(setup, "pytest", "hypothesis")
     return Stage("parity", "the tests, on the card", 120, steps, missing)
@@ -204,14 +234,23 @@ def _ncu(setup: Setup) -> Stage:
              Ncu, labels={"form": form}, expects="kernel")
         for form in ("resident", "cooperative")
     ]  # fmt: skip
-    return Stage("ncu", "one kernel of each pass, profiled", 80, steps, _needs_program(setup, "smoke", "ncu"))
+    return Stage(
+        "ncu", "one kernel of each pass, profiled", 80, steps, _needs_program(setup, "smoke", "ncu")
+    )
 
 
 def _sanitizer(setup: Setup) -> Stage:
     program = [str(setup.programs / "smoke"), "12", "0"]
     watch = [tool("compute-sanitizer") or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
     steps = [
-        Step(name, [*watch, name, *program], 50, lambda: sanitizer, labels={"tool": name}, expects="networks")
+        Step(
+            name,
+            [*watch, name, *program],
+            50,
+            lambda: sanitizer,
+            labels={"tool": name},
+            expects="networks",
+        )
         for name in ("memcheck", "racecheck", "synccheck")
     ]
     missing = _needs_program(setup, "smoke", "compute-sanitizer")
@@ -237,7 +276,9 @@ def _triton(setup: Setup) -> Stage:
     steps = [Step("networks", commands.selftest(setup, "triton"), 60, lambda: selftest,
                   commands.interpreted(setup), expects="networks")]  # fmt: skip
     if not setup.dry_run:
-        command = commands.benchmarks(setup, ("maze", "cue-reward", "lm-small", "patterns"), variants, rows)
+        command = commands.benchmarks(
+            setup, ("maze", "cue-reward", "lm-small", "patterns"), variants, rows
+        )
         steps.append(Step("beside cuda", command, 60, rows=rows, expects="median_ms"))
     return Stage("triton", "the other backend for this card", 90, steps, _needs(setup, "triton"))
 
@@ -249,4 +290,10 @@ def _experiments(setup: Setup) -> Stage:
     # Told to stop it writes its checkpoint and ends with 128 + SIGTERM.
     step = Step("maze", command, 90, rows=rows, last_row=True, stop_after=60, accepts=(0, 143),
                 expects="episode")  # fmt: skip
-    return Stage("experiments", "training on the card, for a minute", 90, [step], _needs(setup, "experiments"))
+    return Stage(
+        "experiments",
+        "training on the card, for a minute",
+        90,
+        [step],
+        _needs(setup, "experiments"),
+    )

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..backends import known
-from ..checks import HALF, check_choice, check_dense, check_dtype, check_tensor, described, under_autocast
+from ..checks import (
+    HALF,
+    check_choice,
+    check_dense,
+    check_dtype,
+    check_tensor,
+    described,
+    under_autocast,
+)
 from ..hooks import held, run_forward_pre_hooks
 from ..network import Modulator
 from ..plasticity import Plasticity, granular_shape
@@ -63,11 +71,17 @@ class PlasticModule(nn.Module):
         super().__init__()
         owner = type(self).__name__
         if not isinstance(plasticity, Plasticity):
-            raise TypeError(f"{owner}: plasticity must be a Plasticity; got {type(plasticity).__name__}")
-        check_choice(owner, "plasticity.modulator_input", plasticity.modulator_input, self.modulator_inputs)
+            raise TypeError(
+                f"{owner}: plasticity must be a Plasticity; got {type(plasticity).__name__}"
+            )
+        check_choice(
+            owner, "plasticity.modulator_input", plasticity.modulator_input, self.modulator_inputs
+        )
         if modulated is not None:
             if plasticity.modulation == "none":
-                raise ValueError(f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'")
+                raise ValueError(
+                    f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'"
+                )
             anywhere = modulated if isinstance(modulated, Tensor) else torch.empty(0)
             check_tensor(owner, "modulated", modulated, (posts,), anywhere, torch.bool)
         if backend is not None:
@@ -75,21 +89,35 @@ class PlasticModule(nn.Module):
         self.plasticity, self.backend = plasticity, backend
         self._posts, self._pres, self._suffixes = posts, pres, list(weights)
         connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
-        self._single = {name + suffix for suffix in weights for name, shape in connection.items() if shape == ()}
+        self._single = {
+            name + suffix for suffix in weights for name, shape in connection.items() if shape == ()
+        }
         for suffix, layer in weights.items():
             for name, shape in {**layer, **connection}.items():
                 # One number is (1,), since FSDP2 shards no parameter without dimensions.
-                tensor = None if shape is None else torch.empty(shape or (1,), device=device, dtype=dtype)
-                if tensor is not None and name in ("eta", "eligibility_eta") and not plasticity.learn_eta:
+                tensor = (
+                    None
+                    if shape is None
+                    else torch.empty(shape or (1,), device=device, dtype=dtype)
+                )
+                if (
+                    tensor is not None
+                    and name in ("eta", "eligibility_eta")
+                    and not plasticity.learn_eta
+                ):
                     self.register_buffer(name + suffix, tensor)
                 else:
-                    self.register_parameter(name + suffix, None if tensor is None else nn.Parameter(tensor))
+                    self.register_parameter(
+                        name + suffix, None if tensor is None else nn.Parameter(tensor)
+                    )
         # Values of the mask while the buffer has none, on the device meta; None where they are not known.
         self._mask = None if modulated is None or modulated.is_meta else modulated.detach().clone()
         if modulated is not None:
             modulated = modulated.detach().to(next(self.parameters()).device, copy=True)
         self.register_buffer("modulated", modulated)
-        self._own = [name + suffix for suffix, layer in weights.items() for name in (*layer, *connection)]
+        self._own = [
+            name + suffix for suffix, layer in weights.items() for name in (*layer, *connection)
+        ]
         self.reset_parameters()
 
     @torch.no_grad()
@@ -104,7 +132,11 @@ class PlasticModule(nn.Module):
             ValueError: a parameter that is computed from others, and cannot be assigned. A half-modulated network's
                 mask was on the device meta from the beginning, so that nobody knows it.
         """
-        if self.modulated is not None and self.modulated.is_meta and not next(self.parameters()).is_meta:
+        if (
+            self.modulated is not None
+            and self.modulated.is_meta
+            and not next(self.parameters()).is_meta
+        ):
             raise ValueError(
                 f"{type(self).__name__}: modulated must be a mask with values, to be given or loaded; it was on the "
                 "device meta"
@@ -137,7 +169,13 @@ class PlasticModule(nn.Module):
         elif name.startswith(("eta", "eligibility_eta")):
             tensor.fill_(self.plasticity.eta_init)
         else:
-            fan_in = self._posts if name.startswith("modulator") else 1 if name.startswith("fan_out") else self._pres
+            fan_in = (
+                self._posts
+                if name.startswith("modulator")
+                else 1
+                if name.startswith("fan_out")
+                else self._pres
+            )
             tensor.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -235,22 +273,32 @@ class PlasticModule(nn.Module):
                 f"{owner}: input must have {dims[1]} dimensions, or {dims[0]} for one element; got {shape}"
             )
         if input.shape[-1] != features:
-            raise ValueError(f"{owner}: input must have {features} features; got shape {tuple(input.shape)}")
+            raise ValueError(
+                f"{owner}: input must have {features} features; got shape {tuple(input.shape)}"
+            )
         check_dtype(owner, "input", input, self._dtypes(input))
         device = next(self.parameters()).device
         if input.device != device:
-            raise ValueError(f"{owner}: input must be on the module's device {device}; got {input.device}")
+            raise ValueError(
+                f"{owner}: input must be on the module's device {device}; got {input.device}"
+            )
 
     def _dtypes(self, input: Tensor) -> tuple[torch.dtype, ...]:
         """What inputs may have: that of the parameters, or, under autocast, another that it casts."""
         own = next(self.parameters()).dtype
-        return (own,) if own == torch.float64 or not under_autocast(input) else (torch.float32, *HALF)
+        return (
+            (own,) if own == torch.float64 or not under_autocast(input) else (torch.float32, *HALF)
+        )
 
     def _check_lengths(self, lengths: object, batched: bool) -> None:
         if lengths is not None and not batched:
-            raise ValueError(f"{type(self).__name__}: lengths are for batched input; got an input of 2 dimensions")
+            raise ValueError(
+                f"{type(self).__name__}: lengths are for batched input; got an input of 2 dimensions"
+            )
 
-    def _entering(self, state: object, stacked: tuple[int, ...], batch: int | None) -> list[Tensor | None]:
+    def _entering(
+        self, state: object, stacked: tuple[int, ...], batch: int | None
+    ) -> list[Tensor | None]:
         """Tensors of a state (*stacked, B, ...), eligibility last; None is zero.
 
         ``batch`` None: the state has no dimension B, and is given one of size 1.
@@ -261,22 +309,36 @@ class PlasticModule(nn.Module):
         tensors = [*state] if isinstance(state, (tuple, list)) else []
         if len(tensors) == len(names) - 1 or (len(tensors) == len(names) and tensors[-1] is None):
             tensors = [*tensors[: len(names) - 1], None]
-        if len(tensors) != len(names) or not all(isinstance(x, Tensor) or x is None for x in tensors):
+        if len(tensors) != len(names) or not all(
+            isinstance(x, Tensor) or x is None for x in tensors
+        ):
             expected = f"{self.State.__name__} ({', '.join(names)})"
-            raise TypeError(f"{owner}: state must be None or a tuple of tensors, {expected}; got {_parts(state)}")
+            raise TypeError(
+                f"{owner}: state must be None or a tuple of tensors, {expected}; got {_parts(state)}"
+            )
         front = stacked if batch is None else (*stacked, batch)
         for name, tensor in zip(names, tensors, strict=True):
-            neurons = (self._posts, self._pres) if name in ("trace", "eligibility") else (self._posts,)
+            neurons = (
+                (self._posts, self._pres) if name in ("trace", "eligibility") else (self._posts,)
+            )
             if tensor is not None and tensor.shape != (*front, *neurons):
                 shape = tuple(tensor.shape)
-                raise ValueError(f"{owner}: state.{name} must have shape {(*front, *neurons)}; got {shape}")
+                raise ValueError(
+                    f"{owner}: state.{name} must have shape {(*front, *neurons)}; got {shape}"
+                )
         if batch is None:
-            tensors = [None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors]
+            tensors = [
+                None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors
+            ]
         return tensors
 
     def _leaving(self, tensors: Sequence[Tensor], stacked: tuple[int, ...], batched: bool) -> Any:
         """The state of these tensors (*stacked, B, ...); without B where the input had none."""
-        return self.State(*tensors) if batched else self.State(*(tensor.squeeze(len(stacked)) for tensor in tensors))
+        return (
+            self.State(*tensors)
+            if batched
+            else self.State(*(tensor.squeeze(len(stacked)) for tensor in tensors))
+        )
 
 
 def _connection_shapes(

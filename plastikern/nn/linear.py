@@ -40,10 +40,18 @@ class _Linear(PlasticModule):
         check_flag(owner, "bias", bias)
         check_choice(owner, "nonlinearity", nonlinearity, LINEAR_NONLINEARITIES)
         shapes = {"weight": (out_features, in_features), "bias": (out_features,) if bias else None}
-        super().__init__(out_features, in_features, {"": shapes}, plasticity, modulated, backend, device, dtype)
-        self.in_features, self.out_features, self.nonlinearity = in_features, out_features, nonlinearity
+        super().__init__(
+            out_features, in_features, {"": shapes}, plasticity, modulated, backend, device, dtype
+        )
+        self.in_features, self.out_features, self.nonlinearity = (
+            in_features,
+            out_features,
+            nonlinearity,
+        )
 
-    def _call(self, input: Tensor, dims: tuple[int, int], state: Any, drive: Tensor | None) -> dict[str, Any]:
+    def _call(
+        self, input: Tensor, dims: tuple[int, int], state: Any, drive: Tensor | None
+    ) -> dict[str, Any]:
         """What the functions are told, with a batch of one where there is none; ``dims`` without and with B."""
         self._check_input(input, dims, self.in_features)
         if drive is not None:
@@ -205,6 +213,11 @@ class PlasticLinear(_Linear):
         batched = input.dim() == 3
         self._check_lengths(lengths, batched)
         output, *changed = functional.plastic_linear_sequence(
-            **call, lengths=lengths, batch_first=self.batch_first, checkpoint_every=self.checkpoint_every
+            **call,
+            lengths=lengths,
+            batch_first=self.batch_first,
+            checkpoint_every=self.checkpoint_every,
         )
-        return output if batched else output.squeeze(0 if self.batch_first else 1), self._leaving(changed, (), batched)
+        return output if batched else output.squeeze(0 if self.batch_first else 1), self._leaving(
+            changed, (), batched
+        )

@@ -70,7 +70,9 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
     ) -> None:
         check_positive("PlasticLSTMCell", "input_size", input_size)
         check_choice("PlasticLSTMCell", "post", post, POSTS)
-        super().__init__(input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype)
+        super().__init__(
+            input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype
+        )
         self.post = post
 
     def forward(self, input: Tensor, state: LSTMState | None = None) -> LSTMState:
@@ -147,7 +149,11 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         self.post = post
 
     def forward(
-        self, input: Tensor, state: LSTMState | None = None, *, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Tensor,
+        state: LSTMState | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Tensor, LSTMState]:
         """A whole sequence.
 

@@ -54,7 +54,9 @@ class RecurrentModule(PlasticModule):
                 shapes["bias_ih"] = (rows,)
             if bias:
                 shapes["bias_hh"] = (rows,)
-        super().__init__(hidden_size, hidden_size, weights, plasticity, modulated, backend, device, dtype)
+        super().__init__(
+            hidden_size, hidden_size, weights, plasticity, modulated, backend, device, dtype
+        )
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
 
     def _options(self, clamp: Tensor | None) -> dict[str, Any]:
@@ -62,7 +64,9 @@ class RecurrentModule(PlasticModule):
         raise NotImplementedError
 
     def _check_call(self, input: Tensor, dims: tuple[int, int], clamp: Tensor | None) -> None:
-        self._check_input(input, dims, self.hidden_size if self.input_size is None else self.input_size)
+        self._check_input(
+            input, dims, self.hidden_size if self.input_size is None else self.input_size
+        )
         if clamp is not None:
             shape = (*input.shape[:-1], self.hidden_size)
             check_tensor(type(self).__name__, "clamp", clamp, shape, input, torch.bool)
@@ -74,11 +78,19 @@ class RecurrentModule(PlasticModule):
         bias_hh = getattr(self, "bias_hh" + suffix) if bias else None
         if self.input_size is None and layer == 0:
             return None, None, bias_hh
-        return getattr(self, "weight_ih" + suffix), getattr(self, "bias_ih" + suffix) if bias else None, bias_hh
+        return (
+            getattr(self, "weight_ih" + suffix),
+            getattr(self, "bias_ih" + suffix) if bias else None,
+            bias_hh,
+        )
 
     @staticmethod
     def _driven(
-        input: Tensor, clamp: Tensor | None, weight: Tensor | None, bias_ih: Tensor | None, bias_hh: Tensor | None
+        input: Tensor,
+        clamp: Tensor | None,
+        weight: Tensor | None,
+        bias_ih: Tensor | None,
+        bias_hh: Tensor | None,
     ) -> Tensor:
         """What drives a layer's neurons; clamped ones take their input without the recurrent bias."""
         if weight is not None:
@@ -99,7 +111,9 @@ class RecurrentModule(PlasticModule):
         """Sizes and options."""
         options = {name: value for name, value in self._options(None).items() if name != "clamp"}
         shown = {**options, "bias": self.bias, "plasticity": self.plasticity}
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in shown.items())])
+        return ", ".join(
+            [f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in shown.items())]
+        )
 
 
 class RecurrentCell(RecurrentModule):
@@ -113,7 +127,9 @@ class RecurrentCell(RecurrentModule):
             input, clamp = input.unsqueeze(0), None if clamp is None else clamp.unsqueeze(0)
         names = self.State._fields
         found = self.step_function(
-            self._drive(0, input, clamp), **self._arguments(0, clamp), **dict(zip(names, tensors, strict=True))
+            self._drive(0, input, clamp),
+            **self._arguments(0, clamp),
+            **dict(zip(names, tensors, strict=True)),
         )
         return self._leaving(found, (), batched)
 
@@ -144,12 +160,18 @@ class RecurrentNetwork(RecurrentModule):
         if checkpoint_every is not None:
             check_positive(owner, "checkpoint_every", checkpoint_every)
         suffixes = [f"_l{layer}" for layer in range(num_layers)]
-        super().__init__(input_size, hidden_size, bias, plasticity, suffixes, modulated, backend, device, dtype)
+        super().__init__(
+            input_size, hidden_size, bias, plasticity, suffixes, modulated, backend, device, dtype
+        )
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
         self.checkpoint_every = checkpoint_every
 
     def _sequence(
-        self, input: Tensor, state: Any, lengths: Tensor | Sequence[int] | None, clamp: Tensor | None = None
+        self,
+        input: Tensor,
+        state: Any,
+        lengths: Tensor | Sequence[int] | None,
+        clamp: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         self._check_call(input, (2, 3), clamp)
         batched = input.dim() == 3
@@ -159,7 +181,9 @@ class RecurrentNetwork(RecurrentModule):
         if not batched:
             input, clamp = input.unsqueeze(batch), None if clamp is None else clamp.unsqueeze(batch)
         absent = [None] * self.num_layers
-        firsts = zip(*(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True)
+        firsts = zip(
+            *(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True
+        )
         lasts, output = [], input
         for layer, first in enumerate(firsts):
             if layer and self.dropout:
@@ -176,7 +200,10 @@ class RecurrentNetwork(RecurrentModule):
     def _stacked(self, lasts: Sequence[Sequence[Tensor]], batched: bool) -> Any:
         """The state of the whole network, from those of its layers."""
         # One layer's traces are not copied: they may be most of the memory.
-        joined = [each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each) for each in zip(*lasts, strict=True)]
+        joined = [
+            each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
+            for each in zip(*lasts, strict=True)
+        ]
         return self._leaving(joined, (self.num_layers,), batched)
 
     def rollout(self, steps: int, batch_size: int, state: Any = None) -> Rollout:

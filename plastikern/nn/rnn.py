@@ -66,10 +66,14 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         dtype: Any = None,
     ) -> None:
         check_choice("PlasticRNNCell", "nonlinearity", nonlinearity, NONLINEARITIES)
-        super().__init__(input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype)
+        super().__init__(
+            input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype
+        )
         self.nonlinearity = nonlinearity
 
-    def forward(self, input: Tensor, state: RNNState | None = None, *, clamp: Tensor | None = None) -> RNNState:
+    def forward(
+        self, input: Tensor, state: RNNState | None = None, *, clamp: Tensor | None = None
+    ) -> RNNState:
         """One step.
 
         Args:

@@ -62,15 +62,21 @@ class Rollout:
     """
 
     @_uncompiled  # type: ignore[untyped-decorator]
-    def __init__(self, network: RecurrentNetwork, steps: int, batch_size: int, state: Any = None) -> None:
+    def __init__(
+        self, network: RecurrentNetwork, steps: int, batch_size: int, state: Any = None
+    ) -> None:
         for name, value in (("steps", steps), ("batch_size", batch_size)):
             check_positive("rollout", name, value)
         if network.dropout and network.training and network.num_layers > 1:
-            raise ValueError("rollout: a network with dropout acts in evaluation mode only; call its eval() before")
+            raise ValueError(
+                "rollout: a network with dropout acts in evaluation mode only; call its eval() before"
+            )
         if exporting():
             raise RuntimeError("rollout: torch.export takes the network itself, not steps of it")
         if backends.under_vmap():
-            raise RuntimeError("rollout: it has no rule for torch.func.vmap; call the network itself there")
+            raise RuntimeError(
+                "rollout: it has no rule for torch.func.vmap; call the network itself there"
+            )
         if any(hasattr(parameter, "full_tensor") for parameter in network.parameters()):
             raise RuntimeError(
                 "rollout: the parameters are sharded (DTensor), as fully_shard leaves them; call the network's "
@@ -82,7 +88,8 @@ class Rollout:
         with torch.inference_mode(False), torch.enable_grad():
             run_forward_pre_hooks("rollout", network)
             self._parameters = [
-                (network._input_layer(layer), network._arguments(layer)) for layer in range(network.num_layers)
+                (network._input_layer(layer), network._arguments(layer))
+                for layer in range(network.num_layers)
             ]
         weight = self._parameters[0][1]["weight"]
         backend = "reference" if weight.dtype in HALF else backends.select(network.backend, weight)
@@ -108,7 +115,10 @@ class Rollout:
         self._finished = False
         self._last = self._layers[-1]  # whose activities the steps return
         self._rows, self._taken = self._inputs.unbind(), 0
-        self._read: list[Tensor] = [*network.parameters(), *(tensor for tensor in firsts if tensor is not None)]
+        self._read: list[Tensor] = [
+            *network.parameters(),
+            *(tensor for tensor in firsts if tensor is not None),
+        ]
         for input_layer, arguments in self._parameters:
             read = (*input_layer, *arguments.values(), *(arguments["modulator"] or ()))
             self._read += [tensor for tensor in read if isinstance(tensor, Tensor)]
@@ -134,7 +144,9 @@ class Rollout:
             RuntimeError: all steps have been taken, or what the last one returned has been changed in place.
         """
         if self._finished:
-            raise RuntimeError("rollout: it is finished, and takes no further step; begin another from the last state")
+            raise RuntimeError(
+                "rollout: it is finished, and takes no further step; begin another from the last state"
+            )
         if self._taken == len(self._rows):
             raise RuntimeError(f"rollout: all {self._taken} steps have been taken")
         row = self._rows[self._taken]
@@ -180,7 +192,9 @@ class Rollout:
         """
         network, taken = self._network, self._inputs[: self._taken]
         if self._versions != _versions(self._read):
-            raise RuntimeError("rollout: a parameter or the first state has been changed in place since the first step")
+            raise RuntimeError(
+                "rollout: a parameter or the first state has been changed in place since the first step"
+            )
         if not self._last.unchanged():
             raise RuntimeError(CHANGED)
         if inputs is None:
@@ -192,9 +206,14 @@ class Rollout:
                 raise ValueError("rollout: inputs must be those of the steps; got other numbers")
         lasts, self._finished = [], True
         for layer, (input_layer, arguments) in zip(self._layers, self._parameters, strict=True):
-            activities, *last = layer.finish(network._driven(activities, None, *input_layer), arguments)
+            activities, *last = layer.finish(
+                network._driven(activities, None, *input_layer), arguments
+            )
             lasts.append(last)
-        found = activities.transpose(0, 1) if network.batch_first else activities, self._stacked(lasts)
+        found = (
+            activities.transpose(0, 1) if network.batch_first else activities,
+            self._stacked(lasts),
+        )
         if inputs is None:
             inputs = taken.transpose(0, 1) if network.batch_first else taken
         run_forward_hooks("rollout", network, inputs, found)
@@ -235,7 +254,9 @@ class _Recorded:
         options = {name: arguments[name] for name in ("nonlinearity", "post") if name in arguments}
         kind = Network("lstm" if network.gates == 4 else "rnn", arguments["plasticity"], **options)
         self._first = State(**{"cell": None, **first})
-        self._recording = fused.Recording(backend, like, self._first, _connection(arguments), kind, steps)
+        self._recording = fused.Recording(
+            backend, like, self._first, _connection(arguments), kind, steps
+        )
         self.step, self.unchanged = self._recording.step, self._recording.unchanged
 
     def state(self) -> Sequence[Tensor]:
@@ -251,13 +272,19 @@ class _Stepped:
     """On any backend: steps of its own, and the whole sequence once more."""
 
     def __init__(
-        self, network: RecurrentNetwork, first: dict[str, Tensor | None], arguments: dict[str, Any], like: Tensor
+        self,
+        network: RecurrentNetwork,
+        first: dict[str, Tensor | None],
+        arguments: dict[str, Any],
+        like: Tensor,
     ) -> None:
         self._network, self._first, self._arguments = network, first, arguments
         # Steps keep nothing for the backward pass, which `finish` computes again. Of no step the state is the first one
         # itself, of which others may have versions.
         with torch.inference_mode(False), torch.no_grad():
-            self._now: Sequence[Tensor] = [x.clone() for x in self._run(like.unsqueeze(0)[:0], arguments)[1:]]
+            self._now: Sequence[Tensor] = [
+                x.clone() for x in self._run(like.unsqueeze(0)[:0], arguments)[1:]
+            ]
         self._version: int | None = self._now[0]._version
 
     def _run(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
@@ -265,7 +292,10 @@ class _Stepped:
 
     def step(self, drive: Tensor) -> Tensor:
         now = dict(zip(self._first, self._now, strict=False))
-        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode has no versions
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # what is made in inference mode has no versions
             self._now = self._network.step_function(drive, **self._arguments, **now)
         # Compiled code sees another number.
         self._version = None if torch.compiler.is_compiling() else self._now[0]._version

@@ -28,7 +28,9 @@ class Sizes(NamedTuple):
 
     def over_time(self, size: int) -> tuple[int, int, int]:
         """Shape of a tensor with ``size`` values for every step of every element."""
-        return (self.batch, self.steps, size) if self.batch_first else (self.steps, self.batch, size)
+        return (
+            (self.batch, self.steps, size) if self.batch_first else (self.steps, self.batch, size)
+        )
 
     @property
     def traces(self) -> tuple[int, int, int]:
@@ -105,7 +107,9 @@ def sequence(
         empty(size.over_time(history_size(codes, size.posts))) if lstm and keep else None,
         empty(size.over_time(1)) if modulator_weight is not None and keep else None,
         empty(checkpoints) if keep else None,
-        empty((segments, size.batch, size.posts), dtype=torch.bool) if reversible and keep and clips else None,
+        empty((segments, size.batch, size.posts), dtype=torch.bool)
+        if reversible and keep and clips
+        else None,
     )
 
 
@@ -122,7 +126,9 @@ def sequence_backward(
     size, empty = sizes_of(output, 1, features, batch_first), output.new_empty
 
     def like(position: int, tensor: Maybe) -> Maybe:
-        return None if tensor is None or not needs >> position & 1 else tensor.new_empty(tensor.shape)
+        return (
+            None if tensor is None or not needs >> position & 1 else tensor.new_empty(tensor.shape)
+        )
 
     # Positions of the operands, as in plastikern/ops/fused.py.
     recurrent_post = lstm and codes[4] == POSTS.index("recurrent")
@@ -159,13 +165,17 @@ def _on_one_device(name: str, fake: Callable[..., object]) -> Callable[..., obje
         devices = {str(tensor.device) for tensor in tensors if tensor.dtype != torch.int64}
         lengths = {str(tensor.device) for tensor in tensors if tensor.dtype == torch.int64}
         if len(devices) > 1 or not lengths <= {"cpu", *devices}:
-            raise RuntimeError(f"{name}: tensors must be on one device; got {', '.join(sorted(devices | lengths))}")
+            raise RuntimeError(
+                f"{name}: tensors must be on one device; got {', '.join(sorted(devices | lengths))}"
+            )
         return fake(*arguments)
 
     return checked
 
 
-def register(namespace: str, library: torch.library.Library | None = None, native: bool = True) -> None:
+def register(
+    namespace: str, library: torch.library.Library | None = None, native: bool = True
+) -> None:
     """Tell torch the shapes of an operator's results, for the operators of a namespace."""
     fakes: dict[str, Callable[..., object]] = {
         "step": step,

@@ -101,10 +101,24 @@ def _call(backend: str, name: str, *arguments: Any) -> Any:
 
 def codes(network: Network) -> tuple[int, ...]:
     """What the operators are told of a network: the numbers of the enums in csrc, and whether it is retroactive."""
-    rule, constraint, retroactive, modulator_input, modulator_nonlinearity = network.plasticity.codes
-    nonlinearity, post = LINEAR_NONLINEARITIES.index(network.nonlinearity), POSTS.index(network.post)
+    rule, constraint, retroactive, modulator_input, modulator_nonlinearity = (
+        network.plasticity.codes
+    )
+    nonlinearity, post = (
+        LINEAR_NONLINEARITIES.index(network.nonlinearity),
+        POSTS.index(network.post),
+    )
     kind = KINDS.index(network.kind)
-    return kind, rule, constraint, nonlinearity, post, retroactive, modulator_input, modulator_nonlinearity
+    return (
+        kind,
+        rule,
+        constraint,
+        nonlinearity,
+        post,
+        retroactive,
+        modulator_input,
+        modulator_nonlinearity,
+    )
 
 
 def checkpoint_spacing(
@@ -131,9 +145,16 @@ def checkpoint_spacing(
         "lstm": network.post in ("candidate", "hidden"),
         "linear": False,
     }[network.kind]
-    if connection.modulator is not None and (constraint != "clip" or plasticity.clip > MAX_AMPLIFICATION):
+    if connection.modulator is not None and (
+        constraint != "clip" or plasticity.clip > MAX_AMPLIFICATION
+    ):
         bounded = False
-    if not FUSED[backend].reverses or not bounded or plasticity.rule != "hebb" or constraint == "soft_clip":
+    if (
+        not FUSED[backend].reverses
+        or not bounded
+        or plasticity.rule != "hebb"
+        or constraint == "soft_clip"
+    ):
         return root, False
     if inputs.clamp is not None and not _in_unit_range(inputs.drive):
         return root, False
@@ -188,16 +209,21 @@ def _operands(inputs: Inputs, state: State, connection: Connection, network: Net
         shape = (rows, connection.weight.shape[1])
         alpha = per_connection(alpha).expand(shape)
         rate, scale, fading = (
-            None if tensor is None else per_connection(tensor).expand(shape) for tensor in (rate, scale, fading)
+            None if tensor is None else per_connection(tensor).expand(shape)
+            for tensor in (rate, scale, fading)
         )
     weight, bias = (None, None) if modulator is None else modulator[:2]
-    return Operands(*inputs[:2], *state, connection.weight, alpha, rate, scale, fading, weight, bias)
+    return Operands(
+        *inputs[:2], *state, connection.weight, alpha, rate, scale, fading, weight, bias
+    )
 
 
 def _masks(inputs: Inputs, connection: Connection, network: Network) -> Masks:
     # Without eligibility traces it is the rates alone that tell modulated neurons from others.
     modulator, retroactive = connection.modulator, network.plasticity.modulation == "retroactive"
-    return Masks(modulator.modulated if retroactive and modulator is not None else None, inputs.clamp)
+    return Masks(
+        modulator.modulated if retroactive and modulator is not None else None, inputs.clamp
+    )
 
 
 def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
@@ -213,18 +239,30 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
         for tensor in tensors:
             if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
                 raise RuntimeError(FORWARD_MODE)
-    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    wanted = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
     return wanted and not exporting()
 
 
-def step(backend: str, inputs: Inputs, state: State, connection: Connection, network: Network) -> tuple[Tensor, State]:
+def step(
+    backend: str, inputs: Inputs, state: State, connection: Connection, network: Network
+) -> tuple[Tensor, State]:
     """One fused step; arguments checked by :mod:`plastikern.functional`."""
-    operands, numbers, clip = _operands(inputs, state, connection, network), codes(network), network.plasticity.clip
+    operands, numbers, clip = (
+        _operands(inputs, state, connection, network),
+        codes(network),
+        network.plasticity.clip,
+    )
     masks = _masks(inputs, connection, network)
     if _differentiated(operands):
-        output, cell, trace, eligibility = _Step.apply(Options(backend, network, numbers, clip), masks, *operands)
+        output, cell, trace, eligibility = _Step.apply(
+            Options(backend, network, numbers, clip), masks, *operands
+        )
     else:
-        output, cell, trace, eligibility, _, _ = _call(backend, "step", *operands, *masks, numbers, clip, False)
+        output, cell, trace, eligibility, _, _ = _call(
+            backend, "step", *operands, *masks, numbers, clip, False
+        )
     return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
 
 
@@ -242,14 +280,21 @@ def sequence(
     # Once for both passes. Compiled code leaves them where they are, for the operators to check their values.
     if lengths is not None and FUSED[backend].device_lengths and not torch.compiler.is_compiling():
         lengths = lengths_on(lengths, inputs.drive.device)
-    operands, masks = _operands(inputs, state, connection, network), _masks(inputs, connection, network)
+    operands, masks = (
+        _operands(inputs, state, connection, network),
+        _masks(inputs, connection, network),
+    )
     numbers, clip = codes(network), network.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _call(backend, "sequence", *operands, *masks, lengths, numbers, clip, batch_first, 0, False)[:5]
+        output, *last = _call(
+            backend, "sequence", *operands, *masks, lengths, numbers, clip, batch_first, 0, False
+        )[:5]
         return output, State(*last)
     spacing, reversible = checkpoint_every, False
     if spacing is None:
-        spacing, reversible = checkpoint_spacing(backend, inputs, connection, network, state.hidden, batch_first)
+        spacing, reversible = checkpoint_spacing(
+            backend, inputs, connection, network, state.hidden, batch_first
+        )
     options = Options(backend, network, numbers, clip, batch_first, spacing, reversible)
     output, *last = _Sequence.apply(options, masks, lengths, None, *operands)
     return output, State(*last)
@@ -267,7 +312,13 @@ class Recording:
     """
 
     def __init__(
-        self, backend: str, like: Tensor, state: State, connection: Connection, network: Network, steps: int
+        self,
+        backend: str,
+        like: Tensor,
+        state: State,
+        connection: Connection,
+        network: Network,
+        steps: int,
     ) -> None:
         inputs = Inputs(like.detach().unsqueeze(0).expand(steps, *like.shape))
         numbers, clip = codes(network), network.plasticity.clip
@@ -279,19 +330,30 @@ class Recording:
         with torch.inference_mode(False), torch.no_grad():
             self._masks = _masks(inputs, connection, network)
             given = (*_operands(inputs, state, connection, network)[1:], *self._masks)
-            self._operands = tuple(None if tensor is None else tensor.detach().contiguous() for tensor in given)
-            shapes = [None if tensor is None else tensor.to("meta") for tensor in (inputs.drive, *self._operands)]
+            self._operands = tuple(
+                None if tensor is None else tensor.detach().contiguous() for tensor in given
+            )
+            shapes = [
+                None if tensor is None else tensor.to("meta")
+                for tensor in (inputs.drive, *self._operands)
+            ]
             results = fakes.sequence(*shapes, None, list(numbers), clip, False, spacing, reversible)  # type: ignore
             output, *self._last = results[:5]
             self.output = self._new(like, output)
-            self._history, self._modulators, self._checkpoints = (self._new(like, tensor) for tensor in results[5:8])
-            self._lost = None if results[8] is None else torch.zeros_like(results[8], device=like.device)
+            self._history, self._modulators, self._checkpoints = (
+                self._new(like, tensor) for tensor in results[5:8]
+            )
+            self._lost = (
+                None if results[8] is None else torch.zeros_like(results[8], device=like.device)
+            )
             if self._checkpoints is not None and self._masks.modulated is not None:
                 self._checkpoints.zero_()  # rows without eligibility traces leave theirs unwritten
             # The traces of all elements, and parameters per synapse in rows of the same length.
             batch, posts, pres = results[3].shape
             kinds = 2 if network.plasticity.modulation == "retroactive" else 1
-            self._memory = self._empty(like, [(kinds * batch + 5) * posts * fakes.padded(like, pres)])
+            self._memory = self._empty(
+                like, [(kinds * batch + 5) * posts * fakes.padded(like, pres)]
+            )
             self._steps = self.output.unbind()
             self._version: int | None = self.output._version
 
@@ -343,7 +405,9 @@ class Recording:
         history, modulators, checkpoints, lost = self._kept
         if taken < output.shape[0]:
             output, every = output[:taken].clone(), options.checkpoint_every
-            history, modulators = (None if tensor is None else tensor[:taken] for tensor in (history, modulators))
+            history, modulators = (
+                None if tensor is None else tensor[:taken] for tensor in (history, modulators)
+            )
             checkpoints = None if checkpoints is None else checkpoints[: max(taken - 1, 0) // every]
             lost = None if lost is None else lost[: -(-taken // every)]
         if not _differentiated(operands):
@@ -383,7 +447,11 @@ def _gradients(
     if wanted.weight or wanted.modulator_weight:
         before = _before(operands, kept, options, lengths)
         weight = _weight_gradient(drive, total, before, options) if wanted.weight else None
-        modulator_weight = _modulator_gradient(modulator, before, kept, options) if wanted.modulator_weight else None
+        modulator_weight = (
+            _modulator_gradient(modulator, before, kept, options)
+            if wanted.modulator_weight
+            else None
+        )
     if wanted.modulator_bias:
         assert operands.modulator_bias is not None
         modulator_bias = modulator.sum().view(operands.modulator_bias.shape)
@@ -394,7 +462,9 @@ def _gradients(
     return [grad if needed else None for grad, needed in zip(found, needs, strict=True)]
 
 
-def _weight_gradient(grad_drive: Tensor, grad_sum: Tensor | None, before: Tensor, options: Options) -> Tensor:
+def _weight_gradient(
+    grad_drive: Tensor, grad_sum: Tensor | None, before: Tensor, options: Options
+) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
     if grad_sum is None:  # it is the drive's gradient
         return _products(grad_drive, before)
@@ -447,7 +517,8 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
         return found
     message = b"the fused backends have first derivatives only; backend='reference' has those of any order"
     refuse = torch._C._functions.DelayedError(message, len(found))
-    return list(refuse(*(None if grad is None else grad.detach().requires_grad_() for grad in found)))  # type: ignore[arg-type]
+    fresh: list[Any] = [None if g is None else g.detach().requires_grad_() for g in found]
+    return list(refuse(*fresh))
 
 
 class _Step(torch.autograd.Function):
@@ -469,7 +540,9 @@ class _Step(torch.autograd.Function):
             operands = operands._replace(features=operands.features.unsqueeze(0))
         masks = Masks(modulated, None if clamp is None else clamp.unsqueeze(0))
         upstream = (None if grad_output is None else grad_output.unsqueeze(0), None, *grads)
-        found = _backward(upstream, ctx.options, kept, operands, masks, None, ctx.needs_input_grad[2:])
+        found = _backward(
+            upstream, ctx.options, kept, operands, masks, None, ctx.needs_input_grad[2:]
+        )
         for index in (0, 1):
             grad = found[index]
             found[index] = None if grad is None else grad.squeeze(0)
@@ -503,6 +576,13 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         saved = ctx.saved_tensors
-        kept, masks, lengths, operands = Kept(*saved[:7]), Masks(*saved[7:9]), saved[9], Operands(None, *saved[10:])
-        found = _backward(grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[4:])
+        kept, masks, lengths, operands = (
+            Kept(*saved[:7]),
+            Masks(*saved[7:9]),
+            saved[9],
+            Operands(None, *saved[10:]),
+        )
+        found = _backward(
+            grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[4:]
+        )
         return None, None, None, None, *_first_order(found)

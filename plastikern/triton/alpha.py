@@ -5,7 +5,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .memory import advance, at, length_of, load_traces, load_vector, matrix_offsets, pre_of, tile_at
+from .memory import (
+    advance,
+    at,
+    length_of,
+    load_traces,
+    load_vector,
+    matrix_offsets,
+    pre_of,
+    tile_at,
+)
 from .rules import read
 
 
@@ -24,5 +33,7 @@ def plastic_alpha_gradient(
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
             through = load_vector(at(grad_sum, t, b), tile.rows, network.posts, network)
             grad += through[:, None] * pre[None, :] * read(trace, network)
-            trace, eligibility = advance(trace, eligibility, t, b, tile, inputs, first, parameters, activities, network)
+            trace, eligibility = advance(
+                trace, eligibility, t, b, tile, inputs, first, parameters, activities, network
+            )
     tl.store(grad_alpha + part * network.matrix + matrix_offsets(tile, network), grad, tile.inside)

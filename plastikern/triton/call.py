@@ -42,15 +42,22 @@ def require(condition: bool, message: str) -> None:
         raise RuntimeError(message)
 
 
-def check(name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: Tensor, dtypes: Any = None) -> None:
+def check(
+    name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: Tensor, dtypes: Any = None
+) -> None:
     """A tensor, if there is one, must have one of these shapes, the dtype and the device of ``like``; or ``dtypes``."""
     if tensor is None:
         return
     wanted = " or ".join(str(shape) for shape in shapes)
-    require(tuple(tensor.shape) in shapes, f"{name} must have shape {wanted}; got {tuple(tensor.shape)}")
+    require(
+        tuple(tensor.shape) in shapes, f"{name} must have shape {wanted}; got {tuple(tensor.shape)}"
+    )
     allowed = (like.dtype,) if dtypes is None else dtypes
     names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-    require(tensor.dtype in allowed, f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}")
+    require(
+        tensor.dtype in allowed,
+        f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}",
+    )
     require(tensor.device == like.device, f"{name} must be on {like.device}; got {tensor.device}")
 
 
@@ -67,24 +74,44 @@ class Call:
         require(len(codes) == len(CODES), f"codes must be {len(CODES)} numbers; got {len(codes)}")
         for place, (code, words) in enumerate(zip(codes, CODES, strict=True)):
             require(0 <= code < len(words), f"code {place} is out of range: {code}")
-        kind, rule, constraint, nonlinearity, post, modulation, modulator_input, modulator_nonlinearity = (
-            words[code] for code, words in zip(codes, CODES, strict=True)
+        (
+            kind,
+            rule,
+            constraint,
+            nonlinearity,
+            post,
+            modulation,
+            modulator_input,
+            modulator_nonlinearity,
+        ) = (words[code] for code, words in zip(codes, CODES, strict=True))
+        require(
+            (rule, constraint) != ("oja", "decay"),
+            f"rule {rule} and constraint {constraint} do not go together",
         )
-        require((rule, constraint) != ("oja", "decay"), f"rule {rule} and constraint {constraint} do not go together")
         require(kind == "linear" or nonlinearity != "softmax", "softmax is for a linear layer")
         require((kind == "linear") == (features is not None), "features are for a linear layer")
-        possible = {"hidden": True, "previous_hidden": kind != "linear", "cell": kind == "lstm"}[modulator_input]
+        possible = {"hidden": True, "previous_hidden": kind != "linear", "cell": kind == "lstm"}[
+            modulator_input
+        ]
         require(possible, "the modulator's input does not exist in this network")
         retroactive = modulation == "retroactive"
         gates = 4 if kind == "lstm" else 1
-        self.sizes: Sizes = sizes_of(activities, gates if name == "drive" else 1, features, batch_first)
+        self.sizes: Sizes = sizes_of(
+            activities, gates if name == "drive" else 1, features, batch_first
+        )
         _, _, batch, posts, pres = self.sizes
         is_step = activities.dim() == 2
         require(posts > 0 and pres > 0, f"{name} must have at least one neuron")
         # Inside a matrix, kernels count with 32 bits.
-        require(posts * pres < 1 << 31, f"weight must have fewer than 2^31 values per gate; got {posts} x {pres}")
+        require(
+            posts * pres < 1 << 31,
+            f"weight must have fewer than 2^31 values per gate; got {posts} x {pres}",
+        )
         most = max(posts, pres)
-        require(most <= MAX_NEURONS, f"weight must have at most {MAX_NEURONS} rows per gate and columns; got {most}")
+        require(
+            most <= MAX_NEURONS,
+            f"weight must have at most {MAX_NEURONS} rows per gate and columns; got {most}",
+        )
         require(alpha.dtype in TYPES, f"alpha must be float32 or float64; got {alpha.dtype}")
 
         def over_time(size: int) -> tuple[int, ...]:
@@ -93,7 +120,9 @@ class Call:
         self.like = like = alpha
         width, low = posts * gates, (alpha.dtype, *HALF)
         coefficients = ((), (1,), (posts,), (posts, pres))
-        check(name, activities, over_time(width if name == "drive" else posts), like=like, dtypes=low)
+        check(
+            name, activities, over_time(width if name == "drive" else posts), like=like, dtypes=low
+        )
         check("features", features, over_time(pres), like=like, dtypes=low)
         check("clamp", clamp, over_time(posts), like=like, dtypes=(torch.bool,))
         check("weight", weight, (width, pres), like=like, dtypes=low)
@@ -109,11 +138,23 @@ class Call:
         check("modulator_bias", modulator_bias, (), (1,), like=like)
         check("modulated", modulated, (posts,), like=like, dtypes=(torch.bool,))
         lengths = self.checked(lengths)
-        require((modulator_weight is None) == (modulator_bias is None), "a modulator has weight and bias")
-        require(rate is not None or modulator_weight is not None, "rate must be a tensor without a modulator")
+        require(
+            (modulator_weight is None) == (modulator_bias is None),
+            "a modulator has weight and bias",
+        )
+        require(
+            rate is not None or modulator_weight is not None,
+            "rate must be a tensor without a modulator",
+        )
         require(modulator_weight is not None or rate_scale is None, "rate_scale needs a modulator")
-        require(retroactive == (eligibility_rate is not None), "eligibility_rate is for retroactive modulation")
-        require(retroactive or (eligibility is None and modulated is None), "eligibility is for retroactive modulation")
+        require(
+            retroactive == (eligibility_rate is not None),
+            "eligibility_rate is for retroactive modulation",
+        )
+        require(
+            retroactive or (eligibility is None and modulated is None),
+            "eligibility is for retroactive modulation",
+        )
         require(kind == "rnn" or clamp is None, "clamp is for a recurrent network")
         require(kind == "lstm" or cell is None, "cell is for an LSTM")
         require(kind != "linear" or hidden is None, "hidden is for a recurrent network")
@@ -142,7 +183,10 @@ class Call:
         if lengths.is_cpu:
             steps = self.sizes.steps
             low, high = (int(bound) for bound in lengths.aminmax()) if lengths.numel() else (0, 0)
-            require(0 <= low <= high <= steps, f"lengths must lie from 0 to {steps}; got {low} to {high}")
+            require(
+                0 <= low <= high <= steps,
+                f"lengths must lie from 0 to {steps}; got {low} to {high}",
+            )
         if lengths.device != self.like.device:
             lengths = lengths_on(lengths, self.like.device)
         check("lengths", lengths, (self.sizes.batch,), like=self.like, dtypes=(torch.int64,))
@@ -158,7 +202,9 @@ class Call:
         time, element = tensor.stride()[:2][:: -1 if self.sizes.batch_first else 1]
         return sequence_of(tensor, time, element)
 
-    def activities(self, output: Tensor, history: Tensor | None, modulators: Tensor | None) -> Activities:
+    def activities(
+        self, output: Tensor, history: Tensor | None, modulators: Tensor | None
+    ) -> Activities:
         """What a forward pass leaves, as kernels take it."""
         return Activities(self.layout(output), self.layout(history), self.layout(modulators))
 

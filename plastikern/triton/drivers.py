@@ -47,7 +47,14 @@ def forward(call: Call, results: tuple[Tensor | None, ...], every: int) -> None:
             arguments = (
                 call.inputs, call.first, call.parameters, activities, last, checkpoints, size.steps, size.batch, every,
             )  # fmt: skip
-            launch(plastic_sequence_forward, (size.batch,), arguments, options, tunable=True, **chunks(options))
+            launch(
+                plastic_sequence_forward,
+                (size.batch,),
+                arguments,
+                options,
+                tunable=True,
+                **chunks(options),
+            )
         else:
             forward_by_steps(call, activities, last, checkpoints, every)
 
@@ -79,12 +86,27 @@ def backward(
 
     ``kept``: output, history, modulators and checkpoints; ``upstream``: gradients of output and last state.
     """
-    drive, total, features, hidden, cell, trace, eligibility, alpha, rate, rate_scale, fading, modulator = results
+    (
+        drive,
+        total,
+        features,
+        hidden,
+        cell,
+        trace,
+        eligibility,
+        alpha,
+        rate,
+        rate_scale,
+        fading,
+        modulator,
+    ) = results
     size, options, grad_last = call.sizes, call.options, State(*upstream[1:])
     assert kept[0] is not None and drive is not None
     if size.batch == 0 or size.steps == 0:
         pass_on(grad_last, State(hidden, cell, trace, eligibility))
-        sums = (None if grad is None else grad.zero_() for grad in (alpha, rate, rate_scale, fading))
+        sums = (
+            None if grad is None else grad.zero_() for grad in (alpha, rate, rate_scale, fading)
+        )
         return drive, total, features, hidden, cell, trace, eligibility, *sums, modulator
     activities = call.activities(kept[0], kept[1], kept[2])
     by_steps, by_synapses = size.over_time(size.posts), call.like.new_zeros
@@ -180,7 +202,9 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
         grad_sum = grads.drive
         if options.kind == "lstm":
             grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.posts, size.posts))
-    rows, columns = (min(tile, block(n)) for tile, n in zip(ALPHA_TILE, (size.posts, size.pres), strict=True))
+    rows, columns = (
+        min(tile, block(n)) for tile, n in zip(ALPHA_TILE, (size.posts, size.pres), strict=True)
+    )
     tiles = -(-size.posts // rows), -(-size.pres // columns)
     parts = max(1, min(size.batch, ALPHA_PROGRAMS // (tiles[0] * tiles[1])))
     share = -(-size.batch // parts)

@@ -51,7 +51,10 @@ class Graphs:
         """``function(*arguments)``."""
         key = function, identity(arguments)
         with self._lock:
-            if not self.failed and (replay := self._find(key, lambda: function(*arguments))) is not None:
+            if (
+                not self.failed
+                and (replay := self._find(key, lambda: function(*arguments))) is not None
+            ):
                 return replay()
         function(*arguments)
         with self._lock:
@@ -66,7 +69,9 @@ class Graphs:
                 replay = self._capture(run)
             except RuntimeError as error:
                 self.failed = True
-                warnings.warn(f"no more graphs, as {GRAPHS}=0 has it: a capture failed: {error}", stacklevel=2)
+                warnings.warn(
+                    f"no more graphs, as {GRAPHS}=0 has it: a capture failed: {error}", stacklevel=2
+                )
                 return None
             del self._seen[key]
         _use(self._graphs, key, replay, MAX_GRAPHS)

@@ -89,7 +89,11 @@ def backward_warps(options: Options) -> int:
 
 def warps_of(options: Options, blocks: dict[str, int], most: int) -> int:
     """Warps of a program with these blocks."""
-    elements = blocks.get("ROWS", blocks.get("POSTS", 1)) * blocks.get("COLUMNS", 1) * blocks.get("CHUNKS", 1)
+    elements = (
+        blocks.get("ROWS", blocks.get("POSTS", 1))
+        * blocks.get("COLUMNS", 1)
+        * blocks.get("CHUNKS", 1)
+    )
     return max(1, min(most, elements * item_size(options) // BYTES_PER_THREAD // 32))
 
 
@@ -106,7 +110,9 @@ def launch(
     constants = {"network": options, **blocks}
     candidates = warp_candidates(warps) if tunable else (warps,)
     if (record := _record.get()) is not None:
-        record += [Launch(kernel, grid, arguments, constants, candidate) for candidate in candidates]
+        record += [
+            Launch(kernel, grid, arguments, constants, candidate) for candidate in candidates
+        ]
     elif tunable and os.environ.get(AUTOTUNE) == "1" and not triton.knobs.runtime.interpret:
         _tuned(kernel, candidates)[grid](*arguments, **constants, **COMPILER)
     else:

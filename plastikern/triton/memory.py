@@ -10,7 +10,9 @@ from .vocabulary import Tile
 
 
 @triton.jit
-def tile_at(first_row, first_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, network: tl.constexpr):
+def tile_at(
+    first_row, first_column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, network: tl.constexpr
+):
     rows, columns = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
     return Tile(rows, columns, (rows < network.posts)[:, None] & (columns < network.pres)[None, :])
 
@@ -149,7 +151,9 @@ def fading_of(tile, parameters, network: tl.constexpr):
     if network.retroactive:
         fading = coefficient(parameters.eligibility_rate, network.fading, tile, network)
         if network.half_eligible:
-            eligible = (tl.load(parameters.modulated + tile.rows, tile.rows < network.posts, 0) != 0)[:, None]
+            eligible = (
+                tl.load(parameters.modulated + tile.rows, tile.rows < network.posts, 0) != 0
+            )[:, None]
     return fading, eligible
 
 
@@ -192,7 +196,9 @@ def modulator_of(t, b, activities, network: tl.constexpr):
 
 
 @triton.jit
-def advance(trace, eligibility, t, b, tile, inputs, first, parameters, activities, network: tl.constexpr):
+def advance(
+    trace, eligibility, t, b, tile, inputs, first, parameters, activities, network: tl.constexpr
+):
     """The traces after step t, from those before it and from what is known of the step."""
     pre = pre_of(t, b, tile.columns, inputs, first, activities, network)[None, :]
     post = post_of(t, b, tile.rows, activities, network)[:, None]

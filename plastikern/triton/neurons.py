@@ -27,7 +27,11 @@ def tanh(z):
     # Triton has no tanh for all its targets. Near 0, where 1 - exp(-2 |z|) would lose what makes the result, this is
     # the eighth convergent of Lambert's continued fraction, z / (1 + z^2 / (3 + z^2 / (5 + ...))): 6e-18 off at 0.625.
     s = z * z
-    lost = s * (675675 + s * (45045 + s * (594 + s))) / (2027025 + s * (945945 + s * (51975 + s * (630 + s))))
+    lost = (
+        s
+        * (675675 + s * (45045 + s * (594 + s)))
+        / (2027025 + s * (945945 + s * (51975 + s * (630 + s))))
+    )
     size = tl.abs(z)
     decayed = exponential(-2 * size)
     far = 1 - 2 * decayed / (1 + decayed)
@@ -74,7 +78,9 @@ def activity_adjoint(y, grad, NONLINEARITY: tl.constexpr):
 @triton.jit
 def cell_before(t, b, rows, first, activities, network: tl.constexpr):
     if t > 0:
-        cell = load_vector(at(activities.history, t - 1, b) + 4 * network.posts, rows, network.posts, network)
+        cell = load_vector(
+            at(activities.history, t - 1, b) + 4 * network.posts, rows, network.posts, network
+        )
     else:
         cell = load_first(first.cell, b, rows, network.posts, network)
     return cell
@@ -95,9 +101,15 @@ def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network:
     drive = at(inputs.drive, t, b)
     if network.kind == "lstm":
         input_gate = sigmoid(load_vector(drive, rows, network.posts, network) + gates[0])
-        forget_gate = sigmoid(load_vector(drive + network.posts, rows, network.posts, network) + gates[1])
-        candidate = tanh(load_vector(drive + 2 * network.posts, rows, network.posts, network) + total)
-        output_gate = sigmoid(load_vector(drive + 3 * network.posts, rows, network.posts, network) + gates[2])
+        forget_gate = sigmoid(
+            load_vector(drive + network.posts, rows, network.posts, network) + gates[1]
+        )
+        candidate = tanh(
+            load_vector(drive + 2 * network.posts, rows, network.posts, network) + total
+        )
+        output_gate = sigmoid(
+            load_vector(drive + 3 * network.posts, rows, network.posts, network) + gates[2]
+        )
         cell = forget_gate * cell + input_gate * candidate
         active = output_gate * tanh(cell)
         if network.post == "candidate":
@@ -128,7 +140,9 @@ def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network:
 
 
 @triton.jit
-def modulator_forward(t, b, rows, before, active, cell, parameters, activities, network: tl.constexpr, first=True):
+def modulator_forward(
+    t, b, rows, before, active, cell, parameters, activities, network: tl.constexpr, first=True
+):
     """M (1,) of step t, 0 without a modulator; written by the ``first`` program of an element.
 
     ``rows`` are all neurons, ``before`` and ``active`` their activities before and after the step.
@@ -142,7 +156,9 @@ def modulator_forward(t, b, rows, before, active, cell, parameters, activities, 
             source = before
         weight = load_vector(parameters.modulator_weight, rows, network.posts, network)
         bias = tl.load(parameters.modulator_bias).to(network.dtype)
-        modulator += activity(tl.sum(weight * source, 0) + bias, None, tl.constexpr(network.modulator_nonlinearity))
+        modulator += activity(
+            tl.sum(weight * source, 0) + bias, None, tl.constexpr(network.modulator_nonlinearity)
+        )
         if activities.modulators.data is not None:
             if first:
                 tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), modulator)
@@ -167,9 +183,13 @@ def neurons_backward(
         grad_hidden += load_vector(at(grads.output, t, b), rows, network.posts, network)
     if network.modulated:
         modulator = tl.load(at(activities.modulators, t, b) + tl.arange(0, 1))
-        grad_source = activity_adjoint(modulator, grad_modulator, tl.constexpr(network.modulator_nonlinearity))
+        grad_source = activity_adjoint(
+            modulator, grad_modulator, tl.constexpr(network.modulator_nonlinearity)
+        )
         tl.store(at(grads.modulator, t, b) + tl.arange(0, 1), grad_source)
-        through = grad_source * load_vector(parameters.modulator_weight, rows, network.posts, network)
+        through = grad_source * load_vector(
+            parameters.modulator_weight, rows, network.posts, network
+        )
         if network.modulator_input == "hidden":
             grad_hidden += through
         elif network.modulator_input == "cell":
@@ -210,7 +230,10 @@ def neurons_backward(
         grad_drive = grad_total
         if inputs.clamp.data is not None:
             clamped = tl.load(at(inputs.clamp, t, b) + rows, here, 0) != 0
-            grad_total, grad_drive = tl.where(clamped, 0.0, grad_total), tl.where(clamped, grad_hidden, grad_total)
+            grad_total, grad_drive = (
+                tl.where(clamped, 0.0, grad_total),
+                tl.where(clamped, grad_hidden, grad_total),
+            )
         store_vector(grads.drive, t, b, rows, grad_drive, network)
         gates = grad_total, grad_total, grad_total
     if grads.sum.data is not None:

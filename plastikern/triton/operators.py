@@ -60,14 +60,24 @@ def sequence_backward(*given: Any) -> tuple[Tensor | None, ...]:
     *arguments, every, _, needs = given[12:]
     call = Call("output", output, *arguments)
     size = call.sizes
-    shapes = (size.over_time(size.posts), (size.batch, size.posts), (size.batch, size.posts), size.traces, size.traces)
-    for name, tensor, shape in zip(("output", "hidden", "cell", "trace", "eligibility"), upstream, shapes, strict=True):
+    shapes = (
+        size.over_time(size.posts),
+        (size.batch, size.posts),
+        (size.batch, size.posts),
+        size.traces,
+        size.traces,
+    )
+    for name, tensor, shape in zip(
+        ("output", "hidden", "cell", "trace", "eligibility"), upstream, shapes, strict=True
+    ):
         check(f"grad_{name}", tensor, shape, like=call.like)
     results = fakes.sequence_backward(*given)
     count = (size.steps - 1) // every if size.steps else 0
     check("checkpoints", checkpoints, (count, call.options.traces, *size.traces), like=call.like)
     kept = tuple(compact(tensor) for tensor in (output, history, modulators, checkpoints))
-    return backward(call, tuple(compact(tensor) for tensor in upstream), kept, results, every, needs)
+    return backward(
+        call, tuple(compact(tensor) for tensor in upstream), kept, results, every, needs
+    )
 
 
 @cache

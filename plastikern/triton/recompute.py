@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .memory import advance, length_of, load_kept, load_traces, rows_and_element, store_kept, tile_at
+from .memory import (
+    advance,
+    length_of,
+    load_kept,
+    load_traces,
+    rows_and_element,
+    store_kept,
+    tile_at,
+)
 
 
 @triton.jit
@@ -19,10 +27,14 @@ def traces_before(start, b, batch, tile, first, checkpoints, every, network: tl.
 
 
 @triton.jit
-def traces_inside(t, start, b, batch, tile, first, checkpoints, segment, every, network: tl.constexpr):
+def traces_inside(
+    t, start, b, batch, tile, first, checkpoints, segment, every, network: tl.constexpr
+):
     """The traces before step t of the segment that begins with step ``start``."""
     if t == start:
-        trace, eligibility = traces_before(start, b, batch, tile, first, checkpoints, every, network)
+        trace, eligibility = traces_before(
+            start, b, batch, tile, first, checkpoints, every, network
+        )
     else:
         trace, eligibility = load_kept(segment, t - start - 1, b, batch, tile, network)
     return trace, eligibility
@@ -36,7 +48,9 @@ def recompute_segment(
     """Writes the traces before steps start + 1 ... end - 1 to places 0, 1, ... of ``segment``."""
     trace, eligibility = traces_before(start, b, batch, tile, first, checkpoints, every, network)
     for t in range(start, end - 1):
-        trace, eligibility = advance(trace, eligibility, t, b, tile, inputs, first, parameters, activities, network)
+        trace, eligibility = advance(
+            trace, eligibility, t, b, tile, inputs, first, parameters, activities, network
+        )
         store_kept(segment, t - start, b, batch, tile, trace, eligibility, network)
 
 
@@ -51,5 +65,17 @@ def plastic_recompute(
     start = start.to(tl.int64)
     end = tl.minimum(start + every, length_of(b, inputs, steps))
     recompute_segment(
-        start, end, b, batch, tile, inputs, first, parameters, activities, checkpoints, segment, every, network
+        start,
+        end,
+        b,
+        batch,
+        tile,
+        inputs,
+        first,
+        parameters,
+        activities,
+        checkpoints,
+        segment,
+        every,
+        network,
     )

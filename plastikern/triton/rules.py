@@ -83,7 +83,9 @@ def constrained_adjoint(trace, change, rate, grad, network: tl.constexpr):
         grad_change = grad
     elif network.constraint == "soft_clip":
         size = tl.abs(change)
-        grad = tl.where(tl.abs(trace + change - size * trace) <= bound_of(trace, network), grad, 0.0)
+        grad = tl.where(
+            tl.abs(trace + change - size * trace) <= bound_of(trace, network), grad, 0.0
+        )
         signed_trace = tl.where(change > 0, trace, tl.where(change < 0, -trace, 0.0))
         grad_change = grad - signed_trace * grad
         grad = grad - size * grad
@@ -116,14 +118,19 @@ def next_adjoint(
         if network.half_eligible:
             source = tl.where(eligible, eligibility, product)
         change = rate * source
-    grad_trace, grad_change, grad_rate = constrained_adjoint(trace, change, rate, grad_trace, network)
+    grad_trace, grad_change, grad_rate = constrained_adjoint(
+        trace, change, rate, grad_trace, network
+    )
     grad_rate += grad_change * source
     grad_product = rate * grad_change
     if network.retroactive:
         gated = grad_product + (1 - fading) * grad_eligibility
         faded, grad_fading = fading * grad_eligibility, grad_eligibility * (product - eligibility)
         if network.half_eligible:
-            faded, gated = tl.where(eligible, faded, grad_product), tl.where(eligible, gated, grad_eligibility)
+            faded, gated = (
+                tl.where(eligible, faded, grad_product),
+                tl.where(eligible, gated, grad_eligibility),
+            )
             grad_fading = tl.where(eligible, grad_fading, 0.0)
         grad_product, grad_eligibility = faded, gated
     through, grad_pre, grad_post = increment_adjoint(trace, pre, post, grad_product, network)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .memory import at, coefficient, fading_of, load_matrix, load_vector, matrix_offsets, rate_in_force
+from .memory import (
+    at,
+    coefficient,
+    fading_of,
+    load_matrix,
+    load_vector,
+    matrix_offsets,
+    rate_in_force,
+)
 from .rules import next_adjoint, read, read_adjoint
 
 
@@ -39,7 +47,9 @@ def add_gate_sums(sums, tile, pre, parameters, network: tl.constexpr):
 
 
 @triton.jit
-def excitation_adjoint(trace, tile, pre, grad_total, gates, grad_trace, parameters, network: tl.constexpr):
+def excitation_adjoint(
+    trace, tile, pre, grad_total, gates, grad_trace, parameters, network: tl.constexpr
+):
     """Gradients of the trace, added to what it has, and of pre, from those of the sums."""
     grad_total = grad_total[:, None]
     alpha = coefficient(parameters.alpha, network.alpha, tile, network)
@@ -74,17 +84,35 @@ def change_adjoint(
     rate = rate_in_force(modulator, tile, parameters, network)
     fading, eligible = fading_of(tile, parameters, network)
     grad_trace, grad_eligibility, grad_pre, grad_post, grad_rate, grad_fading = next_adjoint(
-        trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, grad_trace, grad_eligibility, network
+        trace,
+        eligibility,
+        pre[None, :],
+        post[:, None],
+        rate,
+        fading,
+        eligible,
+        grad_trace,
+        grad_eligibility,
+        network,
     )
     if network.rates_per_connection:
         add_matrix(grads.rate, b, tile, grad_rate, network)
         add_matrix(grads.rate_scale, b, tile, grad_rate * modulator, network)
         if parameters.rate_scale is not None:
-            grad_rate = grad_rate * coefficient(parameters.rate_scale, network.rate_scale, tile, network)
+            grad_rate = grad_rate * coefficient(
+                parameters.rate_scale, network.rate_scale, tile, network
+            )
     if network.fading == 2:
         add_matrix(grads.fading, b, tile, grad_fading, network)
     grad_pre, grad_post = tl.sum(grad_pre, 0), tl.sum(grad_post, 1)
-    return grad_trace, grad_eligibility, grad_pre, grad_post, tl.sum(grad_rate, 1), tl.sum(grad_fading, 1)
+    return (
+        grad_trace,
+        grad_eligibility,
+        grad_pre,
+        grad_post,
+        tl.sum(grad_rate, 1),
+        tl.sum(grad_fading, 1),
+    )
 
 
 @triton.jit
@@ -98,7 +126,9 @@ def rates_adjoint(t, b, rows, grad_rate, grad_fading, parameters, grads, network
         tl.store(at(grads.rate, t, b) + rows, grad_rate, here)
         if parameters.rate_scale is not None:
             if network.rate_scale == 1:
-                grad_rate = grad_rate * load_vector(parameters.rate_scale, rows, network.posts, network)
+                grad_rate = grad_rate * load_vector(
+                    parameters.rate_scale, rows, network.posts, network
+                )
             else:
                 grad_rate = grad_rate * tl.load(parameters.rate_scale).to(network.dtype)
     return tl.zeros([1], network.dtype) + tl.sum(grad_rate, 0)

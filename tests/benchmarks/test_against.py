@@ -21,7 +21,14 @@ from benchmarks.pool import WorkerFailed, worker
 from benchmarks.workloads import workload_named
 
 CPU = variants.parse("plastikern-cpu")
-PLAN = Plan(variants=[CPU], passes=("forward", "forward_backward"), repeats=10, budget=1e9, threads=1, memory=False)
+PLAN = Plan(
+    variants=[CPU],
+    passes=("forward", "forward_backward"),
+    repeats=10,
+    budget=1e9,
+    threads=1,
+    memory=False,
+)
 TINY = workload_named("tiny")
 
 
@@ -39,7 +46,11 @@ def test_a_verdict_needs_the_median_beyond_the_threshold_and_pairs_that_agree(
 
 
 def test_chance_is_that_of_a_coin() -> None:
-    assert against.chance(3, 3) == 1 / 8 and against.chance(2, 3) == 4 / 8 and against.chance(0, 3) == 1
+    assert (
+        against.chance(3, 3) == 1 / 8
+        and against.chance(2, 3) == 4 / 8
+        and against.chance(0, 3) == 1
+    )
     assert against.chance(10, 11) == 12 / 2**11
     least = against.LEAST_PAIRS
     assert against.chance(least, least) <= against.MAX_CHANCE < against.chance(least - 1, least - 1)
@@ -81,7 +92,9 @@ def compared(tmp_path: Path, here: Any, there: Any, wrong: bool = False) -> Simp
     times = {"here": here, "there": there}
 
     @contextlib.contextmanager
-    def start(workload: str, variant: variants.Variant, threads: int, scratch: Path, package: Path) -> Iterator[Fake]:
+    def start(
+        workload: str, variant: variants.Variant, threads: int, scratch: Path, package: Path
+    ) -> Iterator[Fake]:
         imported = tmp_path / "elsewhere" if wrong and package.name == "there" else package
         yield Fake(imported, times[package.name], log)
 
@@ -97,8 +110,14 @@ def test_samples_are_taken_in_turns_and_neighbours_are_compared(tmp_path: Path) 
     assert not found.failures
     assert [row["pass"] for row in found.comparisons] == ["forward", "forward_backward"]
     for row in found.comparisons:
-        assert row["ratio"] == pytest.approx(1.1), "a slow minute of the machine hits both of a pair"
-        assert (row["p20"], row["p80"], row["pairs"]) == (pytest.approx(0.98), pytest.approx(1.1), 10)
+        assert row["ratio"] == pytest.approx(1.1), (
+            "a slow minute of the machine hits both of a pair"
+        )
+        assert (row["p20"], row["p80"], row["pairs"]) == (
+            pytest.approx(0.98),
+            pytest.approx(1.1),
+            10,
+        )
         assert row["chance"] == against.chance(8, 10)
         assert (row["here_ms"], row["there_ms"]) == (11e3, 20e3)
 
@@ -117,14 +136,19 @@ def test_a_side_that_is_wrong_or_cannot_run_is_a_failure_and_not_timed(tmp_path:
 def test_a_worker_that_measures_another_package_is_refused(tmp_path: Path) -> None:
     found = compared(tmp_path, iter([1.0] * 40), iter([1.0] * 40), wrong=True)
     assert not found.comparisons
-    assert "elsewhere" in found.failures[0]["reason"] and "expected one in" in found.failures[0]["reason"]
+    assert (
+        "elsewhere" in found.failures[0]["reason"]
+        and "expected one in" in found.failures[0]["reason"]
+    )
 
 
 @pytest.mark.slow
 def test_a_worker_runs_the_package_of_its_folder(tmp_path: Path) -> None:
     side = against.pack(against.ROOT, "copy", Path(__file__), tmp_path / "copy")
     (side.folder / "plastikern" / Path(__file__).name).unlink()
-    with worker("tiny", variants.parse("plastikern-reference"), 1, tmp_path, side.folder) as process:
+    with worker(
+        "tiny", variants.parse("plastikern-reference"), 1, tmp_path, side.folder
+    ) as process:
         package = Path(process.ask("package")["path"])
     assert package == side.folder / "plastikern" / "__init__.py"
 
@@ -149,7 +173,14 @@ def repository(tmp_path: Path) -> Path:
     )
 
     def git(*arguments: str) -> None:
-        who = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+        who = (
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@localhost",
+            "-c",
+            "commit.gpgsign=false",
+        )
         subprocess.run(["git", *who, *arguments], cwd=root, check=True, capture_output=True)
 
     try:
@@ -163,12 +194,16 @@ def repository(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_revision_is_checked_out_for_a_while_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
+def test_a_revision_is_checked_out_for_a_while_and_nothing_stays(
+    repository: Path, tmp_path: Path
+) -> None:
     first = against.commit_of(repository, "HEAD~1")
     with against.checked_out(repository, first, tmp_path / "revision") as tree:
         assert (tree / "csrc" / "kernel.cpp").read_text() == "first\n"
     assert not (tmp_path / "revision").exists()
-    listed = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True
+    )
     assert listed.stdout.count("\n") == 1
 
 
@@ -183,10 +218,16 @@ def test_a_library_is_built_once_for_the_same_sources(repository: Path, tmp_path
     built = against.library(repository, tmp_path / "cache", "cpu", said.append)
     assert (built.read_text(), len(said)) == ("cpu second\n", 1)
     (repository / "plastikern" / "__init__.py").write_text("# Python only\n")
-    assert against.library(repository, tmp_path / "cache", "cpu", said.append) == built and len(said) == 1
+    assert (
+        against.library(repository, tmp_path / "cache", "cpu", said.append) == built
+        and len(said) == 1
+    )
     assert against.library(repository, tmp_path / "cache", "cuda", said.append) != built
     (repository / "csrc" / "kernel.cpp").write_text("third\n")
-    assert against.library(repository, tmp_path / "cache", "cpu", said.append).read_text() == "cpu third\n"
+    assert (
+        against.library(repository, tmp_path / "cache", "cpu", said.append).read_text()
+        == "cpu third\n"
+    )
     (repository / "csrc" / "kernel.cpp").write_text("broken\n")
     with pytest.raises(Refused, match=r"cannot be built: plastikern: kernel\.cpp\.o was not made"):
         against.library(repository, tmp_path / "cache", "cpu", said.append)
@@ -206,11 +247,16 @@ def test_parity_is_that_of_the_package_in_the_folder(
     side, said = Side("this tree", tmp_path), list[str]()
     if tests or selftest:
         reason = "test_parity.py: 1 failed" if tests else "selftest --backend cpu: FAIL: rnn"
-        with pytest.raises(Refused, match=f"^parity fails, so no speed-up is reported: .*{reason}$"):
+        with pytest.raises(
+            Refused, match=f"^parity fails, so no speed-up is reported: .*{reason}$"
+        ):
             against.check_parity(side, ["cpu"], said.append)
         return
     against.check_parity(side, ["cpu", "cpu"], said.append)
-    commands = ("-m pytest -q -x -m not slow tests/test_parity.py", "-m plastikern selftest --backend cpu")
+    commands = (
+        "-m pytest -q -x -m not slow tests/test_parity.py",
+        "-m plastikern selftest --backend cpu",
+    )
     expected = [f"{tmp_path} {tmp_path} {one}" for one in commands]
     assert (tmp_path / "ran").read_text().splitlines() == expected and len(said) == 2
 
@@ -224,12 +270,24 @@ def untimed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
 
     def compare(workload: Any, variant: Any, plan: Any, sides: Any, scratch: Path, say: Any) -> Any:
         made_up.compared.append(
-            (workload.name, variant.name, [(s.folder / "plastikern" / "_C.abi3.so").read_text() for s in sides])
+            (
+                workload.name,
+                variant.name,
+                [(s.folder / "plastikern" / "_C.abi3.so").read_text() for s in sides],
+            )
         )
         ratio = made_up.ratio
-        row = {"workload": workload.name, "variant": variant.name, "pass": "forward", "here_ms": ratio, "there_ms": 1.0}
+        row = {
+            "workload": workload.name,
+            "variant": variant.name,
+            "pass": "forward",
+            "here_ms": ratio,
+            "there_ms": 1.0,
+        }
         return {
-            "comparisons": [{**row, "ratio": ratio, "p20": ratio, "p80": ratio, "pairs": 9, "chance": 0.002}],
+            "comparisons": [
+                {**row, "ratio": ratio, "p20": ratio, "p80": ratio, "pairs": 9, "chance": 0.002}
+            ],
             "failures": [],
         }
 
@@ -253,25 +311,34 @@ def test_the_command_compares_both_trees_and_its_status_tells_a_slowdown(
     libraries = ["cpu second\n", "cpu first\n"]
     assert untimed.compared == [(name, "plastikern-cpu", libraries) for name in ("tiny", "maze")]
     report = json.loads(path.read_text())
-    assert [row["verdict"] for row in report["comparisons"]] == ["same", "same"] and report["machine"]["threads"] >= 1
+    assert [row["verdict"] for row in report["comparisons"]] == ["same", "same"] and report[
+        "machine"
+    ]["threads"] >= 1
     untimed.ratio = 1.08
     assert command.main(arguments) == 1
     assert "slower  tiny, forward, plastikern-cpu: 1.080 times its time" in capsys.readouterr().out
     assert command.main([*arguments, "--threshold", "0.1"]) == 0
 
 
-def test_nothing_is_timed_while_parity_fails(untimed: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_timed_while_parity_fails(
+    untimed: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     untimed.ratio = -1.0
     assert command.main(["--against", "HEAD~1", "--workloads", "tiny"]) == 1
     assert untimed.parity == ["this tree"] and not untimed.compared
     said = capsys.readouterr()
-    assert said.out == "" and said.err.endswith("parity fails, so no speed-up is reported: test_parity.py\n")
+    assert said.out == "" and said.err.endswith(
+        "parity fails, so no speed-up is reported: test_parity.py\n"
+    )
 
 
 def test_rivals_have_no_revisions(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--against", "HEAD", "--variants", "plastikern-cpu,eager"])
-    assert "--against compares variants of the library only: plastikern-BACKEND" in capsys.readouterr().err
+    assert (
+        "--against compares variants of the library only: plastikern-BACKEND"
+        in capsys.readouterr().err
+    )
 
 
 def test_too_few_pairs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +347,9 @@ def test_too_few_pairs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--against needs --repeats 7 or more" in capsys.readouterr().err
 
 
-def test_the_command_line_refuses_a_revision_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_refuses_a_revision_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert command.main(["--against", "no-such-revision", "--workloads", "tiny"]) == 1
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1

@@ -28,7 +28,11 @@ def constant(name: str, variant: str, size: int, unit: str, value: float) -> dic
 
 CARD = {"fact": "card", "index": 0, "name": "Card of the tests", "processors": 7}
 FACTS = stage(
-    "facts", "passed", CARD, {"fact": "torch", "version": "0.0"}, {"fact": "driver", "cuda": "0.0", "cards": 1}
+    "facts",
+    "passed",
+    CARD,
+    {"fact": "torch", "version": "0.0"},
+    {"fact": "driver", "cuda": "0.0", "cards": 1},
 )
 PROOFS = [record for name in cards.PROOFS for record in stage(name, "passed")]
 CONSTANTS = stage(
@@ -76,10 +80,13 @@ def test_what_was_measured_stands_beside_what_is_assumed(file: Path) -> None:
 
 def test_times_stand_beside_the_rivals_and_by_form(file: Path) -> None:
     name, entry = collect(file, run(FACTS, PROOFS, CONSTANTS, TIMES))
-    assert "| Card of the tests | `maze` | forward | 2 | 5 `eager-graph` | 2.5 | `eager` 9 |" in cards.rivals_table(
+    assert (
+        "| Card of the tests | `maze` | forward | 2 | 5 `eager-graph` | 2.5 | `eager` 9 |"
+        in cards.rivals_table({name: entry})
+    )
+    assert "| Card of the tests | `maze` | forward | 2 | - | - | 3 |" in cards.forms_table(
         {name: entry}
     )
-    assert "| Card of the tests | `maze` | forward | 2 | - | - | 3 |" in cards.forms_table({name: entry})
 
 
 def test_stages_of_several_runs_belong_together_and_the_last_counts(file: Path) -> None:
@@ -124,7 +131,10 @@ def test_a_card_is_added_to_data_and_pages(
     collect(file, run(FACTS, PROOFS, CONSTANTS, TIMES))
     assert cards.main(["record", str(file)]) == 0
     assert "Card of the tests" in cards.DATA.read_text()
-    assert "Card of the tests" in cards.KERNELS.read_text() and "Card of the tests" in cards.BENCHMARKS.read_text()
+    assert (
+        "Card of the tests" in cards.KERNELS.read_text()
+        and "Card of the tests" in cards.BENCHMARKS.read_text()
+    )
     assert cards.main(["--check"]) == 0
     cards.KERNELS.write_text(cards.KERNELS.read_text().replace("7,777", "7,000"))
     assert cards.main(["--check"]) == 1

@@ -34,7 +34,16 @@ def test_the_benchmark_of_a_gpu_runs_on_the_emulated_backend(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    arguments = ["--device", "emulated", "--workloads", "tiny,maze-act", "--repeats", "2", "--threads", "1"]
+    arguments = [
+        "--device",
+        "emulated",
+        "--workloads",
+        "tiny,maze-act",
+        "--repeats",
+        "2",
+        "--threads",
+        "1",
+    ]
     arguments += ["--variants", "plastikern-cuda-streaming,eager-graph", "--jsonl", str(path)]
     assert command.main(arguments) == 0
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -98,9 +107,16 @@ def test_what_needs_a_gpu_is_refused_on_the_cpu_and_jax_on_a_gpu() -> None:
 
 def test_a_form_is_asked_for_in_the_processes_of_its_variant_only() -> None:
     asked = parse("plastikern-cuda-cooperative-graph")
-    assert (asked.backend, asked.form, asked.graph, asked.family) == ("cuda", "cooperative", True, "plastikern-graph")
+    assert (asked.backend, asked.form, asked.graph, asked.family) == (
+        "cuda",
+        "cooperative",
+        True,
+        "plastikern-graph",
+    )
     assert asked.environment()[variants.FORM_VARIABLE] == "cooperative"
-    assert parse("plastikern-cuda").environment().get(variants.FORM_VARIABLE) == os.environ.get(variants.FORM_VARIABLE)
+    assert parse("plastikern-cuda").environment().get(variants.FORM_VARIABLE) == os.environ.get(
+        variants.FORM_VARIABLE
+    )
     with pytest.raises(ValueError, match="variant must be one of"):
         parse("eager-resident")
 
@@ -196,18 +212,24 @@ def test_the_compiled_rivals_of_a_gpu_get_autotuning_and_graphs_that_copy_no_wei
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: list[dict[str, Any]] = []
-    monkeypatch.setattr(torch, "compile", lambda function, **given: options.append(given) or function)
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **given: options.append(given) or function
+    )
     recording = Recording()
     for program in programs.programs(parse(kind), workload_named("tiny"), recording).values():
         placed = program.place(workload_named("tiny").inputs())
-        assert {id(tensor) for tensor in placed.parameters.values()} <= {id(tensor) for tensor in recording.held}
+        assert {id(tensor) for tensor in placed.parameters.values()} <= {
+            id(tensor) for tensor in recording.held
+        }
         before = recording.begun
         program.run(placed, "forward_backward")
         assert recording.begun == before + 1
     assert options and all(given == {"dynamic": False, "mode": "max-autotune"} for given in options)
 
 
-def test_a_compiled_program_that_went_without_a_graph_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_program_that_went_without_a_graph_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Skips(Recording):
         count = 0
 
@@ -231,7 +253,10 @@ def test_lines_are_in_the_file_as_soon_as_they_are_told(tmp_path: Path) -> None:
     path.write_text('{"earlier": 1}\n')
     with command._lines(path) as told:
         told({"workload": "tiny"})
-        assert [json.loads(line) for line in path.read_text().splitlines()] == [{"earlier": 1}, {"workload": "tiny"}]
+        assert [json.loads(line) for line in path.read_text().splitlines()] == [
+            {"earlier": 1},
+            {"workload": "tiny"},
+        ]
 
 
 def test_a_process_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -37,11 +37,18 @@ def truth(tmp_path_factory) -> Path:
 def run(tmp_path_factory) -> SimpleNamespace:
     """One whole run with a stand-in for the fused library, and a backend that does not exist."""
     path = tmp_path_factory.mktemp("benchmarks") / "report.json"
-    arguments = ["--workloads", "tiny", "--variants", "plastikern-reference,plastikern-nonsense,eager-recycled"]
+    arguments = [
+        "--workloads",
+        "tiny",
+        "--variants",
+        "plastikern-reference,plastikern-nonsense,eager-recycled",
+    ]
     arguments += ["--repeats", "3", "--threads", "1", "--no-memory", "--json", str(path)]
     with contextlib.redirect_stdout(io.StringIO()) as table:
         status = command.main(arguments)
-    return SimpleNamespace(status=status, table=table.getvalue(), report=json.loads(path.read_text()))
+    return SimpleNamespace(
+        status=status, table=table.getvalue(), report=json.loads(path.read_text())
+    )
 
 
 def test_report_has_one_row_per_workload_variant_and_pass(run):
@@ -56,7 +63,11 @@ def test_report_has_one_row_per_workload_variant_and_pass(run):
         assert row["compile_s"] == 0
         assert row["samples"] == 3
         assert row["peak_bytes"] is None and row["host_ms"] is None and row["form"] is None
-        assert (row["device"], row["clock"], row["torch"]) == ("cpu", "wall clock", torch.__version__)
+        assert (row["device"], row["clock"], row["torch"]) == (
+            "cpu",
+            "wall clock",
+            torch.__version__,
+        )
 
 
 def test_report_tells_machine_bandwidth_floors_and_ratios(run):
@@ -64,21 +75,35 @@ def test_report_tells_machine_bandwidth_floors_and_ratios(run):
     assert report["machine"]["threads"] == 1
     assert report["machine"]["torch"] == torch.__version__
     assert report["bandwidth"]["tiny"].keys() == {"forward", "backward"}
-    assert all(probe["gb_per_s"] > 0 and probe["probe"] for probe in report["bandwidth"]["tiny"].values())
+    assert all(
+        probe["gb_per_s"] > 0 and probe["probe"] for probe in report["bandwidth"]["tiny"].values()
+    )
     assert [floor["kernel"] for floor in report["floors"]] == ["forward", "backward"]
     assert all(ratio["best_rival"] == "eager-recycled" for ratio in report["ratios"])
 
 
-def test_variant_that_makes_no_sense_for_a_workload_is_left_out_and_said(monkeypatch, tmp_path, capsys):
+def test_variant_that_makes_no_sense_for_a_workload_is_left_out_and_said(
+    monkeypatch, tmp_path, capsys
+):
     acting = dataclasses.replace(workload_named("maze-act"), batch=2, steps=4, neurons=5)
     # Without a variant that has something to do no more than the reference and the probe run.
     monkeypatch.setitem(command.WORKLOADS, "maze-act", acting)
     path = tmp_path / "report.json"
-    arguments = ["--workloads", "maze-act", "--variants", "compile-chunk,compile-chunk-recycled", "--repeats", "1"]
+    arguments = [
+        "--workloads",
+        "maze-act",
+        "--variants",
+        "compile-chunk,compile-chunk-recycled",
+        "--repeats",
+        "1",
+    ]
     assert command.main([*arguments, "--threads", "1", "--no-memory", "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     assert not report["failures"] and not report["rows"]
-    assert report["left_out"].keys() == {"compile-chunk on maze-act", "compile-chunk-recycled on maze-act"}
+    assert report["left_out"].keys() == {
+        "compile-chunk on maze-act",
+        "compile-chunk-recycled on maze-act",
+    }
     assert "left out compile-chunk on maze-act: each step" in capsys.readouterr().out
 
 
@@ -165,7 +190,9 @@ def test_absent_jax_is_left_out_and_said(monkeypatch, tmp_path, capsys):
     })  # fmt: skip
     monkeypatch.setattr(command, "render", lambda report: str(report["left_out"]))
     path = tmp_path / "report.json"
-    assert command.main(["--workloads", "tiny", "--variants", "eager,jax", "--json", str(path)]) == 0
+    assert (
+        command.main(["--workloads", "tiny", "--variants", "eager,jax", "--json", str(path)]) == 0
+    )
     report = json.loads(path.read_text())
     assert report["left_out"] == {"jax": "jax is not installed"}
     assert report["bandwidth"]["tiny"]["asked"] == ["eager"]

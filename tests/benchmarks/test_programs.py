@@ -16,7 +16,9 @@ NAMES = ("tiny", "maze", "maze-act", "cue-reward", "lm-small", "lm-large", "omni
 SMALL: list[Workload] = [small(workload_named(name)) for name in NAMES]
 TINY = workload_named("tiny")
 CASES = [
-    pytest.param(workload, which, id=f"{workload.name}-{which}") for workload in SMALL for which in workload.passes
+    pytest.param(workload, which, id=f"{workload.name}-{which}")
+    for workload in SMALL
+    for which in workload.passes
 ]
 
 
@@ -32,11 +34,15 @@ def no_compiler(monkeypatch):
 
 
 def test_every_network_is_among_the_small_ones():
-    assert {type(workload) for workload in SMALL} == {type(workload) for workload in WORKLOADS.values()}
+    assert {type(workload) for workload in SMALL} == {
+        type(workload) for workload in WORKLOADS.values()
+    }
 
 
 @pytest.mark.parametrize(("workload", "which"), CASES)
-@pytest.mark.parametrize("variant", ["plastikern-reference", "eager", "compile-step", "compile-chunk", "jax"])
+@pytest.mark.parametrize(
+    "variant", ["plastikern-reference", "eager", "compile-step", "compile-chunk", "jax"]
+)
 def test_program_agrees_with_the_reference(variant, workload, which, no_compiler):
     if variant in workload.without:
         pytest.skip(workload.without[variant])
@@ -60,7 +66,9 @@ def test_program_agrees_with_the_reference(variant, workload, which, no_compiler
 def test_every_gradient_is_wanted_and_there(workload):
     inputs = workload.inputs()
     gradients = truth(workload)["gradients"]
-    assert [gradient.shape for gradient in gradients] == [tensor.shape for tensor in inputs.differentiated()]
+    assert [gradient.shape for gradient in gradients] == [
+        tensor.shape for tensor in inputs.differentiated()
+    ]
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
@@ -75,7 +83,9 @@ def test_traces_meet_their_bound_but_not_all_of_them(name):
     assert 0.05 < share < 0.95
 
 
-@pytest.mark.parametrize("workload", [TINY, *(w for w in SMALL if len(w.inputs().drives) > 1)], ids=lambda w: w.name)
+@pytest.mark.parametrize(
+    "workload", [TINY, *(w for w in SMALL if len(w.inputs().drives) > 1)], ids=lambda w: w.name
+)
 def test_short_run_compiles_everything_that_the_whole_sequence_needs(workload, monkeypatch):
     """Else the compiler would run inside of the iteration whose memory is measured."""
     shapes = []

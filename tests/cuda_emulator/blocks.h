@@ -1,4 +1,5 @@
-// Blocks: who waits for whom, in which order threads run, and what is said of those that can run no more.
+// Blocks: who waits for whom, in which order threads run, and what is said of those that can run no
+// more.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 namespace plastikern_emulator {
 namespace {
 
-// Waits for all lanes of the mask. True in the lane that came last, which runs on; the others can run after it.
+// Waits for all lanes of the mask. True in the lane that came last, which runs on; the others can
+// run after it.
 UNSEEN bool meet(WarpOperation operation, unsigned mask, uint64_t bits, unsigned source) {
     Thread* self = current;
     Warp* warp = self->warp;
@@ -62,7 +64,8 @@ UNSEEN bool meet(Block* block) {
 }
 
 const char* name_of(WarpOperation operation) {
-    constexpr const char* kNames[] = {"__syncwarp", "__shfl_sync", "__shfl_xor_sync", "__shfl_down_sync"};
+    constexpr const char* kNames[] = {"__syncwarp", "__shfl_sync", "__shfl_xor_sync",
+                                      "__shfl_down_sync"};
     return kNames[static_cast<int>(operation)];
 }
 
@@ -98,19 +101,21 @@ std::string describe(const std::vector<Block>& blocks) {
         }
         for (unsigned first = 0, end; first < block.size; first = end) {
             std::string place = place_of(*block.threads[first]);
-            for (end = first + 1; end < block.size && place_of(*block.threads[end]) == place;) ++end;
+            for (end = first + 1; end < block.size && place_of(*block.threads[end]) == place;)
+                ++end;
             text += first ? ", thread" : ": thread";
             text += (end - first > 1 ? "s " : " ") + std::to_string(first);
             if (end - first > 1) text += "-" + std::to_string(end - 1);
             text += " " + place;
         }
     }
-    if (blocks.size() > kMost) text += "; and " + std::to_string(blocks.size() - kMost) + " blocks more";
+    if (blocks.size() > kMost)
+        text += "; and " + std::to_string(blocks.size() - kMost) + " blocks more";
     return text;
 }
 
-// A block's shared memory ends with the block. To the race detector that is no access to it: the host would have to
-// have waited for the block, and so would have ordered it before the next one.
+// A block's shared memory ends with the block. To the race detector that is no access to it: the
+// host would have to have waited for the block, and so would have ordered it before the next one.
 void delete_unseen(unsigned char* memory) {
 #if defined(__SANITIZE_THREAD__)
     AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
@@ -127,7 +132,8 @@ uint3 coordinates(size_t index, const dim3& size) {
 }
 
 // What reports of races call the thread.
-void name_to_detector([[maybe_unused]] Thread& thread, [[maybe_unused]] size_t block, [[maybe_unused]] size_t index) {
+void name_to_detector([[maybe_unused]] Thread& thread, [[maybe_unused]] size_t block,
+                      [[maybe_unused]] size_t index) {
 #if defined(__SANITIZE_THREAD__)
     char name[48];
     std::snprintf(name, sizeof(name), "block %zu, thread %zu", block, index);
@@ -138,7 +144,8 @@ void name_to_detector([[maybe_unused]] Thread& thread, [[maybe_unused]] size_t b
 // Runs `count` blocks from the given one on, all resident together. Empty, or why they did not end.
 std::string run_blocks(size_t first_block, size_t count, size_t shared_bytes) {
     size_t size = product(blockDim), warps_per_block = (size + kWarp - 1) / kWarp;
-    size_t fibers_in_turn = kDetector ? std::max(count * size, kFibersInTurn / size * size) : count * size;
+    size_t fibers_in_turn =
+        kDetector ? std::max(count * size, kFibersInTurn / size * size) : count * size;
     std::vector<Block> blocks(count);
     std::vector<Warp> warps(count * warps_per_block);
     std::vector<Thread*> threads(count * size);
@@ -193,8 +200,8 @@ std::string run(const cudaLaunchConfig_t& config, const Kernel& kernel, bool coo
 #endif
     size_t blocks = product(gridDim), together = cooperative ? blocks : 1;
     if (together * product(blockDim) > kMostFibers) {
-        return "the emulator holds at most " + std::to_string(kMostFibers) + " threads at a time, asked for were " +
-               std::to_string(together * product(blockDim));
+        return "the emulator holds at most " + std::to_string(kMostFibers) +
+               " threads at a time, asked for were " + std::to_string(together * product(blockDim));
     }
     std::string text;
     for (size_t first = 0; first < blocks && text.empty(); first += together) {

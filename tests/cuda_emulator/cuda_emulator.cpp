@@ -72,7 +72,9 @@ UNSEEN uint64_t exchange(WarpOperation operation, unsigned mask, uint64_t bits, 
 
 UNSEEN unsigned char* dynamic_shared_memory() { return current->block->shared; }
 
-unsigned load_acquire(const unsigned* address) { return __atomic_load_n(address, __ATOMIC_ACQUIRE); }
+unsigned load_acquire(const unsigned* address) {
+    return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}
 
 void use_device(const Device& device) {
     std::lock_guard lock(runtime.mutex);
@@ -92,9 +94,11 @@ bool use_device(const char* name) {
 cudaError_t launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
     std::lock_guard lock(runtime.mutex);
     bool cooperative = false;
-    for (unsigned i = 0; i < config.numAttrs; ++i) cooperative |= config.attrs[i].val.cooperative != 0;
+    for (unsigned i = 0; i < config.numAttrs; ++i)
+        cooperative |= config.attrs[i].val.cooperative != 0;
     running = {};
-    auto [error, why] = refusal(runtime.device, runtime.settings[kernel.address], config, cooperative);
+    auto [error, why] =
+        refusal(runtime.device, runtime.settings[kernel.address], config, cooperative);
     if (error == cudaSuccess) {
         why = run(config, kernel, cooperative);
         if (!why.empty()) error = cudaErrorLaunchFailure;
@@ -136,8 +140,8 @@ cudaError_t get_attributes(cudaFuncAttributes* attributes, const void* kernel) {
     const Settings& settings = runtime.settings[kernel];
     *attributes = {};
     attributes->numRegs = registers_of(device, settings);
-    attributes->maxThreadsPerBlock =
-        std::min(warps_by_registers(device, attributes->numRegs) * warpSize, device.threads_per_block);
+    attributes->maxThreadsPerBlock = std::min(
+        warps_by_registers(device, attributes->numRegs) * warpSize, device.threads_per_block);
     attributes->binaryVersion = device.major * 10 + device.minor;
     attributes->maxDynamicSharedSizeBytes = settings.dynamic_shared_bytes;
     return cudaSuccess;
@@ -146,7 +150,8 @@ cudaError_t get_attributes(cudaFuncAttributes* attributes, const void* kernel) {
 cudaError_t occupancy(int* blocks, const void* kernel, int threads, size_t dynamic_shared_bytes) {
     std::lock_guard lock(runtime.mutex);
     if (threads <= 0) return runtime.note(cudaErrorInvalidValue);
-    *blocks = resident_blocks(runtime.device, runtime.settings[kernel], threads, dynamic_shared_bytes);
+    *blocks =
+        resident_blocks(runtime.device, runtime.settings[kernel], threads, dynamic_shared_bytes);
     return cudaSuccess;
 }
 
@@ -154,9 +159,9 @@ cudaError_t occupancy(int* blocks, const void* kernel, int threads, size_t dynam
 
 using namespace plastikern_emulator;
 
-// What all threads did before a barrier comes by its first tag to the one that arrives last, and from that by its
-// second tag to the others. No thread can arrive at the next barrier, and write the second tag, before all have read
-// it.
+// What all threads did before a barrier comes by its first tag to the one that arrives last, and
+// from that by its second tag to the others. No thread can arrive at the next barrier, and write
+// the second tag, before all have read it.
 UNSEEN void __syncthreads() {
     Block* block = current->block;
     release(&block->arrival);
@@ -168,8 +173,8 @@ UNSEEN void __syncthreads() {
     current->fenced = false;
 }
 
-// Groups of lanes have the tags of their lowest lane. Masks that share it can hide a race between their lanes that way,
-// but cannot make up one.
+// Groups of lanes have the tags of their lowest lane. Masks that share it can hide a race between
+// their lanes that way, but cannot make up one.
 UNSEEN void __syncwarp(unsigned mask) {
     Warp* warp = current->warp;
     int group = mask ? __builtin_ctz(mask) : 0;
@@ -191,8 +196,8 @@ UNSEEN void __nanosleep(unsigned) {
     suspend(State::kAsleep);
 }
 
-// CUDA's atomics are relaxed, and a fence makes those after it release what was written before it, and acquires what
-// those before it have seen.
+// CUDA's atomics are relaxed, and a fence makes those after it release what was written before it,
+// and acquires what those before it have seen.
 UNSEEN void __threadfence() {
     if (current->last_atomic) acquire(current->last_atomic);
     current->fenced = true;
@@ -257,7 +262,8 @@ cudaError_t cudaMemsetAsync(void* destination, int value, size_t bytes, cudaStre
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
     std::memcpy(destination, source, bytes);
     return cudaSuccess;
 }
@@ -283,7 +289,9 @@ const char* cudaGetErrorName(cudaError_t error) { return described(error).name; 
 
 const char* cudaGetErrorString(cudaError_t error) { return described(error).text; }
 
-int emulator_use_device(const char* name) { return use_device(name) ? cudaSuccess : cudaErrorInvalidDevice; }
+int emulator_use_device(const char* name) {
+    return use_device(name) ? cudaSuccess : cudaErrorInvalidDevice;
+}
 
 void emulator_describe_registers(int registers_per_thread) {
     std::lock_guard lock(runtime.mutex);

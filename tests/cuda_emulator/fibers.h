@@ -1,4 +1,5 @@
-// Fibers: how an emulated thread runs, waits and is unwound, and what the sanitizers are told of it.
+// Fibers: how an emulated thread runs, waits and is unwound, and what the sanitizers are told of
+// it.
 #pragma once
 
 #include <sys/mman.h>
@@ -13,8 +14,8 @@
 
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
-// Code that runs in the emulated threads is not instrumented: to the race detector the scheduler's own state does not
-// exist, so that it neither is reported nor orders anything.
+// Code that runs in the emulated threads is not instrumented: to the race detector the scheduler's
+// own state does not exist, so that it neither is reported nor orders anything.
 #define UNSEEN __attribute__((no_sanitize("thread")))
 extern "C" void AnnotateIgnoreWritesBegin(const char* file, int line);
 extern "C" void AnnotateIgnoreWritesEnd(const char* file, int line);
@@ -36,17 +37,20 @@ namespace {
 
 constexpr unsigned kWarp = warpSize;
 constexpr size_t kStack = 256 * 1024, kGuard = 64 * 1024;
-// The race detector knows at most 8128 threads. To it two threads on the same fiber are one: under it, fibers take
-// turns at being the threads of blocks that run one after the other, so that races between such blocks are found.
+// The race detector knows at most 8128 threads. To it two threads on the same fiber are one: under
+// it, fibers take turns at being the threads of blocks that run one after the other, so that races
+// between such blocks are found.
 #if defined(__SANITIZE_THREAD__)
 constexpr bool kDetector = true;
 constexpr size_t kMostFibers = 8000;
 #else
 constexpr bool kDetector = false;
-constexpr size_t kMostFibers = 30000;  // the system maps at most 65530 pieces of memory, two for each
+constexpr size_t kMostFibers =
+    30000;  // the system maps at most 65530 pieces of memory, two for each
 #endif
 constexpr size_t kFibersInTurn = 512;
-// Polling of all threads without anything else happening, and of one thread in all, after which it is given up.
+// Polling of all threads without anything else happening, and of one thread in all, after which it
+// is given up.
 constexpr uint64_t kIdleRounds = 256, kMostSleeps = 50'000;
 
 void release(void* tag) {
@@ -70,7 +74,8 @@ enum class State : unsigned char { kEnded, kFresh, kRunning, kAtBarrier, kAtWarp
 struct Block;
 struct Warp;
 
-// A CUDA thread and the fiber that runs it. The fiber outlives the thread and serves later launches.
+// A CUDA thread and the fiber that runs it. The fiber outlives the thread and serves later
+// launches.
 struct Thread {
 #if defined(PLASTIKERN_EMULATOR_UCONTEXT)
     ucontext_t context;
@@ -99,7 +104,8 @@ struct Warp {
     uint64_t given[kWarp], received[kWarp];
     unsigned char source[kWarp];
     WarpOperation operation[kWarp];
-    char arrival[kWarp], completion[kWarp];  // what the race detector knows each by, for each lowest lane of a mask
+    char arrival[kWarp],
+        completion[kWarp];  // what the race detector knows each by, for each lowest lane of a mask
 };
 
 struct Block {
@@ -120,7 +126,8 @@ struct Launch {
     uint64_t idle_sleeps, block_barriers, warp_operations, sleeps;
     const char* failure;
     bool cancelled;
-    // Addresses of atomic operations, the first ones: a plain array, which the race detector does not look into.
+    // Addresses of atomic operations, the first ones: a plain array, which the race detector does
+    // not look into.
     uintptr_t atomics[64];
     int atomic_count;
 };
@@ -203,8 +210,8 @@ UNSEEN void append_ready(Thread* thread) {
     ready_last = thread;
 }
 
-// Threads that what they waited for lets go, except for the running one. They run before all others: a warp stays on
-// its way as long as it can, and its stacks in the cache.
+// Threads that what they waited for lets go, except for the running one. They run before all
+// others: a warp stays on its way as long as it can, and its stacks in the cache.
 struct Released {
     Thread *first = nullptr, *last = nullptr;
 
@@ -273,8 +280,8 @@ class Fibers {
 
    private:
     void add() {
-        void* memory =
-            mmap(nullptr, kGuard + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* memory = mmap(nullptr, kGuard + kStack, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) throw std::bad_alloc();
         mprotect(memory, kGuard, PROT_NONE);
         Thread& fiber = fibers_.emplace_back();
@@ -287,9 +294,11 @@ class Fibers {
         fiber.context.uc_stack.ss_size = kStack;
         makecontext(&fiber.context, run_threads, 0);
 #else
-        // Tops that lie differently in their pages, so that stacks do not all want the same lines of the cache.
+        // Tops that lie differently in their pages, so that stacks do not all want the same lines
+        // of the cache.
         auto** top = reinterpret_cast<void**>(stack + kStack - 64 - fibers_.size() % 64 * 320);
-        top[-1] = nullptr;  // in place of a return address: run_threads is entered with the stack of a call
+        top[-1] = nullptr;  // in place of a return address: run_threads is entered with the stack
+                            // of a call
         top[-2] = reinterpret_cast<void*>(run_threads);
         std::fill(top - 8, top - 2, nullptr);
         fiber.stack_pointer = top - 8;

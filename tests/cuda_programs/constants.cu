@@ -1,10 +1,13 @@
-// What a card takes for the things that csrc/cuda/plan.cpp counts: barriers, launches, loads from shared memory, from
-// the second-level cache and from the device's memory. A program without torch, for `python -m plastikern gpu-check`.
+// What a card takes for the things that csrc/cuda/plan.cpp counts: barriers, launches, loads from
+// shared memory, from the second-level cache and from the device's memory. A program without torch,
+// for `python -m plastikern gpu-check`.
 //
-//     constants [quick]    quick: so little of each that the emulator is through in a second; figures mean nothing then
+//     constants [quick]    quick: so little of each that the emulator is through in a second;
+//     figures mean nothing then
 //
-// It prints JSON, a line for each figure as it comes. Clocks are those of a processor (clock64), rates are made from
-// host time around work of milliseconds. Status: 0, 1 where the device refused something, 77 without a device.
+// It prints JSON, a line for each figure as it comes. Clocks are those of a processor (clock64),
+// rates are made from host time around work of milliseconds. Status: 0, 1 where the device refused
+// something, 77 without a device.
 #include <chrono>
 #include <cstdlib>
 #include <functional>
@@ -38,8 +41,8 @@ struct Card {
 
     int64_t times(int64_t many) const { return quick ? 3 : many; }
     template <typename... Parameters, typename... Arguments>
-    void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, bool cooperative,
-                Arguments... arguments) const {
+    void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+                bool cooperative, Arguments... arguments) const {
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3(static_cast<unsigned>(blocks));
         config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -81,8 +84,10 @@ struct Card {
 };
 
 void tell(const char* constant, const char* variant, int64_t size, const char* unit, double value) {
-    std::printf("{\"constant\": \"%s\", \"variant\": \"%s\", \"size\": %lld, \"unit\": \"%s\", \"value\": %.6g}\n",
-                constant, variant, static_cast<long long>(size), unit, value);
+    std::printf(
+        "{\"constant\": \"%s\", \"variant\": \"%s\", \"size\": %lld, \"unit\": \"%s\", \"value\": "
+        "%.6g}\n",
+        constant, variant, static_cast<long long>(size), unit, value);
     std::fflush(stdout);
 }
 
@@ -103,27 +108,32 @@ void measure_clock(Card& card) {
 void measure_barriers(const Card& card) {
     const int64_t turns = card.times(2000);
     const auto one = [&](int threads) {
-        const double clocks = card.clocks(
-            1, [&](long long* found) { card.launch(barriers_of_threads, 1, threads, 0, false, found, turns); });
-        tell("barrier of threads", "__syncthreads", threads, "clocks", clocks / static_cast<double>(turns));
+        const double clocks = card.clocks(1, [&](long long* found) {
+            card.launch(barriers_of_threads, 1, threads, 0, false, found, turns);
+        });
+        tell("barrier of threads", "__syncthreads", threads, "clocks",
+             clocks / static_cast<double>(turns));
     };
     for (const int threads : {128, 256, 512}) one(threads);
     for (int64_t blocks = 2;; blocks = std::min(2 * blocks, card.processors)) {
         const double clocks = card.clocks(blocks, [&](long long* found) {
             const Tensor counter(sizeof(unsigned), 0, Place::device);
-            card.launch(barriers_of_blocks, blocks, kThreads, 0, true, found, counter.data<unsigned>(), turns);
+            card.launch(barriers_of_blocks, blocks, kThreads, 0, true, found,
+                        counter.data<unsigned>(), turns);
             synchronise();
         });
         tell("barrier of blocks", "counter", blocks, "clocks", clocks / static_cast<double>(turns));
         if (blocks >= card.processors) break;
     }
-    // A number from one block to another and an answer back: four of these are a barrier by counter.
+    // A number from one block to another and an answer back: four of these are a barrier by
+    // counter.
     const double clocks = card.clocks(2, [&](long long* found) {
         const Tensor slots(2 * kSlotBytes, 0, Place::device);
         card.launch(exchanges, 2, 32, 0, true, found, slots.data<unsigned long long>(), turns);
         synchronise();
     });
-    tell("polling", "round trip of (value, epoch) pairs", 2, "clocks", clocks / static_cast<double>(turns));
+    tell("polling", "round trip of (value, epoch) pairs", 2, "clocks",
+         clocks / static_cast<double>(turns));
 }
 
 void measure_clusters(const Card& card) {
@@ -149,9 +159,11 @@ void measure_clusters(const Card& card) {
                 cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
                 config.attrs = &cluster;
                 config.numAttrs = 1;
-                expect(cudaLaunchKernelEx(&config, barriers_of_clusters, found, turns, stores), "launch of a cluster");
+                expect(cudaLaunchKernelEx(&config, barriers_of_clusters, found, turns, stores),
+                       "launch of a cluster");
             });
-            tell("barrier of a cluster", stores ? "with a store to the next block's shared memory" : "alone", blocks,
+            tell("barrier of a cluster",
+                 stores ? "with a store to the next block's shared memory" : "alone", blocks,
                  "clocks", clocks / static_cast<double>(turns));
         }
     }
@@ -165,8 +177,10 @@ void measure_shared(const Card& card) {
     const auto one = [&](const char* variant, auto kernel, int threads) {
         const double clocks = card.clocks(1, [&](long long* found) {
             const Tensor elsewhere(static_cast<size_t>(bytes), 0, Place::device);
-            // Which of the two memories is read is known at run time only, as in the kernels' generic loads.
-            card.launch(kernel, 1, threads, bytes, false, found, elsewhere.data<float>(), true, turns);
+            // Which of the two memories is read is known at run time only, as in the kernels'
+            // generic loads.
+            card.launch(kernel, 1, threads, bytes, false, found, elsewhere.data<float>(), true,
+                        turns);
             synchronise();
         });
         tell("shared memory", variant, threads, "bytes a clock",
@@ -201,13 +215,14 @@ void measure_launches(const Card& card) {
 
 // GB/s of all processors, and bytes a clock of each.
 void measure_memory(const Card& card) {
-    const auto one = [&](const char* constant, const char* variant, int64_t bytes, int64_t turns, bool writes) {
+    const auto one = [&](const char* constant, const char* variant, int64_t bytes, int64_t turns,
+                         bool writes) {
         const Tensor from(static_cast<size_t>(bytes), 0, Place::device);
         const Tensor to(static_cast<size_t>(writes ? bytes : 64), 0, Place::device);
         const int64_t blocks = 4 * card.processors;
         const double seconds = card.seconds([&] {
-            card.launch(writes ? copies : reads, blocks, kMostThreads, 0, false, from.data<Four>(), to.data<Four>(),
-                        bytes / static_cast<int64_t>(sizeof(Four)), turns);
+            card.launch(writes ? copies : reads, blocks, kMostThreads, 0, false, from.data<Four>(),
+                        to.data<Four>(), bytes / static_cast<int64_t>(sizeof(Four)), turns);
         });
         const double moved = static_cast<double>(bytes * turns) * (writes ? 2 : 1) / seconds;
         tell(constant, variant, bytes / kMiB, "GB/s", moved / 1e9);
@@ -216,7 +231,8 @@ void measure_memory(const Card& card) {
     };
     const int64_t cache = attribute(cudaDevAttrL2CacheSize);
     const int64_t near = card.quick ? 64 * 1024 : std::max<int64_t>(kMiB, cache / 4 / kMiB * kMiB);
-    const int64_t far = card.quick ? 64 * 1024 : std::max<int64_t>(16 * cache, 512 * kMiB) / kMiB * kMiB;
+    const int64_t far =
+        card.quick ? 64 * 1024 : std::max<int64_t>(16 * cache, 512 * kMiB) / kMiB * kMiB;
     one("second-level cache", "reads", near, card.times(2000), false);
     one("second-level cache", "copies", near, card.times(2000), true);
     one("device's memory", "reads", far, card.quick ? 1 : 20, false);
@@ -240,8 +256,8 @@ int main(int count, char** arguments) {
         Card card(count > 1 && std::strcmp(arguments[1], "quick") == 0);
         measure_clock(card);
         // What one of them cannot do does not keep the others from it.
-        for (const auto& measure :
-             {measure_barriers, measure_clusters, measure_shared, measure_launches, measure_memory}) {
+        for (const auto& measure : {measure_barriers, measure_clusters, measure_shared,
+                                    measure_launches, measure_memory}) {
             try {
                 measure(card);
             } catch (const std::exception& error) {

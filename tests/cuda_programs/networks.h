@@ -13,20 +13,25 @@ namespace plastikern::check {
 
 using S = PLASTIKERN_SCALAR;
 
-// small: sizes that fill no warp, no steps and no element among them. large: of the size of the experiments, with many
-// blocks to an element; in double precision only, since some of these networks amplify what rounding does. maze: the
-// one network of the benchmark's workload of that name, tame.
+// small: sizes that fill no warp, no steps and no element among them. large: of the size of the
+// experiments, with many blocks to an element; in double precision only, since some of these
+// networks amplify what rounding does. maze: the one network of the benchmark's workload of that
+// name, tame.
 enum class Size { small, large, maze };
 
-// Double: tests/tolerances.py. Single: fp32() there gives 3e-5 for the largest of the small networks and 1.7e-4 for the
-// maze, and both sides err.
-constexpr double tolerance(Size size) { return sizeof(S) == 8 ? 1e-10 : size == Size::small ? 1e-4 : 4e-4; }
+// Double: tests/tolerances.py. Single: fp32() there gives 3e-5 for the largest of the small
+// networks and 1.7e-4 for the maze, and both sides err.
+constexpr double tolerance(Size size) {
+    return sizeof(S) == 8 ? 1e-10 : size == Size::small ? 1e-4 : 4e-4;
+}
 constexpr bool serves(Size size) { return sizeof(S) == 8 || size != Size::large; }
 
 class Draw {
    public:
     explicit Draw(uint64_t number) : bits_(number + 1) {}
-    int64_t below(int64_t count) { return static_cast<int64_t>(bits_() % static_cast<uint64_t>(count)); }
+    int64_t below(int64_t count) {
+        return static_cast<int64_t>(bits_() % static_cast<uint64_t>(count));
+    }
     bool maybe() { return below(2) == 0; }
     bool mostly() { return below(5) > 0; }
     int64_t of(std::initializer_list<int64_t> choices) {
@@ -43,7 +48,8 @@ class Draw {
 // A network with what comes into both passes.
 class Drawn {
    public:
-    Drawn(int64_t number, Size size, Place place) : draw_(static_cast<uint64_t>(number)), tensors_(place) {
+    Drawn(int64_t number, Size size, Place place)
+        : draw_(static_cast<uint64_t>(number)), tensors_(place) {
         if (size == Size::maze) {
             draw_maze();
         } else {
@@ -62,17 +68,20 @@ class Drawn {
     template <typename T>
     Sequence<T> sequence(T* data, int64_t size) const {
         if (data == nullptr) return {};
-        return batch_first_ ? Sequence<T>{data, size, n.steps * size} : Sequence<T>{data, n.batch * size, size};
+        return batch_first_ ? Sequence<T>{data, size, n.steps * size}
+                            : Sequence<T>{data, n.batch * size, size};
     }
     int64_t cells() const { return n.batch * n.posts; }
     int64_t drive_size() const { return n.posts * (n.kind == NetworkKind::lstm ? 4 : 1); }
     const std::string& name() const { return name_; }
 
     Network<S> n{};
-    const S *grad_output = nullptr, *grad_hidden = nullptr, *grad_cell = nullptr, *grad_trace = nullptr,
-            *grad_eligibility = nullptr;
-    bool wants_trace, wants_eligibility, wants_features, wants_alpha, wants_rate, wants_scale, wants_eligibility_rate;
-    int64_t processors, tightness;  // of the device; how often the plan is made again with too little shared memory
+    const S *grad_output = nullptr, *grad_hidden = nullptr, *grad_cell = nullptr,
+            *grad_trace = nullptr, *grad_eligibility = nullptr;
+    bool wants_trace, wants_eligibility, wants_features, wants_alpha, wants_rate, wants_scale,
+        wants_eligibility_rate;
+    int64_t processors,
+        tightness;  // of the device; how often the plan is made again with too little shared memory
 
    private:
     void draw_options(bool large) {
@@ -88,10 +97,12 @@ class Drawn {
         n.posts = large ? draw_.of({33, 100, 257, 600}) : draw_.of({1, 5, 33});
         n.pres = n.recurrent() ? n.posts : large ? draw_.of({37, 300}) : draw_.of({1, 4, 37});
         n.checkpoint_every = draw_.below(4);
-        n.nonlinearity = n.kind == NetworkKind::lstm ? Nonlinearity::tanh
-                                                     : static_cast<Nonlinearity>(draw_.below(n.recurrent() ? 4 : 5));
+        n.nonlinearity = n.kind == NetworkKind::lstm
+                             ? Nonlinearity::tanh
+                             : static_cast<Nonlinearity>(draw_.below(n.recurrent() ? 4 : 5));
         // Without a bound, sums over many neurons grow.
-        if (large && (n.nonlinearity == Nonlinearity::relu || n.nonlinearity == Nonlinearity::identity))
+        if (large &&
+            (n.nonlinearity == Nonlinearity::relu || n.nonlinearity == Nonlinearity::identity))
             n.nonlinearity = Nonlinearity::tanh;
         n.post = static_cast<Post>(draw_.below(4));
     }
@@ -113,12 +124,14 @@ class Drawn {
         if (!maze && !n.retroactive && draw_.maybe()) return;
         const int64_t inputs = n.kind == NetworkKind::lstm ? 3 : n.recurrent() ? 2 : 1;
         const double most = size == Size::small ? 0.5 : 1 / std::sqrt(static_cast<double>(n.posts));
-        n.modulator = {uniform("modulator_weight", n.posts, -most, most), uniform("modulator_bias", 1, -0.5, 0.5),
+        n.modulator = {uniform("modulator_weight", n.posts, -most, most),
+                       uniform("modulator_bias", 1, -0.5, 0.5),
                        static_cast<ModulatorInput>(maze ? 0 : draw_.below(inputs)),
                        static_cast<ModulatorNonlinearity>(maze ? 0 : draw_.below(3))};
         if (n.retroactive && draw_.maybe()) n.modulated = flags("modulated", n.posts);
     }
-    Coefficients<S> coefficients(const std::string& name, bool per_synapse, double low, double high) {
+    Coefficients<S> coefficients(const std::string& name, bool per_synapse, double low,
+                                 double high) {
         const int64_t stride = per_synapse ? n.pres : draw_.below(2);
         return {uniform(name, stride == 0 ? 1 : n.posts * stride, low, high), stride};
     }
@@ -135,17 +148,21 @@ class Drawn {
         const bool per_synapse = c.layout == Layout::per_synapse;
         // Many connections that change fast amplify what rounding does.
         const double most = small ? 0.4 : 0.02;
-        if (!n.modulator || per_synapse || draw_.maybe()) c.rate = coefficients("rate", per_synapse, most / 8, most);
+        if (!n.modulator || per_synapse || draw_.maybe())
+            c.rate = coefficients("rate", per_synapse, most / 8, most);
         if (n.modulator && (maze || per_synapse || draw_.maybe()))
-            c.rate_scale = coefficients("rate_scale", per_synapse, small ? 0.5 : most / 8, small ? 1 : most);
-        if (n.retroactive) c.eligibility_rate = coefficients("eligibility_rate", per_synapse, most / 8, most);
+            c.rate_scale =
+                coefficients("rate_scale", per_synapse, small ? 0.5 : most / 8, small ? 1 : most);
+        if (n.retroactive)
+            c.eligibility_rate = coefficients("eligibility_rate", per_synapse, most / 8, most);
         c.bound = S(maze ? 2 : small ? 0.25 : 0.02);
     }
     void draw_sequences(bool maze) {
         batch_first_ = draw_.maybe();
         const int64_t rows = n.steps * n.batch;
         n.drive = sequence(uniform("drive", rows * drive_size(), -1, 1), drive_size());
-        if (!n.recurrent()) n.features = sequence(uniform("features", rows * n.pres, -1, 1), n.pres);
+        if (!n.recurrent())
+            n.features = sequence(uniform("features", rows * n.pres, -1, 1), n.pres);
         if (n.kind == NetworkKind::rnn && !maze && draw_.below(3) == 0)
             n.clamp = sequence(flags("clamp", rows * n.posts), n.posts);
         if (!maze && draw_.maybe()) {
@@ -169,8 +186,8 @@ class Drawn {
         grad_cell = given(lstm, "grad_cell", cells());
         grad_trace = given(true, "grad_trace", traces);
         grad_eligibility = given(n.retroactive, "grad_eligibility", traces);
-        for (bool* wants : {&wants_trace, &wants_eligibility, &wants_features, &wants_alpha, &wants_rate, &wants_scale,
-                            &wants_eligibility_rate})
+        for (bool* wants : {&wants_trace, &wants_eligibility, &wants_features, &wants_alpha,
+                            &wants_rate, &wants_scale, &wants_eligibility_rate})
             *wants = draw_.mostly();
     }
     const S* uniform(const std::string& name, int64_t count, double low, double high) {
@@ -186,12 +203,13 @@ class Drawn {
     void describe() {
         char text[300];
         std::snprintf(text, sizeof(text),
-                      "kind %d, rule %d, constraint %d, T %d, B %d, O %d, I %d, checkpoint_every %d, nonlinearity %d, "
+                      "kind %d, rule %d, constraint %d, T %d, B %d, O %d, I %d, checkpoint_every "
+                      "%d, nonlinearity %d, "
                       "post %d, retroactive %d, modulator %d, layout %d, lengths %d, clamp %d",
-                      int(n.kind), int(n.rule), int(n.constraint), int(n.steps), int(n.batch), int(n.posts),
-                      int(n.pres), int(n.checkpoint_every), int(n.nonlinearity), int(n.post), n.retroactive,
-                      n.modulator ? int(n.modulator.input) : -1, int(n.connection.layout), n.lengths != nullptr,
-                      bool(n.clamp));
+                      int(n.kind), int(n.rule), int(n.constraint), int(n.steps), int(n.batch),
+                      int(n.posts), int(n.pres), int(n.checkpoint_every), int(n.nonlinearity),
+                      int(n.post), n.retroactive, n.modulator ? int(n.modulator.input) : -1,
+                      int(n.connection.layout), n.lengths != nullptr, bool(n.clamp));
         name_ = text;
     }
 
@@ -206,12 +224,15 @@ inline Outputs<S> outputs(const Drawn& drawn, Tensors& tensors) {
     const Network<S>& n = drawn.n;
     const int64_t rows = n.steps * n.batch, traces = n.batch * n.synapses();
     const bool lstm = n.kind == NetworkKind::lstm;
-    const int64_t checkpoints =
-        n.checkpoint_every > 0 && n.steps > 0 ? (n.steps - 1) / n.checkpoint_every * n.batch * n.traces() : 0;
+    const int64_t checkpoints = n.checkpoint_every > 0 && n.steps > 0
+                                    ? (n.steps - 1) / n.checkpoint_every * n.batch * n.traces()
+                                    : 0;
     const auto take = [&](const char* name, int64_t count) { return tensors.take<S>(name, count); };
     Outputs<S> out{};
     out.activities.output = drawn.sequence(take("output", rows * n.posts), n.posts);
-    if (lstm) out.activities.history = drawn.sequence(take("kept: history", rows * n.history_size()), n.history_size());
+    if (lstm)
+        out.activities.history =
+            drawn.sequence(take("kept: history", rows * n.history_size()), n.history_size());
     if (n.modulator) out.activities.modulators = drawn.sequence(take("kept: modulators", rows), 1);
     if (n.recurrent()) out.hidden = take("hidden", drawn.cells());
     if (lstm) out.cell = take("cell", drawn.cells());
@@ -222,12 +243,15 @@ inline Outputs<S> outputs(const Drawn& drawn, Tensors& tensors) {
 }
 
 // What a backward pass takes and returns, in new tensors. `fill`: of those that the CPU adds to.
-inline Gradients<S> gradients(const Drawn& drawn, const Outputs<S>& out, Tensors& tensors, int fill) {
+inline Gradients<S> gradients(const Drawn& drawn, const Outputs<S>& out, Tensors& tensors,
+                              int fill) {
     const Network<S>& n = drawn.n;
     const Connection<S>& c = n.connection;
     const int64_t rows = n.steps * n.batch, traces = n.batch * n.synapses();
     const bool lstm = n.kind == NetworkKind::lstm;
-    const auto constant = [](const Sequence<S>& from) { return Sequence<const S>{from.data, from.step, from.element}; };
+    const auto constant = [](const Sequence<S>& from) {
+        return Sequence<const S>{from.data, from.step, from.element};
+    };
     const auto like = [&](const char* name, bool wanted, const Coefficients<S>& parameter) -> S* {
         if (!wanted || parameter.data == nullptr) return nullptr;
         return tensors.take<S>(name, parameter.stride == 0 ? 1 : n.posts * parameter.stride, fill);
@@ -244,7 +268,8 @@ inline Gradients<S> gradients(const Drawn& drawn, const Outputs<S>& out, Tensors
     g.trace = drawn.grad_trace;
     g.eligibility = drawn.grad_eligibility;
     g.checkpoints = out.checkpoints;
-    g.drive = drawn.sequence(tensors.take<S>("grad drive", rows * drawn.drive_size()), drawn.drive_size());
+    g.drive = drawn.sequence(tensors.take<S>("grad drive", rows * drawn.drive_size()),
+                             drawn.drive_size());
     if (n.clamp || (lstm && n.post == Post::recurrent))
         g.sum = drawn.sequence(tensors.take<S>("grad sum", rows * n.posts), n.posts);
     if (!n.recurrent() && drawn.wants_features)
@@ -253,11 +278,13 @@ inline Gradients<S> gradients(const Drawn& drawn, const Outputs<S>& out, Tensors
     g.hidden_in = optional("grad hidden_in", n.recurrent(), drawn.cells());
     g.cell_in = optional("grad cell_in", lstm, drawn.cells());
     g.trace_in = optional("grad trace_in", drawn.wants_trace, traces);
-    g.eligibility_in = optional("grad eligibility_in", n.retroactive && drawn.wants_eligibility, traces);
+    g.eligibility_in =
+        optional("grad eligibility_in", n.retroactive && drawn.wants_eligibility, traces);
     g.alpha = like("grad alpha", drawn.wants_alpha, c.alpha);
     g.rate = like("grad rate", drawn.wants_rate, c.rate);
     g.rate_scale = like("grad rate_scale", drawn.wants_scale, c.rate_scale);
-    g.eligibility_rate = like("grad eligibility_rate", drawn.wants_eligibility_rate, c.eligibility_rate);
+    g.eligibility_rate =
+        like("grad eligibility_rate", drawn.wants_eligibility_rate, c.eligibility_rate);
     return g;
 }
 

@@ -1,16 +1,19 @@
-// Random networks through the CUDA kernels in each form of plan.h, compared with the CPU kernels: a program without
-// torch and Python, which a broken one of them does not stop, and with which the sanitizers get along.
+// Random networks through the CUDA kernels in each form of plan.h, compared with the CPU kernels: a
+// program without torch and Python, which a broken one of them does not stop, and with which the
+// sanitizers get along.
 //
-//     smoke [NETWORKS [FIRST [FORM [SIZE]]]]    networks FIRST, FIRST + 1, ... in one form, or in `all` three
+//     smoke [NETWORKS [FIRST [FORM [SIZE]]]]    networks FIRST, FIRST + 1, ... in one form, or in
+//     `all` three
 //
-// `python -m plastikern gpu-check` runs it on a card. `make sanitize` compiles it against the emulator twice, under the
-// race detector in single precision and under the address sanitizer in double, and runs both. Every tensor is an
-// allocation of its own, of just its size; what is to be written starts as NaN. Networks are drawn by their number: a
-// mismatch tells it, and `smoke 1 NUMBER FORM SIZE` draws it again. Large ones are for double precision.
+// `python -m plastikern gpu-check` runs it on a card. `make sanitize` compiles it against the
+// emulator twice, under the race detector in single precision and under the address sanitizer in
+// double, and runs both. Every tensor is an allocation of its own, of just its size; what is to be
+// written starts as NaN. Networks are drawn by their number: a mismatch tells it, and `smoke 1
+// NUMBER FORM SIZE` draws it again. Large ones are for double precision.
 //
-// It prints JSON, a line each: mismatches and errors as they come, then for each form how many networks ran. Told to
-// end (SIGTERM) it says where it was. Status: 0 where all are right, 1 where not, 2 for bad arguments, 77 without a
-// device.
+// It prints JSON, a line each: mismatches and errors as they come, then for each form how many
+// networks ran. Told to end (SIGTERM) it says where it was. Status: 0 where all are right, 1 where
+// not, 2 for bad arguments, 77 without a device.
 #include <signal.h>
 #include <unistd.h>
 
@@ -42,7 +45,8 @@ void say_where(int) {
 // Text of an error, in a JSON string.
 std::string quoted(const std::string& text) {
     std::string found = "\"";
-    for (const char c : text) found += c == '"' || c == '\\' ? std::string{'\\', c} : std::string{c < ' ' ? ' ' : c};
+    for (const char c : text)
+        found += c == '"' || c == '\\' ? std::string{'\\', c} : std::string{c < ' ' ? ' ' : c};
     return found + "\"";
 }
 
@@ -62,11 +66,13 @@ Tensors on_the_cpu(const Drawn& drawn) {
     return tensors;
 }
 
-// The plan in this form, if there is one, for a device that has only just, or not even, the shared memory for it.
+// The plan in this form, if there is one, for a device that has only just, or not even, the shared
+// memory for it.
 template <class Make>
 std::optional<cuda::Plan> plan_in(cuda::Form form, const Drawn& drawn, Make make) {
     cuda::Device device = cuda::device();
-    if (form != cuda::Form::cooperative) device.processors = std::min(device.processors, drawn.processors);
+    if (form != cuda::Form::cooperative)
+        device.processors = std::min(device.processors, drawn.processors);
     cuda::Plan plan = make(device);
     if (plan.form != form) return std::nullopt;
     for (int64_t i = 0; i < drawn.tightness; ++i) {
@@ -87,12 +93,14 @@ std::optional<Tensors> on_the_device(const Drawn& drawn, cuda::Form form) {
     };
     Tensors tensors(Place::device);
     const Outputs<S> out = outputs(drawn, tensors);
-    const auto there = plan_in(form, drawn, [&](const cuda::Device& d) { return cuda::plan_forward(n, d); });
+    const auto there =
+        plan_in(form, drawn, [&](const cuda::Device& d) { return cuda::plan_forward(n, d); });
     if (!there) return std::nullopt;
     run(*there, [&](void* scratch) { cuda::forward(n, out, *there, scratch, nullptr); });
     if (n.checkpoint_every == 0) return tensors;
     const Gradients<S> g = gradients(drawn, out, tensors, 0xff);
-    const auto back = plan_in(form, drawn, [&](const cuda::Device& d) { return cuda::plan_backward(n, g, d); });
+    const auto back =
+        plan_in(form, drawn, [&](const cuda::Device& d) { return cuda::plan_backward(n, g, d); });
     if (!back) return std::nullopt;
     run(*back, [&](void* scratch) { cuda::backward(n, g, *back, scratch, nullptr); });
     return tensors;
@@ -125,7 +133,8 @@ struct Check {
         std::printf(
             "{\"wrong_network\": %d, \"form\": \"%s\", \"size\": \"%s\", \"scalar\": \"%s\", %s, "
             "\"network\": \"%s\"}\n",
-            int(number), name(), kSizes[static_cast<int>(size)], kScalar, what.c_str(), drawn.name().c_str());
+            int(number), name(), kSizes[static_cast<int>(size)], kScalar, what.c_str(),
+            drawn.name().c_str());
         std::fflush(stdout);
     }
     bool same(int64_t number, const Drawn& drawn, const Tensors& found, const Tensors& expected) {
@@ -139,7 +148,8 @@ struct Check {
             }
             char text[200];
             // JSON has no infinity: what is no number differs by 1e308.
-            std::snprintf(text, sizeof(text), "\"tensor\": \"%s\", \"differs\": %.3g, \"allowed\": %.3g",
+            std::snprintf(text, sizeof(text),
+                          "\"tensor\": \"%s\", \"differs\": %.3g, \"allowed\": %.3g",
                           tensor.c_str(), std::min(apart, 1e308), tolerance(size));
             tell(number, drawn, text);
             right = false;
@@ -149,7 +159,8 @@ struct Check {
     // False where the device takes no more work.
     bool run(int64_t number) {
         std::snprintf(running, sizeof(running),
-                      "\n{\"stopped_in_network\": %d, \"form\": \"%s\", \"size\": \"%s\", \"scalar\": \"%s\"}\n",
+                      "\n{\"stopped_in_network\": %d, \"form\": \"%s\", \"size\": \"%s\", "
+                      "\"scalar\": \"%s\"}\n",
                       int(number), name(), kSizes[static_cast<int>(size)], kScalar);
         const Drawn here(number, size, Place::host);
         try {
@@ -181,8 +192,8 @@ int64_t run_form(cuda::Form form, Size size, int64_t first, int64_t networks) {
     std::printf(
         "{\"form\": \"%s\", \"size\": \"%s\", \"scalar\": \"%s\", \"networks\": %d, \"wrong\": %d, "
         "\"worst\": %.3g, \"allowed\": %.3g, \"left\": %d}\n",
-        all.name(), kSizes[static_cast<int>(size)], kScalar, int(all.ran), int(all.wrong), all.worst, tolerance(size),
-        int(std::max<int64_t>(0, first + networks - 1 - number)));
+        all.name(), kSizes[static_cast<int>(size)], kScalar, int(all.ran), int(all.wrong),
+        all.worst, tolerance(size), int(std::max<int64_t>(0, first + networks - 1 - number)));
     std::fflush(stdout);
     return all.wrong;
 }
@@ -201,16 +212,20 @@ int main(int count, char** arguments) {
     const int64_t networks = count > 1 ? std::atoll(arguments[1]) : 100,
                   first = count > 2 ? std::atoll(arguments[2]) : 0;
     const bool all = count <= 3 || std::strcmp(arguments[3], "all") == 0;
-    const int only = all ? -1 : place_of(arguments[3], kForms), size = count > 4 ? place_of(arguments[4], kSizes) : 0;
-    if (networks < 1 || first < 0 || (!all && only < 0) || size < 0 || !serves(static_cast<Size>(size)) || count > 5) {
+    const int only = all ? -1 : place_of(arguments[3], kForms),
+              size = count > 4 ? place_of(arguments[4], kSizes) : 0;
+    if (networks < 1 || first < 0 || (!all && only < 0) || size < 0 ||
+        !serves(static_cast<Size>(size)) || count > 5) {
         std::fprintf(stderr,
-                     "usage: smoke [NETWORKS [FIRST [resident|cooperative|streaming|all [small|large|maze]]]]\n");
+                     "usage: smoke [NETWORKS [FIRST [resident|cooperative|streaming|all "
+                     "[small|large|maze]]]]\n");
         return kBadArguments;
     }
     int devices = 0;
     const cudaError_t found = cudaGetDeviceCount(&devices);
     if (found != cudaSuccess || devices == 0) {
-        std::printf("{\"skip\": %s}\n", quoted(std::string("no CUDA device: ") + cudaGetErrorString(found)).c_str());
+        std::printf("{\"skip\": %s}\n",
+                    quoted(std::string("no CUDA device: ") + cudaGetErrorString(found)).c_str());
         return kNoDevice;
     }
 #if defined(PLASTIKERN_EMULATED)
@@ -220,6 +235,7 @@ int main(int count, char** arguments) {
     int64_t wrong = 0;
     for (int form = 0; form < 3; ++form)
         if (all || form == only)
-            wrong += run_form(static_cast<cuda::Form>(form), static_cast<Size>(size), first, networks);
+            wrong +=
+                run_form(static_cast<cuda::Form>(form), static_cast<Size>(size), first, networks);
     return wrong == 0 ? 0 : kWrong;
 }

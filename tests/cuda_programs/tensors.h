@@ -1,4 +1,5 @@
-// Tensors of the check programs: on the host, or on the CUDA device, which the emulator plays where there is none.
+// Tensors of the check programs: on the host, or on the CUDA device, which the emulator plays where
+// there is none.
 #pragma once
 
 #include <algorithm>
@@ -22,10 +23,12 @@ inline void expect(cudaError_t found, const std::string& what) {
     if (found != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(found));
 }
 
-// An allocation of its own, of just its size, so that whatever watches memory sees an index beyond its end.
+// An allocation of its own, of just its size, so that whatever watches memory sees an index beyond
+// its end.
 class Tensor {
    public:
-    Tensor(size_t bytes, int fill, Place place) : memory_(allocate(bytes, place), Free{place}), bytes_(bytes) {
+    Tensor(size_t bytes, int fill, Place place)
+        : memory_(allocate(bytes, place), Free{place}), bytes_(bytes) {
         if (bytes == 0) return;
         if (place == Place::host) {
             std::memset(memory_.get(), fill, bytes);

@@ -24,7 +24,9 @@ CALLS = re.compile(r" [TW] ((?:__)?(?:cu|CU)\w+)")
 
 def run(*command: object) -> str:
     """What a command says; its error output where it fails."""
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise SystemExit(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -42,15 +44,42 @@ def shared(folder: Path, name: str, sources: list[Path], *libraries: Path) -> Pa
     nvcc = cuda.find_nvcc()
     assert nvcc is not None, "nvcc is needed"
     # It knows where the headers are; the runtime that it would link is what is made here.
-    command = [nvcc, toolchain.LANGUAGE, "-O1", "-g", "-shared", "--cudart", "none", f"-I{HERE}", "-Xcompiler"]
-    command += ["-fPIC,-Wall,-Wextra", "-Xlinker", f"-soname={name}", "-Xlinker", f"--version-script={versions}"]
-    run(*command, "-x", "c++", *sources, *(f"-Xlinker={library}" for library in libraries), "-o", folder / name)
+    command = [
+        nvcc,
+        toolchain.LANGUAGE,
+        "-O1",
+        "-g",
+        "-shared",
+        "--cudart",
+        "none",
+        f"-I{HERE}",
+        "-Xcompiler",
+    ]
+    command += [
+        "-fPIC,-Wall,-Wextra",
+        "-Xlinker",
+        f"-soname={name}",
+        "-Xlinker",
+        f"--version-script={versions}",
+    ]
+    run(
+        *command,
+        "-x",
+        "c++",
+        *sources,
+        *(f"-Xlinker={library}" for library in libraries),
+        "-o",
+        folder / name,
+    )
     return folder / name
 
 
 def named(functions: list[str], result: int) -> str:
     """The source of functions that write down their name and return ``result``."""
-    lines = [f'int {function}() {{ return stand_in_call("{function}"), {result}; }}' for function in functions]
+    lines = [
+        f'int {function}() {{ return stand_in_call("{function}"), {result}; }}'
+        for function in functions
+    ]
     return "\n".join(['extern "C" {', "void stand_in_call(const char* name);", *lines, "}", ""])
 
 
@@ -64,7 +93,9 @@ def stand_ins(folder: Path, libraries: Path) -> list[Path]:
     driver = shared(folder, "libcuda.so.1", [HERE / "driver.cpp"])
     served = set(defined(shared(folder, name, [HERE / "runtime.cpp"], driver)))
     rest = folder / "unserved.cpp"
-    rest.write_text(named([one for one in defined(libraries / name) if one not in served], not_supported))
+    rest.write_text(
+        named([one for one in defined(libraries / name) if one not in served], not_supported)
+    )
     shared(folder, name, [HERE / "runtime.cpp", rest], driver)
     for library in blas:
         source = folder / f"{library}.cpp"
@@ -86,7 +117,11 @@ def registers(library: Path, folder: Path) -> Path:
 
 def package(folder: Path, runtime: Path) -> Path:
     """plastikern with its library linked to the stand-in: links to all of its files, and that library."""
-    compiler, torch, nvcc = toolchain.find_compiler(), toolchain.find_torch(), native.choose_cuda(ROOT, "cuda")
+    compiler, torch, nvcc = (
+        toolchain.find_compiler(),
+        toolchain.find_torch(),
+        native.choose_cuda(ROOT, "cuda"),
+    )
     assert torch is not None and nvcc is not None
     units = [unit.object for unit in native.plan(ROOT, compiler, torch, nvcc)]
     shadow = folder / "package" / "plastikern"
@@ -110,7 +145,9 @@ def main(python: str, words: list[str]) -> int:
     folder = ROOT / "build" / "stand_in" / version
     folder.mkdir(parents=True, exist_ok=True)
     preloaded = stand_ins(folder, libraries)
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0+PTX")  # of the card that is described by default
+    os.environ.setdefault(
+        "TORCH_CUDA_ARCH_LIST", "9.0+PTX"
+    )  # of the card that is described by default
     native.build(ROOT, "cuda")
     shadow = package(folder, preloaded[1])
     environment = {
@@ -124,7 +161,16 @@ def main(python: str, words: list[str]) -> int:
     }
     print(f"torch {version}, with a stand-in for its card", flush=True)
     # pytest's own setting would find the library that is linked to the static runtime.
-    command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-o", f"pythonpath={shadow.parent} {ROOT}", *words]
+    command = [
+        python,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        f"pythonpath={shadow.parent} {ROOT}",
+        *words,
+    ]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -1,4 +1,5 @@
-// libcuda.so.1: what the stand-in remembers, and the functions of the driver that Triton's launcher and torch ask for.
+// libcuda.so.1: what the stand-in remembers, and the functions of the driver that Triton's launcher
+// and torch ask for.
 #include "stand_in.h"
 
 #include <cuda.h>
@@ -105,16 +106,18 @@ const Allocation* find(const void* address) {
     if (found == state().memory.begin()) return nullptr;
     --found;
     const char* start = static_cast<const char*>(found->first);
-    return static_cast<const char*>(address) < start + std::max<size_t>(found->second.bytes, 1) ? &found->second
-                                                                                                : nullptr;
+    return static_cast<const char*>(address) < start + std::max<size_t>(found->second.bytes, 1)
+               ? &found->second
+               : nullptr;
 }
 
 Code choose_code(const Code* first, const Code* last, int device) {
     const int wanted = card(device).major * 10 + card(device).minor;
     Code best{0, false};
     for (const Code* code = first; code != last; ++code) {
-        const bool runs = code->ptx ? code->architecture <= wanted
-                                    : code->architecture / 10 == wanted / 10 && code->architecture <= wanted;
+        const bool runs =
+            code->ptx ? code->architecture <= wanted
+                      : code->architecture / 10 == wanted / 10 && code->architecture <= wanted;
         const bool better = best.architecture == 0 || (best.ptx && !code->ptx) ||
                             (best.ptx == code->ptx && code->architecture > best.architecture);
         if (runs && better) best = *code;
@@ -159,33 +162,37 @@ int refusal(const Launch& l) {
     const Stream* stream = stream_of(l.stream);
     if (stream != nullptr && stream->device != current_device) return CUDA_ERROR_INVALID_HANDLE;
     const int in_use = state().processors_in_use != 0 ? state().processors_in_use : on.processors;
-    const uint64_t a_processor =
-        std::min<uint64_t>({static_cast<uint64_t>(on.threads_per_processor) / threads,
-                            static_cast<uint64_t>(on.shared_per_processor) / (l.shared + kReservedShared),
-                            kRegisters / std::max<uint64_t>(registers, 1)});
+    const uint64_t a_processor = std::min<uint64_t>(
+        {static_cast<uint64_t>(on.threads_per_processor) / threads,
+         static_cast<uint64_t>(on.shared_per_processor) / (l.shared + kReservedShared),
+         kRegisters / std::max<uint64_t>(registers, 1)});
     if (l.cooperative && blocks > a_processor * static_cast<uint64_t>(in_use))
         return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     return 0;
 }
 
 std::string list(const unsigned* values) {
-    return "[" + std::to_string(values[0]) + ", " + std::to_string(values[1]) + ", " + std::to_string(values[2]) + "]";
+    return "[" + std::to_string(values[0]) + ", " + std::to_string(values[1]) + ", " +
+           std::to_string(values[2]) + "]";
 }
 
 }  // namespace
 
 int check_and_note(const Launch& l) {
     const Lock lock(state().mutex);
-    const int order = ordered(std::strstr(l.kernel, "plastikern") != nullptr ? "launch of plastikern" : "launch");
+    const int order =
+        ordered(std::strstr(l.kernel, "plastikern") != nullptr ? "launch of plastikern" : "launch");
     const int error = order != 0 ? order : refusal(l);
     Stream* stream = stream_of(l.stream);
     const bool captured = stream != nullptr && stream->captured;
     if (captured && error == 0) ++stream->nodes;
-    note(member("call", "launch") + ", " + member("kernel", l.kernel) + ", \"grid\": " + list(l.grid) +
-         ", \"block\": " + list(l.block) + ", " + member("shared", static_cast<int64_t>(l.shared)) + ", " +
-         member("allowed_shared", l.allowed_shared) + ", " + member("cooperative", l.cooperative) + ", " +
-         member("stream", reinterpret_cast<int64_t>(l.stream)) + ", " + member("architecture", l.code.architecture) +
-         ", " + member("ptx", l.code.ptx) + ", " + member("captured", captured) + ", " + member("error", error));
+    note(member("call", "launch") + ", " + member("kernel", l.kernel) +
+         ", \"grid\": " + list(l.grid) + ", \"block\": " + list(l.block) + ", " +
+         member("shared", static_cast<int64_t>(l.shared)) + ", " +
+         member("allowed_shared", l.allowed_shared) + ", " + member("cooperative", l.cooperative) +
+         ", " + member("stream", reinterpret_cast<int64_t>(l.stream)) + ", " +
+         member("architecture", l.code.architecture) + ", " + member("ptx", l.code.ptx) + ", " +
+         member("captured", captured) + ", " + member("error", error));
     return error;
 }
 
@@ -218,7 +225,8 @@ void stand_in_reset() {
     state().failed = state().processors_in_use = 0;
 }
 
-// What Triton's launcher, and torch, ask the driver itself for. A context is the number of its device, from 1 on.
+// What Triton's launcher, and torch, ask the driver itself for. A context is the number of its
+// device, from 1 on.
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int* count) { return *count = count_of_cards(), CUDA_SUCCESS; }
@@ -299,7 +307,9 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
 CUresult cuDevicePrimaryCtxGetState(CUdevice, unsigned* flags, int* active) {
     return *flags = 0, *active = 1, CUDA_SUCCESS;
 }
-CUresult cuCtxGetCurrent(CUcontext* context) { return cuDevicePrimaryCtxRetain(context, current_device); }
+CUresult cuCtxGetCurrent(CUcontext* context) {
+    return cuDevicePrimaryCtxRetain(context, current_device);
+}
 CUresult cuCtxSetCurrent(CUcontext context) {
     current_device = static_cast<int>(reinterpret_cast<intptr_t>(context)) - 1;
     return CUDA_SUCCESS;
@@ -317,7 +327,8 @@ CUresult cuGetErrorName(CUresult error, const char** text) { return cuGetErrorSt
 CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdeviceptr address) {
     const Allocation* found = find(reinterpret_cast<const void*>(address));
     if (found == nullptr || found->device < 0) return CUDA_ERROR_INVALID_VALUE;
-    if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_POINTER) *static_cast<CUdeviceptr*>(value) = address;
+    if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_POINTER)
+        *static_cast<CUdeviceptr*>(value) = address;
     return CUDA_SUCCESS;
 }
 
@@ -336,7 +347,8 @@ struct Module {
     std::map<std::string, Function*> functions;
 };
 
-// The architecture that an ELF image is for stands in its flags, in the lowest byte or, since CUDA 13, in the second.
+// The architecture that an ELF image is for stands in its flags, in the lowest byte or, since CUDA
+// 13, in the second.
 int architecture_of(const void* image) {
     uint32_t flags = 0;
     std::memcpy(&flags, static_cast<const char*>(image) + 48, sizeof flags);
@@ -388,20 +400,23 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void**, 
     const auto allowed = f->allowed_shared.find(current_device);
     bool cooperative = false;
     for (unsigned i = 0; i < c->numAttrs; ++i) {
-        cooperative |= c->attrs[i].id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && c->attrs[i].value.cooperative != 0;
+        cooperative |=
+            c->attrs[i].id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && c->attrs[i].value.cooperative != 0;
     }
-    return static_cast<CUresult>(check_and_note({f->name.c_str(),
-                                                 f->code,
-                                                 {c->gridDimX, c->gridDimY, c->gridDimZ},
-                                                 {c->blockDimX, c->blockDimY, c->blockDimZ},
-                                                 c->sharedMemBytes,
-                                                 allowed == f->allowed_shared.end() ? 48 * 1024 : allowed->second,
-                                                 32,
-                                                 cooperative,
-                                                 c->hStream}));
+    return static_cast<CUresult>(
+        check_and_note({f->name.c_str(),
+                        f->code,
+                        {c->gridDimX, c->gridDimY, c->gridDimZ},
+                        {c->blockDimX, c->blockDimY, c->blockDimZ},
+                        c->sharedMemBytes,
+                        allowed == f->allowed_shared.end() ? 48 * 1024 : allowed->second,
+                        32,
+                        cooperative,
+                        c->hStream}));
 }
-CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                        unsigned bz, unsigned shared, CUstream stream, void** arguments, void** extra) {
+CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
+                        unsigned by, unsigned bz, unsigned shared, CUstream stream,
+                        void** arguments, void** extra) {
     const CUlaunchConfig config{gx, gy, gz, bx, by, bz, shared, stream, nullptr, 0};
     return cuLaunchKernelEx(&config, function, arguments, extra);
 }

@@ -89,12 +89,18 @@ MUTATIONS = (
 
 def build(source: str) -> None:
     """Compiles, in the copy, the objects that a mutation of C++ touches."""
-    compiler, torch, nvcc = toolchain.find_compiler(), toolchain.find_torch(), native.choose_cuda(TREE, "cuda")
+    compiler, torch, nvcc = (
+        toolchain.find_compiler(),
+        toolchain.find_torch(),
+        native.choose_cuda(TREE, "cuda"),
+    )
     assert torch is not None and nvcc is not None
     touched = OPS if source == STREAM else source
     for unit in native.plan(TREE, compiler, torch, nvcc):
         if unit.command[-1] == touched:
-            subprocess.run([*unit.command, "-o", str(unit.object)], cwd=TREE, check=True, capture_output=True)
+            subprocess.run(
+                [*unit.command, "-o", str(unit.object)], cwd=TREE, check=True, capture_output=True
+            )
 
 
 def rewrite(path: Path, text: str) -> None:
@@ -110,11 +116,22 @@ def noticed(python: str, mutation: Mutation) -> bool:
     text = path.read_text()
     assert text.count(mutation.line) >= 1, f"{mutation.file} has no {mutation.line!r} any more"
     rewrite(path, text.replace(mutation.line, mutation.becomes, 1))
-    command = [sys.executable, "-m", "tests.cuda_stand_in", python, "-q", "-x", "tests/test_cuda_chain.py", "-k"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.cuda_stand_in",
+        python,
+        "-q",
+        "-x",
+        "tests/test_cuda_chain.py",
+        "-k",
+    ]
     try:
         if mutation.file.startswith("csrc"):
             build(mutation.file)
-        done = subprocess.run([*command, mutation.tests], cwd=TREE, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, mutation.tests], cwd=TREE, capture_output=True, text=True, check=False
+        )
     finally:
         rewrite(path, text)
         if mutation.file.startswith("csrc"):
@@ -137,7 +154,10 @@ def main(python: str, first: int = 0) -> int:
     for number, mutation in enumerate(MUTATIONS[first:], first):
         found = noticed(python, mutation)
         missed += not found
-        print(f"{number:3} {'red  ' if found else 'GREEN'} {mutation.file}: {mutation.line.strip()}", flush=True)
+        print(
+            f"{number:3} {'red  ' if found else 'GREEN'} {mutation.file}: {mutation.line.strip()}",
+            flush=True,
+        )
     print(f"{len(MUTATIONS) - first - missed} of {len(MUTATIONS) - first} mutations were noticed")
     return int(missed > 0)
 

@@ -1,4 +1,5 @@
-// libcudart.so.13: the functions of the CUDA runtime that torch and a test build of plastikern call. See stand_in.h.
+// libcudart.so.13: the functions of the CUDA runtime that torch and a test build of plastikern
+// call. See stand_in.h.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
@@ -37,7 +38,8 @@ std::recursive_mutex mutex;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 std::map<const void*, Kernel>& kernels() {
-    static auto* const all = new std::map<const void*, Kernel>;  // registered before this file's own objects exist
+    static auto* const all =
+        new std::map<const void*, Kernel>;  // registered before this file's own objects exist
     return *all;
 }
 
@@ -49,7 +51,8 @@ cudaError_t answer(int error) {
     return static_cast<cudaError_t>(error);
 }
 
-// The error that was ordered for a call; while a stream is captured, what may not be called then ends the capture.
+// The error that was ordered for a call; while a stream is captured, what may not be called then
+// ends the capture.
 cudaError_t begin(const char* call, bool allowed_while_captured = true) {
     if (const int error = ordered(call); error != 0) return answer(error);
     if (!allowed_while_captured && any_captured() && capture_mode != cudaStreamCaptureModeRelaxed) {
@@ -64,7 +67,8 @@ bool is_captured(cudaStream_t stream) {
     return of != nullptr && of->captured;
 }
 
-// Registers of a thread by kernel, of the table that STAND_IN_REGISTERS names (a line "name number"); 32 of others.
+// Registers of a thread by kernel, of the table that STAND_IN_REGISTERS names (a line "name
+// number"); 32 of others.
 int registers_of(const std::string& kernel) {
     static const auto* const table = [] {
         auto* read = new std::map<std::string, int>;
@@ -89,20 +93,22 @@ Code code_of(const Kernel& kernel) {
     return choose_code(codes.data(), codes.data() + codes.size(), current_device);
 }
 
-cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, cudaStream_t stream, bool cooperative) {
+cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                   bool cooperative) {
     const Lock lock(mutex);
     Kernel* kernel = kernel_of(function);
     if (kernel == nullptr) return answer(cudaErrorInvalidDeviceFunction);
     const auto allowed = kernel->allowed_shared.find(current_device);
-    return answer(check_and_note({kernel->name.c_str(),
-                                  code_of(*kernel),
-                                  {grid.x, grid.y, grid.z},
-                                  {block.x, block.y, block.z},
-                                  shared,
-                                  allowed == kernel->allowed_shared.end() ? 48 * 1024 : allowed->second,
-                                  registers_of(kernel->name),
-                                  cooperative,
-                                  stream}));
+    return answer(
+        check_and_note({kernel->name.c_str(),
+                        code_of(*kernel),
+                        {grid.x, grid.y, grid.z},
+                        {block.x, block.y, block.z},
+                        shared,
+                        allowed == kernel->allowed_shared.end() ? 48 * 1024 : allowed->second,
+                        registers_of(kernel->name),
+                        cooperative,
+                        stream}));
 }
 
 bool locked(const void* address) {
@@ -114,15 +120,18 @@ bool on_device(const void* address) {
     return found != nullptr && found->device >= 0;
 }
 
-// A copy between pageable memory of the host and a device waits for the device, as far as anybody may rely on.
-cudaError_t copy(const char* call, void* to, const void* from, size_t bytes, cudaStream_t stream, bool waits) {
+// A copy between pageable memory of the host and a device waits for the device, as far as anybody
+// may rely on.
+cudaError_t copy(const char* call, void* to, const void* from, size_t bytes, cudaStream_t stream,
+                 bool waits) {
     const bool of_host = !on_device(to) || !on_device(from);
     const bool pageable = of_host && !locked(on_device(to) ? from : to);
     waits = waits || pageable;
-    if (const cudaError_t error = begin(call, !waits || !is_captured(stream)); error != cudaSuccess) return error;
+    if (const cudaError_t error = begin(call, !waits || !is_captured(stream)); error != cudaSuccess)
+        return error;
     note(member("call", call) + ", " + member("bytes", static_cast<int64_t>(bytes)) + ", " +
-         member("stream", reinterpret_cast<int64_t>(stream)) + ", " + member("of_host", of_host) + ", " +
-         member("waits", waits) + ", " + member("captured", is_captured(stream)));
+         member("stream", reinterpret_cast<int64_t>(stream)) + ", " + member("of_host", of_host) +
+         ", " + member("waits", waits) + ", " + member("captured", is_captured(stream)));
     std::memmove(to, from, bytes);
     return cudaSuccess;
 }
@@ -130,7 +139,8 @@ cudaError_t copy(const char* call, void* to, const void* from, size_t bytes, cud
 cudaError_t fill(const char* call, void* to, int value, size_t bytes, cudaStream_t stream) {
     if (const cudaError_t error = begin(call); error != cudaSuccess) return error;
     note(member("call", call) + ", " + member("bytes", static_cast<int64_t>(bytes)) + ", " +
-         member("stream", reinterpret_cast<int64_t>(stream)) + ", " + member("captured", is_captured(stream)));
+         member("stream", reinterpret_cast<int64_t>(stream)) + ", " +
+         member("captured", is_captured(stream)));
     if (!on_device(to)) return answer(cudaErrorInvalidValue);
     std::memset(to, value, bytes);
     return cudaSuccess;
@@ -153,8 +163,9 @@ cudaError_t take_memory(const char* call, void** start, size_t bytes, int device
 
 extern "C" {
 
-// Device code. The layout of a fat binary: a header with its own size and that of what follows; entries of a header
-// with the kind (1: PTX, 2: machine code), its own size, that of the code, and the architecture.
+// Device code. The layout of a fat binary: a header with its own size and that of what follows;
+// entries of a header with the kind (1: PTX, 2: machine code), its own size, that of the code, and
+// the architecture.
 void** __cudaRegisterFatBinary(void* wrapper) {
     struct Wrapper {
         int magic, version;
@@ -162,7 +173,9 @@ void** __cudaRegisterFatBinary(void* wrapper) {
     };
     auto* module = new Module;
     const unsigned char* data = static_cast<const Wrapper*>(wrapper)->data;
-    const auto read = [](const unsigned char* at, auto value) { return std::memcpy(&value, at, sizeof value), value; };
+    const auto read = [](const unsigned char* at, auto value) {
+        return std::memcpy(&value, at, sizeof value), value;
+    };
     const unsigned char* entry = data + read(data + 6, uint16_t{});
     const unsigned char* end = entry + read(data + 8, uint64_t{});
     while (entry < end) {
@@ -175,8 +188,8 @@ void** __cudaRegisterFatBinary(void* wrapper) {
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
 char __cudaInitModule(void**) { return 1; }
-void __cudaRegisterFunction(void** handle, const char* function, char*, const char* name, int, uint3*, uint3*, dim3*,
-                            dim3*, int*) {
+void __cudaRegisterFunction(void** handle, const char* function, char*, const char* name, int,
+                            uint3*, uint3*, dim3*, dim3*, int*) {
     const Lock lock(mutex);
     kernels()[function] = {reinterpret_cast<Module*>(handle), name, {}};
 }
@@ -188,7 +201,8 @@ struct Configuration {
     cudaStream_t stream;
 };
 static thread_local std::vector<Configuration> configurations;
-unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, struct CUstream_st* stream) {
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared,
+                                     struct CUstream_st* stream) {
     configurations.push_back({grid, block, shared, stream});
     return 0;
 }
@@ -203,20 +217,23 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
     *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(function));
     return cudaSuccess;
 }
-cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t stream) {
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared,
+                               cudaStream_t stream) {
     return launch(kernel, grid, block, shared, stream, false);
 }
-cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t stream) {
+cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared,
+                             cudaStream_t stream) {
     return launch(function, grid, block, shared, stream, false);
 }
-cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared,
-                                        cudaStream_t stream) {
+cudaError_t cudaLaunchCooperativeKernel(const void* function, dim3 grid, dim3 block, void**,
+                                        size_t shared, cudaStream_t stream) {
     return launch(function, grid, block, shared, stream, true);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* function, void**) {
     bool cooperative = false;
     for (unsigned i = 0; i < c->numAttrs; ++i) {
-        cooperative |= c->attrs[i].id == cudaLaunchAttributeCooperative && c->attrs[i].val.cooperative != 0;
+        cooperative |=
+            c->attrs[i].id == cudaLaunchAttributeCooperative && c->attrs[i].val.cooperative != 0;
     }
     return launch(function, c->gridDim, c->blockDim, c->dynamicSmemBytes, c->stream, cooperative);
 }
@@ -240,17 +257,19 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
          member("value", value));
     if (code_of(*kernel).architecture == 0) return answer(cudaErrorNoKernelImageForDevice);
     if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (value < 0 || value > card(current_device).shared_per_block) return answer(cudaErrorInvalidValue);
+    if (value < 0 || value > card(current_device).shared_per_block)
+        return answer(cudaErrorInvalidValue);
     kernel->allowed_shared[current_device] = value;
     return cudaSuccess;
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int threads, size_t,
-                                                                   unsigned) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*,
+                                                                   int threads, size_t, unsigned) {
     return *blocks = card(current_device).threads_per_processor / threads, cudaSuccess;
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function, int threads,
-                                                          size_t shared) {
-    return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared, 0);
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* function,
+                                                          int threads, size_t shared) {
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads, shared,
+                                                                  0);
 }
 
 // Devices.
@@ -289,7 +308,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     properties->l2CacheSize = on.level_two;
     properties->major = on.major;
     properties->minor = on.minor;
-    properties->cooperativeLaunch = properties->unifiedAddressing = properties->concurrentKernels = 1;
+    properties->cooperativeLaunch = properties->unifiedAddressing = properties->concurrentKernels =
+        1;
     return cudaSuccess;
 }
 cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, cudaSuccess; }
@@ -302,16 +322,20 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
 cudaError_t cudaDeviceSynchronize() { return wait("cudaDeviceSynchronize"); }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned, unsigned long long,
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
+                                             unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
     *function = dlsym(RTLD_DEFAULT, symbol);
     if (result != nullptr)
-        *result = *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+        *result =
+            *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
     return cudaSuccess;
 }
 
 // Memory.
-cudaError_t cudaMalloc(void** start, size_t bytes) { return take_memory("cudaMalloc", start, bytes, current_device); }
+cudaError_t cudaMalloc(void** start, size_t bytes) {
+    return take_memory("cudaMalloc", start, bytes, current_device);
+}
 cudaError_t cudaHostAlloc(void** start, size_t bytes, unsigned) {
     return take_memory("cudaHostAlloc", start, bytes, -1);
 }
@@ -320,7 +344,9 @@ cudaError_t cudaFree(void* start) {
     if (const cudaError_t error = begin("cudaFree", false); error != cudaSuccess) return error;
     return answer(release(start) ? cudaSuccess : cudaErrorInvalidValue);
 }
-cudaError_t cudaFreeHost(void* start) { return answer(release(start) ? cudaSuccess : cudaErrorInvalidValue); }
+cudaError_t cudaFreeHost(void* start) {
+    return answer(release(start) ? cudaSuccess : cudaErrorInvalidValue);
+}
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
     return *free = size_t{79} << 30, *total = size_t{80} << 30, cudaSuccess;
 }
@@ -337,17 +363,23 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
     return copy("cudaMemcpy", to, from, bytes, nullptr, true);
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
     return copy("cudaMemcpyAsync", to, from, bytes, stream, false);
 }
-cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes, cudaStream_t stream) {
+cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t bytes,
+                                cudaStream_t stream) {
     return copy("cudaMemcpyPeerAsync", to, from, bytes, stream, false);
 }
-cudaError_t cudaMemset(void* to, int value, size_t bytes) { return fill("cudaMemset", to, value, bytes, nullptr); }
+cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+    return fill("cudaMemset", to, value, bytes, nullptr);
+}
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
     return fill("cudaMemsetAsync", to, value, bytes, stream);
 }
-cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMemcpyKind) { return cudaSuccess; }
+cudaError_t cudaMemcpyToSymbol(const void*, const void*, size_t, size_t, cudaMemcpyKind) {
+    return cudaSuccess;
+}
 
 // Streams, which are numbered by their device; events, which are always over.
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
@@ -356,22 +388,35 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
     return cudaStreamCreateWithPriority(stream, flags, 0);
 }
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithPriority(stream, 0, 0); }
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+    return cudaStreamCreateWithPriority(stream, 0, 0);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamQuery(cudaStream_t) { return begin("cudaStreamQuery", false); }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return wait("cudaStreamSynchronize"); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return begin("cudaStreamWaitEvent"); }
-cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) { return *priority = 0, cudaSuccess; }
-cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void* data) { return function(data), cudaSuccess; }
-cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void* data, unsigned) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+    return begin("cudaStreamWaitEvent");
+}
+cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) {
+    return *priority = 0, cudaSuccess;
+}
+cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void* data) {
+    return function(data), cudaSuccess;
+}
+cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCallback_t function, void* data,
+                                  unsigned) {
     return function(stream, cudaSuccess, data), cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
     return *event = reinterpret_cast<cudaEvent_t>(new Event{current_device}), cudaSuccess;
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
-cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete reinterpret_cast<Event*>(event), cudaSuccess; }
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) { return begin("cudaEventRecord"); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return delete reinterpret_cast<Event*>(event), cudaSuccess;
+}
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) {
+    return begin("cudaEventRecord");
+}
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return cudaEventRecordWithFlags(event, stream, 0);
 }
@@ -389,8 +434,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
     *status = is_captured(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
-cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status, unsigned long long* id,
-                                     cudaGraph_t* graph, const cudaGraphNode_t** nodes, const cudaGraphEdgeData** edges,
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status,
+                                     unsigned long long* id, cudaGraph_t* graph,
+                                     const cudaGraphNode_t** nodes, const cudaGraphEdgeData** edges,
                                      size_t* count) {
     cudaStreamIsCapturing(stream, status);
     if (id != nullptr) *id = reinterpret_cast<uintptr_t>(stream);
@@ -402,7 +448,8 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatu
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     Stream* of = stream_of(stream);
-    if (of == nullptr) return answer(cudaErrorStreamCaptureUnsupported);  // the null stream cannot be captured
+    if (of == nullptr)
+        return answer(cudaErrorStreamCaptureUnsupported);  // the null stream cannot be captured
     of->captured = true;
     of->nodes = 0;
     return cudaSuccess;
@@ -414,21 +461,27 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     note(member("call", "graph") + ", " + member("nodes", static_cast<int64_t>(of->nodes)));
     return cudaSuccess;
 }
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                          unsigned long long) {
     *executable = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     if (const cudaError_t error = begin("cudaGraphLaunch"); error != cudaSuccess) return error;
-    note(member("call", "cudaGraphLaunch") + ", " + member("stream", reinterpret_cast<int64_t>(stream)) + ", " +
+    note(member("call", "cudaGraphLaunch") + ", " +
+         member("stream", reinterpret_cast<int64_t>(stream)) + ", " +
          member("nodes", static_cast<int64_t>(reinterpret_cast<Graph*>(executable)->nodes)));
     return cudaSuccess;
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t*, size_t* count) {
     return *count = reinterpret_cast<Graph*>(graph)->nodes, cudaSuccess;
 }
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete reinterpret_cast<Graph*>(graph), cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete reinterpret_cast<Graph*>(graph), cudaSuccess; }
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    return delete reinterpret_cast<Graph*>(graph), cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+    return delete reinterpret_cast<Graph*>(graph), cudaSuccess;
+}
 
 // Errors.
 cudaError_t cudaGetLastError() {

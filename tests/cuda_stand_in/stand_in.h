@@ -1,14 +1,16 @@
-// A stand-in for NVIDIA's driver (libcuda.so.1) and for the CUDA runtime (libcudart.so.13), which lets a CUDA build of
-// torch believe in a card that is described here. "Device memory" is host memory, copies and fills are done, kernels
-// are not run: each launch is checked as a driver checks it, and written down. Tests read the record.
+// A stand-in for NVIDIA's driver (libcuda.so.1) and for the CUDA runtime (libcudart.so.13), which
+// lets a CUDA build of torch believe in a card that is described here. "Device memory" is host
+// memory, copies and fills are done, kernels are not run: each launch is checked as a driver checks
+// it, and written down. Tests read the record.
 //
-// What it refuses, with CUDA's own error codes: a module without code for the card; more shared memory than a kernel
-// was allowed, or may be allowed; grids, blocks and registers beyond the limits; cooperative launches that are not
-// resident; a stream of another device; while a stream is captured, what a capture does not allow. Errors can be
-// ordered besides.
+// What it refuses, with CUDA's own error codes: a module without code for the card; more shared
+// memory than a kernel was allowed, or may be allowed; grids, blocks and registers beyond the
+// limits; cooperative launches that are not resident; a stream of another device; while a stream is
+// captured, what a capture does not allow. Errors can be ordered besides.
 //
-// Where it ends: libraries of NVIDIA that talk to the driver by themselves (cuDNN, NCCL, cuSOLVER, ...) are not served;
-// cuBLAS is replaced by functions that write down their name. No value that a kernel would have computed is right.
+// Where it ends: libraries of NVIDIA that talk to the driver by themselves (cuDNN, NCCL, cuSOLVER,
+// ...) are not served; cuBLAS is replaced by functions that write down their name. No value that a
+// kernel would have computed is right.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +22,8 @@ namespace stand_in {
 // A card as far as launches depend on it.
 struct Card {
     const char* name;
-    int major, minor, processors, shared_per_block, shared_per_processor, threads_per_processor, level_two;
+    int major, minor, processors, shared_per_block, shared_per_processor, threads_per_processor,
+        level_two;
 };
 
 // By number. The cards are those that STAND_IN_CARDS names, "H100" by default.
@@ -30,7 +33,8 @@ const Card& card(int device);
 // The device of this host thread.
 extern thread_local int current_device;
 
-// An error that was ordered for a call by stand_in_fault, or 0. Once a context has failed, every call has that error.
+// An error that was ordered for a call by stand_in_fault, or 0. Once a context has failed, every
+// call has that error.
 int ordered(const char* call);
 
 // A note in the record: a JSON object's members, without its braces.
@@ -86,8 +90,8 @@ bool any_captured();
 extern "C" {
 // The record since the last call: a JSON object a line.
 const char* stand_in_take();
-// Orders an error for the next `times` calls of a function ("launch", "launch of plastikern": of a kernel); `sticky`:
-// it ends the context, as an illegal address does.
+// Orders an error for the next `times` calls of a function ("launch", "launch of plastikern": of a
+// kernel); `sticky`: it ends the context, as an illegal address does.
 void stand_in_fault(const char* call, int error, int times, int sticky);
 // Launches may use so many processors only, as in a green context; 0: all.
 void stand_in_limit_processors(int count);

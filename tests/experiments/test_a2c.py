@@ -26,7 +26,11 @@ def by_hand(baseline):
             squares = sum(value * value for value in p)
             critic = 0 if baseline == "first" else b
             advantage = returns[b][t] - VALUES[t][critic]
-            loss += -math.log(p[ACTIONS[t][b]]) * advantage + VALUE_WEIGHT * advantage**2 + CONCENTRATION * squares
+            loss += (
+                -math.log(p[ACTIONS[t][b]]) * advantage
+                + VALUE_WEIGHT * advantage**2
+                + CONCENTRATION * squares
+            )
             of_values[t, critic] -= 2 * VALUE_WEIGHT * advantage / 4
             for a in range(3):
                 policy = advantage * (p[a] - (a == ACTIONS[t][b]))
@@ -36,7 +40,10 @@ def by_hand(baseline):
 
 @pytest.mark.parametrize("baseline", ["own", "first"])
 def test_loss_and_gradients_are_those_of_the_formulas(baseline):
-    scores, values = torch.tensor(SCORES, requires_grad=True), torch.tensor(VALUES, requires_grad=True)
+    scores, values = (
+        torch.tensor(SCORES, requires_grad=True),
+        torch.tensor(VALUES, requires_grad=True),
+    )
     loss = a2c_loss(
         scores, values, torch.tensor(ACTIONS), torch.tensor(REWARDS), discount=DISCOUNT, value_weight=VALUE_WEIGHT,
         concentration=CONCENTRATION, baseline=baseline,

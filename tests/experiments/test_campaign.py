@@ -71,12 +71,20 @@ def test_runs_come_row_by_row_and_in_a_row_seed_by_seed(tiny: Path) -> None:
 
 
 def test_a_later_row_goes_on_with_runs_and_other_settings_need_a_label(tiny: Path) -> None:
-    longer = TINY + TINY.replace("[first]", "[more]").replace("episodes = 8", "episodes = 9").partition("[agents]")[0]
+    longer = (
+        TINY
+        + TINY.replace("[first]", "[more]")
+        .replace("episodes = 8", "episodes = 9")
+        .partition("[agents]")[0]
+    )
     tiny.write_text(longer)
     patterns = [task for task in tasks(tiny) if task.name == "patterns-quick-plastic"]
     assert [(task.seed, task.episodes) for task in patterns] == [(0, 8), (1, 8), (0, 9), (1, 9)]
     tiny.write_text(longer.replace('"bits=16"', '"bits=18"', 1))
-    with pytest.raises(ExperimentError, match=r"\[more\]: patterns-quick-plastic is in the table with other settings"):
+    with pytest.raises(
+        ExperimentError,
+        match=r"\[more\]: patterns-quick-plastic is in the table with other settings",
+    ):
         tasks(tiny)
 
 
@@ -89,10 +97,22 @@ def test_a_later_row_goes_on_with_runs_and_other_settings_need_a_label(tiny: Pat
         ("bits=16", "bits=1", r"\[first\]: bits must be at least 2"),
         ('"0-1"', '"1-0"', r"\[first\]: --seeds: the range 1-0 runs backwards"),
         ("preset =", "presets =", r"\[first\]: no such key: presets; there are: episodes"),
-        ('preset = "quick"\n', "", r"\[first\]: missing 1 required keyword-only argument: 'preset'"),
+        (
+            'preset = "quick"\n',
+            "",
+            r"\[first\]: missing 1 required keyword-only argument: 'preset'",
+        ),
         ('"0-1"', "0", r"\[first\]: expected a string for seeds; got 0"),
-        ('["plastic"]', '"plastic"', r"\[first\]: expected a list of strings for nets; got 'plastic'"),
-        ("episodes = 8", "episodes = true", r"\[first\]: expected a whole number for episodes; got True"),
+        (
+            '["plastic"]',
+            '"plastic"',
+            r"\[first\]: expected a list of strings for nets; got 'plastic'",
+        ),
+        (
+            "episodes = 8",
+            "episodes = true",
+            r"\[first\]: expected a whole number for episodes; got True",
+        ),
         ("[first]", "[first", r"tiny.toml: .*line 2"),
         ("[first]", "number = 1\n[first]", r"expected tables only; got number = 1"),
     ],
@@ -106,7 +126,10 @@ def test_mistakes_in_a_table_are_named(tiny: Path, old: str, new: str, message: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "omniglot"], "--only: no row or experiment 'omniglot'; there are: agents, first, maze, patterns"),
+        (
+            ["--only", "omniglot"],
+            "--only: no row or experiment 'omniglot'; there are: agents, first, maze, patterns",
+        ),
         (["--seeds", "7"], "the table has no such runs"),
         (["--jobs", "0"], "--jobs: expected at least 1; got 0"),
         (["--data", "maze"], "--data maze: expected EXPERIMENT=PATH"),
@@ -119,7 +142,13 @@ def test_mistakes_in_a_table_are_named(tiny: Path, old: str, new: str, message: 
 def test_mistakes_on_the_command_line_are_one_line(
     tiny: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(EXPERIMENTS, ["campaign", "--table", str(tiny), "--folder", str(tiny.parent / "runs"), *arguments]) == 2
+    assert (
+        main(
+            EXPERIMENTS,
+            ["campaign", "--table", str(tiny), "--folder", str(tiny.parent / "runs"), *arguments],
+        )
+        == 2
+    )
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not (tiny.parent / "runs").exists()
 
@@ -130,7 +159,9 @@ def task(folder: Path, name: str = "a-b-net", seed: int = 0) -> table.Task:
 
 def write(task: table.Task, *lines: dict[str, object]) -> None:
     task.folder.mkdir(parents=True)
-    (task.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"kind": "tra')
+    (task.folder / "metrics.jsonl").write_text(
+        "".join(f"{json.dumps(line)}\n" for line in lines) + '{"kind": "tra'
+    )
 
 
 def test_the_state_of_a_run_is_read_from_its_files(tmp_path: Path) -> None:
@@ -139,10 +170,18 @@ def test_the_state_of_a_run_is_read_from_its_files(tmp_path: Path) -> None:
     begun = {"kind": "train", "episode": 40, "reward_last_250": 1.5, "seconds": 80.0}
     write(run, {"kind": "run"}, begun)
     assert state.reached(run) == State(40, 80.0, False, "reward 1.5")
-    assert state.describe(run, state.reached(run)) == "a-b-net seed 0: 40.0%, 1 min 20 s; reward 1.5; interrupted"
+    assert (
+        state.describe(run, state.reached(run))
+        == "a-b-net seed 0: 40.0%, 1 min 20 s; reward 1.5; interrupted"
+    )
     with ownership.hold(run.folder):
-        assert f"; process {os.getpid()} on {socket.gethostname()}" in state.describe(run, state.reached(run))
-    ended, result = {**begun, "episode": 100}, {"kind": "result", "episode": 100, "test_reward": 1.4}
+        assert f"; process {os.getpid()} on {socket.gethostname()}" in state.describe(
+            run, state.reached(run)
+        )
+    ended, result = (
+        {**begun, "episode": 100},
+        {"kind": "result", "episode": 100, "test_reward": 1.4},
+    )
     other = task(tmp_path, seed=1)
     write(other, ended, result)
     assert state.reached(other).finished
@@ -156,13 +195,16 @@ def test_the_state_of_a_run_is_read_from_its_files(tmp_path: Path) -> None:
 
 def test_what_is_left_follows_from_the_speeds_measured(tmp_path: Path) -> None:
     begun, same, net, other = (
-        task(tmp_path, name, seed) for name, seed in (("a-b-x", 0), ("a-b-x", 1), ("a-b-y", 0), ("c-d-x", 0))
+        task(tmp_path, name, seed)
+        for name, seed in (("a-b-x", 0), ("a-b-x", 1), ("a-b-y", 0), ("c-d-x", 0))
     )
     states = [(begun, State(40, 80.0)), (same, State()), (net, State()), (other, State())]
     assert state.time_left(states, jobs=1) == (60 * 2 + 100 * 2 + 100 * 2, 1)
     assert state.time_left(states, jobs=8) == (100 * 2, 1), "a run is not shared out"
     text = state.summary(states, [begun], jobs=2)
-    assert text.startswith("0 of 4 runs finished, 1 running, about 4 min 20 s left by the speeds measured")
+    assert text.startswith(
+        "0 of 4 runs finished, 1 running, about 4 min 20 s left by the speeds measured"
+    )
     assert text.endswith("besides 1 run without a measure yet")
     assert state.time_left([(begun, State(100, 80.0, True))], jobs=1) == (0.0, 0)
 
@@ -182,7 +224,9 @@ def test_a_run_belongs_to_one_process_until_that_ends_however_it_ends(
 ) -> None:
     out = tmp_path / "out"
     holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), str(out / "seed-1")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(out / "seed-1")],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None
     try:
@@ -190,11 +234,27 @@ def test_a_run_belongs_to_one_process_until_that_ends_however_it_ends(
         whole = (out / "seed-1" / "metrics.jsonl", out / "seed-1" / "checkpoint.pt")
         for path in whole:
             path.write_bytes(b"of the other")
-        tiny = ["patterns", "--seeds", "0-1", "--overwrite", "--episodes", "2", "--set", "bits=16", "patterns=2"]
-        assert main(EXPERIMENTS, [*tiny, "--threads", "1", "--out", str(out)]) == ownership.TAKEN_AWAY
+        tiny = [
+            "patterns",
+            "--seeds",
+            "0-1",
+            "--overwrite",
+            "--episodes",
+            "2",
+            "--set",
+            "bits=16",
+            "patterns=2",
+        ]
+        assert (
+            main(EXPERIMENTS, [*tiny, "--threads", "1", "--out", str(out)]) == ownership.TAKEN_AWAY
+        )
         error = capsys.readouterr().err
-        assert re.fullmatch(rf"error: .*seed-1 is being trained by process {holder.pid} on \S+; if .*\n", error)
-        assert [path.read_bytes() for path in whole] == [b"of the other"] * 2, "nothing of it was overwritten"
+        assert re.fullmatch(
+            rf"error: .*seed-1 is being trained by process {holder.pid} on \S+; if .*\n", error
+        )
+        assert [path.read_bytes() for path in whole] == [b"of the other"] * 2, (
+            "nothing of it was overwritten"
+        )
     finally:
         holder.kill()
         holder.wait()

@@ -51,7 +51,17 @@ def patterns(episodes: int, seeds: str = "0-1") -> dict[str, Any]:
 
 def campaign(folder: Path, *arguments: str) -> list[str]:
     """A command line, to be run in ``folder``."""
-    return [sys.executable, "-m", "experiments", "campaign", "--table", "table.toml", "--jobs", "2", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "experiments",
+        "campaign",
+        "--table",
+        "table.toml",
+        "--jobs",
+        "2",
+        *arguments,
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -76,14 +86,27 @@ def page(folder: Path) -> str:
 def test_a_campaign_ends_with_what_its_commands_give_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = {"name": "broken", "experiment": "images", "net": "yoked", "seeds": "0", "episodes": 1, "settings": []}
+    broken = {
+        "name": "broken",
+        "experiment": "images",
+        "net": "yoked",
+        "seeds": "0",
+        "episodes": 1,
+        "settings": [],
+    }
     table(tmp_path, patterns(40, "0"), broken)
     ended = subprocess.run(
-        campaign(tmp_path, "--data", "images=missing"), cwd=tmp_path, env=environment(), capture_output=True, text=True
+        campaign(tmp_path, "--data", "images=missing"),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 2
     assert "1 of 2 runs finished" in ended.stderr
-    assert ended.stderr.splitlines()[-1].startswith("error: images-quick-yoked seed 0: failed: --data missing")
+    assert ended.stderr.splitlines()[-1].startswith(
+        "error: images-quick-yoked seed 0: failed: --data missing"
+    )
     monkeypatch.chdir(tmp_path)
     alone = ["patterns", "--threads", "1", "--episodes", "40", "--out", "alone", "--set", *SETTINGS]
     assert main(EXPERIMENTS, alone) == 0
@@ -93,9 +116,16 @@ def test_a_campaign_ends_with_what_its_commands_give_and_names_what_failed(
     first = page(tmp_path / "runs")
     assert "patterns, plastic" in first
     before = (result / "seed-0" / "metrics.jsonl").stat().st_mtime_ns
-    assert main(EXPERIMENTS, ["campaign", "--table", "table.toml", "--only", "tiny", "--folder", "runs"]) == 0
+    assert (
+        main(
+            EXPERIMENTS, ["campaign", "--table", "table.toml", "--only", "tiny", "--folder", "runs"]
+        )
+        == 0
+    )
     assert page(tmp_path / "runs") == first
-    assert (result / "seed-0" / "metrics.jsonl").stat().st_mtime_ns == before, "it was trained a second time"
+    assert (result / "seed-0" / "metrics.jsonl").stat().st_mtime_ns == before, (
+        "it was trained a second time"
+    )
 
 
 def workers(number: int) -> list[int]:
@@ -111,7 +141,9 @@ def workers(number: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the processes are found in /proc")
-def test_twenty_random_kills_of_workers_and_campaigns_change_nothing_but_the_time(tmp_path: Path) -> None:
+def test_twenty_random_kills_of_workers_and_campaigns_change_nothing_but_the_time(
+    tmp_path: Path,
+) -> None:
     rows = patterns(9000, "0-2")
     for name in ("undisturbed", "killed"):
         table(tmp_path / name, rows)
@@ -142,7 +174,9 @@ def test_twenty_random_kills_of_workers_and_campaigns_change_nothing_but_the_tim
             running[index] = begin()
         kills += 1
         now = updates()
-        assert all(now[path] >= update for path, update in reached.items()), "steps before a checkpoint were lost"
+        assert all(now[path] >= update for path, update in reached.items()), (
+            "steps before a checkpoint were lost"
+        )
         reached = now
     for campaign_ in running:
         campaign_.wait()

@@ -22,7 +22,17 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     for name, arguments in RUNS.items():
         assert (
-            main(EXPERIMENTS, [*arguments, "evaluation_episodes=2", "log_every=1", *SHORT, "--out", str(out / name)])
+            main(
+                EXPERIMENTS,
+                [
+                    *arguments,
+                    "evaluation_episodes=2",
+                    "log_every=1",
+                    *SHORT,
+                    "--out",
+                    str(out / name),
+                ],
+            )
             == 0
         )
     return out
@@ -43,7 +53,9 @@ def test_a_row_has_published_and_own_values_seeds_episodes_time_and_command(runs
     maze = next(line for line in lines if line[0] == "maze, rnn (maze-b)")
     assert maze[4:6] == ["1", "6"]
     assert maze[7] == "finished"
-    assert maze[8].startswith("`python -m experiments maze --preset paper1 --net rnn --set hidden=5")
+    assert maze[8].startswith(
+        "`python -m experiments maze --preset paper1 --net rnn --set hidden=5"
+    )
     patterns = next(line for line in lines if line[0].startswith("patterns, plastic"))
     assert patterns[4] == "3"
     assert " to " in patterns[3], "median and range over the seeds"
@@ -70,7 +82,9 @@ def test_results_are_small_files_without_checkpoints(runs, tmp_path):
     assert found["finished"] is True
     assert found["config"]["bits"] == 50
     assert found["command"].startswith("python -m experiments patterns")
-    assert {number["metric"] for number in found["published"]} == {"error"}, "what the figures draw beside"
+    assert {number["metric"] for number in found["published"]} == {"error"}, (
+        "what the figures draw beside"
+    )
     seed = found["seeds"]["1"]
     assert seed["curve"]["episode"] == [1, 2, 3, 4, 5, 6]
     assert len(seed["curve"]["loss_last_20"]) == 6
@@ -102,7 +116,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "line 1 is not JSON" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.6, "0 min 05 s"), (3599, "59 min 59 s"), (7380, "2 h 03 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.6, "0 min 05 s"), (3599, "59 min 59 s"), (7380, "2 h 03 min")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
@@ -119,7 +135,9 @@ def test_axes_fit_what_was_measured_and_a_level_far_off_is_named_beneath():
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["ours", "near", "far: 300, beyond this axis"]
     figure.canvas.draw()
-    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0, "it hides no line"
+    assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0, (
+        "it hides no line"
+    )
 
 
 def test_seeds_that_are_further_than_others_are_drawn_to_their_ends():

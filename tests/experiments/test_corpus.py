@@ -37,7 +37,11 @@ def message(data, vocabulary=4):
 
 
 def test_folders_and_zips_are_read_the_same(tmp_path):
-    for data in (put(tmp_path / "flat"), put(tmp_path / "deep" / "er").parent, packed(tmp_path / "text.zip")):
+    for data in (
+        put(tmp_path / "flat"),
+        put(tmp_path / "deep" / "er").parent,
+        packed(tmp_path / "text.zip"),
+    ):
         found = corpus.load(data, 4)
         assert found.words == ["a", "b", "<eos>", "c"]
         assert found.train.tolist() == [0, 1, 1, 2, 3, 0, 2]
@@ -51,7 +55,9 @@ def test_folders_and_zips_are_read_the_same(tmp_path):
 def test_mistakes_with_the_text_are_explained(tmp_path):
     assert message(tmp_path / "nowhere").endswith("nowhere: not a folder and not a zip file")
     folder = put(tmp_path / "text")
-    assert message(folder, 10_000).endswith("ptb.train.txt: expected a vocabulary of 10,000 words; got 4")
+    assert message(folder, 10_000).endswith(
+        "ptb.train.txt: expected a vocabulary of 10,000 words; got 4"
+    )
     put(folder, {"valid": b"c z\n"})
     assert message(folder).endswith("ptb.valid.txt: the word 'z' is not in the training text")
     put(folder, {"valid": b"\xff\n"})
@@ -86,14 +92,18 @@ def test_a_download_is_checked_and_kept(tmp_path, monkeypatch):
         f"got {hashlib.md5(TEXTS['train']).hexdigest()}"
     )
     assert not list(tmp_path.rglob("*.txt")), "what is wrong is not kept"
-    monkeypatch.setattr(corpus, "MD5", {part: hashlib.md5(text).hexdigest() for part, text in TEXTS.items()})
+    monkeypatch.setattr(
+        corpus, "MD5", {part: hashlib.md5(text).hexdigest() for part, text in TEXTS.items()}
+    )
     asked.clear()
     for _ in range(2):
         found = corpus.load(None, 4)
         assert found.train.tolist() == [0, 1, 1, 2, 3, 0, 2]
         assert found.source == "Penn Treebank"
     assert asked == [f"{corpus.URL}ptb.{part}.txt" for part in corpus.PARTS], "once"
-    assert corpus.load(put(tmp_path / "own"), 4).source == "Penn Treebank", "the same files are the same text"
+    assert corpus.load(put(tmp_path / "own"), 4).source == "Penn Treebank", (
+        "the same files are the same text"
+    )
 
 
 def test_without_a_net_the_error_says_what_to_do(tmp_path, monkeypatch):
@@ -105,13 +115,23 @@ def test_without_a_net_the_error_says_what_to_do(tmp_path, monkeypatch):
     found = message(None)
     assert "the Penn Treebank could not be downloaded from https://" in found
     assert "no route to host" in found
-    assert found.endswith("use --data with a folder or a zip that holds ptb.train.txt, ptb.valid.txt, ptb.test.txt")
+    assert found.endswith(
+        "use --data with a folder or a zip that holds ptb.train.txt, ptb.valid.txt, ptb.test.txt"
+    )
 
 
-@pytest.mark.skipif("PLASTIKERN_PTB" not in os.environ, reason="PLASTIKERN_PTB names no Penn Treebank")
+@pytest.mark.skipif(
+    "PLASTIKERN_PTB" not in os.environ, reason="PLASTIKERN_PTB names no Penn Treebank"
+)
 def test_the_treebank_has_its_published_size():
     found = corpus.load(Path(os.environ["PLASTIKERN_PTB"]), 10_000)
     assert found.source == "Penn Treebank"
-    assert [len(part) for part in (found.train, found.valid, found.test)] == [929_589, 73_760, 82_430]
-    assert torch.equal(torch.cat([found.train, found.valid, found.test]).unique(), torch.arange(10_000))
+    assert [len(part) for part in (found.train, found.valid, found.test)] == [
+        929_589,
+        73_760,
+        82_430,
+    ]
+    assert torch.equal(
+        torch.cat([found.train, found.valid, found.test]).unique(), torch.arange(10_000)
+    )
     assert "<unk>" in found.words

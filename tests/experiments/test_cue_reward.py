@@ -15,7 +15,10 @@ from experiments.common.worlds import act
 from experiments.cue_reward import CueReward, draw_trials
 
 CPU = torch.device("cpu")
-PRESETS = {preset: CueReward.presets[preset]["retroactive"] for preset in ("paper", "code", "control", "ours")}
+PRESETS = {
+    preset: CueReward.presets[preset]["retroactive"]
+    for preset in ("paper", "code", "control", "ours")
+}
 
 
 def small(preset: str, **changes) -> CueReward:
@@ -34,14 +37,18 @@ def trials_of(shown, answers):
 
 
 def test_trials_follow_one_another_by_the_rules():
-    shown, answers = (tensor.t().tolist() for tensor in draw_trials(120, 400, 4, 3, stream(0, "test")))
+    shown, answers = (
+        tensor.t().tolist() for tensor in draw_trials(120, 400, 4, 3, stream(0, "test"))
+    )
     pauses, targets, pairs, places = Counter(), Counter(), Counter(), Counter()
     for episode, responses in zip(shown, answers, strict=True):
         trials, rest = trials_of(episode, responses)
         assert len(episode) == 120
         assert rest > 120 - 8, "only the last trial may be cut off"
         for _, steps, answer in trials:
-            assert steps[0] == steps[-1] == -1, "a trial starts blank, and no cue is there with the signal"
+            assert steps[0] == steps[-1] == -1, (
+                "a trial starts blank, and no cue is there with the signal"
+            )
             cues = [cue for cue in steps if cue >= 0]
             assert len(cues) == len(set(cues)) == 2
             assert answer == int(0 in cues), "cue 0 is the target"
@@ -54,7 +61,9 @@ def test_trials_follow_one_another_by_the_rules():
     assert set(pauses) == {0, 1, 2, 3}
     for counts, kinds in ((targets, 2), (pairs, 12)):
         assert len(counts) == kinds
-        assert all(abs(count - total / kinds) < 5 * math.sqrt(total / kinds) for count in counts.values())
+        assert all(
+            abs(count - total / kinds) < 5 * math.sqrt(total / kinds) for count in counts.values()
+        )
     # Cues and pauses are in random order: every pair of places is there for every length.
     assert len(places) == sum(math.comb(2 + pause, 2) for pause in range(4))
 
@@ -84,7 +93,12 @@ def test_inputs_and_rewards_are_those_of_the_rules(preset):
                 assert bits == [0.0 if config.go_input else 1.0] * config.bits
             elif any(bits):
                 shown.add(tuple(bits))
-            assert further == [float(answer >= 0)] * config.go_input + [1.0] * config.see_bias + [0.0] * config.unused
+            assert (
+                further
+                == [float(answer >= 0)] * config.go_input
+                + [1.0] * config.see_bias
+                + [0.0] * config.unused
+            )
             action = int(rollout.actions[t, b])
             reward = 0.0 if answer < 0 else 1.0 if action == answer else -1.0
             assert float(rollout.rewards[t, b]) == reward
@@ -110,11 +124,15 @@ def test_the_target_cannot_be_told_from_one_trial_but_from_some():
     world = task.world(stream(2, "test"), 12, slice(0, 12))
     for b in range(12):
         bits = [tuple(row) for row in world.shown[:, b, :20].tolist()]
-        trials, _ = trials_of([-1 if not any(row) else row for row in bits], world.answers[:, b].tolist())
+        trials, _ = trials_of(
+            [-1 if not any(row) else row for row in bits], world.answers[:, b].tolist()
+        )
         cues = {row for row in bits if any(row)}
 
         def explaining(trials, cues=cues):
-            return [cue for cue in cues if all((cue in steps) == answer for _, steps, answer in trials)]
+            return [
+                cue for cue in cues if all((cue in steps) == answer for _, steps, answer in trials)
+            ]
 
         assert len(explaining(trials[:1])) == 2
         assert len(explaining(trials)) == 1
@@ -152,7 +170,13 @@ def test_signals_around_rewards_are_drawn(tmp_path, net):
 def test_the_rise_of_the_reward_is_drawn_around_its_episodes(tmp_path, reward):
     rise = [0.0] * 400 + [reward * step / 20 for step in range(21)] + [reward] * 579
     lines = [
-        {"kind": "train", "episode": 30 * n, "reward": value, "reward_last_250": value, "gradient": 0.1}
+        {
+            "kind": "train",
+            "episode": 30 * n,
+            "reward": value,
+            "reward_last_250": value,
+            "gradient": 0.1,
+        }
         for n, value in enumerate(rise)
     ]
     lines[1:1] = [{"kind": "test", "episode": 0, "trace_norm": 1.0, "modulator_after_right": 0.3}]

@@ -47,12 +47,30 @@ def numbers(out, seed=0):
 
 def started(out, episodes):
     """The same run in a process of its own, which has written at least one checkpoint and two later lines."""
-    command = [sys.executable, "-m", "experiments", *TINY, "--episodes", str(episodes), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        *TINY,
+        "--episodes",
+        str(episodes),
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    metrics, saved, limit = out / "seed-0" / "metrics.jsonl", out / "seed-0" / "checkpoint.pt", time.monotonic() + 60
+    metrics, saved, limit = (
+        out / "seed-0" / "metrics.jsonl",
+        out / "seed-0" / "checkpoint.pt",
+        time.monotonic() + 60,
+    )
     while not (saved.exists() and metrics.read_bytes().count(b"\n") > 5):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < limit
@@ -119,7 +137,10 @@ def test_an_interrupt_ends_its_episode_first_and_a_second_one_acts_at_once(
     calls = []
     monkeypatch.setattr(Experiment, "update", interrupted)
     assert run(tmp_path, episodes=15) == 128 + signal.SIGINT
-    assert "stopped at episode 5 of 15 of seed 0; to resume: python -m experiments" in capsys.readouterr().err
+    assert (
+        "stopped at episode 5 of 15 of seed 0; to resume: python -m experiments"
+        in capsys.readouterr().err
+    )
     assert torch.load(tmp_path / "seed-0" / "checkpoint.pt", weights_only=True)["update"] == 5
     assert run(tmp_path, "--resume", episodes=15) == 128 + signal.SIGINT
     assert capsys.readouterr().err.endswith("interrupted\n")
@@ -181,16 +202,22 @@ def test_running_means_are_means_of_single_episodes(tmp_path):
     single = [line for line in numbers(tmp_path / "single") if line["kind"] == "train"]
     for line in (line for line in numbers(tmp_path / "triple") if line["kind"] == "train"):
         episode = line["episode"]
-        assert line["loss"] == pytest.approx(sum(one["loss"] for one in single[episode - 3 : episode]) / 3)
+        assert line["loss"] == pytest.approx(
+            sum(one["loss"] for one in single[episode - 3 : episode]) / 3
+        )
         window = single[max(episode - 5, 0) : episode]
-        assert line["error_last_5"] == pytest.approx(sum(one["error"] for one in window) / len(window))
+        assert line["error_last_5"] == pytest.approx(
+            sum(one["error"] for one in window) / len(window)
+        )
 
 
 def test_an_existing_run_is_not_overwritten_unless_asked(tmp_path, capsys):
     assert run(tmp_path, episodes=6) == 0
     before = (tmp_path / "seed-0" / "metrics.jsonl").read_bytes()
     assert run(tmp_path, episodes=6) == 2
-    assert "seed-0 holds a run: use --resume, --overwrite, or another --out" in capsys.readouterr().err
+    assert (
+        "seed-0 holds a run: use --resume, --overwrite, or another --out" in capsys.readouterr().err
+    )
     assert (tmp_path / "seed-0" / "metrics.jsonl").read_bytes() == before
     assert run(tmp_path, "--seeds", "1", episodes=6) == 0, "another seed has a folder of its own"
     assert run(tmp_path, "--overwrite", episodes=9) == 0
@@ -221,7 +248,9 @@ def test_other_settings_do_not_mix_with_a_run(tmp_path, capsys, arguments):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, capsys):
     assert run(tmp_path / "a", episodes=6) == 0
     assert run(tmp_path / "b", "--seeds", "1", episodes=6) == 0
-    (tmp_path / "a" / "seed-0" / "checkpoint.pt").replace(tmp_path / "b" / "seed-1" / "checkpoint.pt")
+    (tmp_path / "a" / "seed-0" / "checkpoint.pt").replace(
+        tmp_path / "b" / "seed-1" / "checkpoint.pt"
+    )
     assert run(tmp_path / "b", "--seeds", "1", "--resume", episodes=6) == 2
     assert "belongs to a run with seed 0 (now 1)" in capsys.readouterr().err
 

@@ -10,7 +10,13 @@ from experiments.patterns import PAPER
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("0", [0]), ("0-9", list(range(10))), ("0,3,5-7", [0, 3, 5, 6, 7]), ("7, 2-3,2", [2, 3, 7]), ("4-4", [4])],
+    [
+        ("0", [0]),
+        ("0-9", list(range(10))),
+        ("0,3,5-7", [0, 3, 5, 6, 7]),
+        ("7, 2-3,2", [2, 3, 7]),
+        ("4-4", [4]),
+    ],
 )
 def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
@@ -23,8 +29,16 @@ def test_bad_seeds_are_refused(text):
 
 
 def test_settings_are_read_as_the_type_of_their_field():
-    changed = override(PAPER, ["bits=20", "learning_rate=1e-2", "clamped=false", "net=rnn", "balanced=Yes"])
-    assert (changed.bits, changed.learning_rate, changed.clamped, changed.net, changed.balanced) == (
+    changed = override(
+        PAPER, ["bits=20", "learning_rate=1e-2", "clamped=false", "net=rnn", "balanced=Yes"]
+    )
+    assert (
+        changed.bits,
+        changed.learning_rate,
+        changed.clamped,
+        changed.net,
+        changed.balanced,
+    ) == (
         20,
         0.01,
         False,

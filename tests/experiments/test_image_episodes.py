@@ -36,8 +36,12 @@ def test_schedule_of_the_presets():
     steps = {name: 3 * 3 * (nets["yoked"].show_steps + nets["yoked"].gap_steps) + nets["yoked"].test_steps
              for name, nets in Images.presets.items()}  # fmt: skip
     assert steps == {"quick": 201, "code": 201, "paper": 210}
-    assert all(set(nets) == {"independent", "yoked", "nonplastic"} for nets in Images.presets.values())
-    assert all(config.learning_rate == 1e-4 for nets in Images.presets.values() for config in nets.values())
+    assert all(
+        set(nets) == {"independent", "yoked", "nonplastic"} for nets in Images.presets.values()
+    )
+    assert all(
+        config.learning_rate == 1e-4 for nets in Images.presets.values() for config in nets.values()
+    )
 
 
 def test_code_pictures_have_zero_mean_and_reach_one():
@@ -84,7 +88,11 @@ def test_pixels_clamp_where_they_are_not_zero_and_the_last_neuron_always(task):
 def test_training_and_evaluation_never_share_a_picture(task):
     def pictures(held_out):
         generator = stream(2, "test")
-        return {tuple(row.tolist()) for _ in range(30) for row in task.episode(generator, held_out).shown}
+        return {
+            tuple(row.tolist())
+            for _ in range(30)
+            for row in task.episode(generator, held_out).shown
+        }
 
     training, testing = pictures(False), pictures(True)
     assert len(training) == 12
@@ -93,7 +101,8 @@ def test_training_and_evaluation_never_share_a_picture(task):
 
 
 @pytest.mark.parametrize(
-    ("net", "trained"), [("independent", 2 * 1025**2 + 1), ("yoked", 1025**2 + 2), ("nonplastic", 1025**2)]
+    ("net", "trained"),
+    [("independent", 2 * 1025**2 + 1), ("yoked", 1025**2 + 2), ("nonplastic", 1025**2)],
 )
 def test_networks_train_what_their_condition_allows(folder, net, trained):
     task = Images(replace(CODE, net=net, **SHORT), CPU, "reference", folder)
@@ -131,7 +140,9 @@ def test_data_description_tells_other_pictures_apart(folder, tmp_path):
     Image.new("RGB", (SIDE, SIDE), "red").save(tmp_path / "a.png")
     Image.new("RGB", (SIDE, SIDE), "blue").save(tmp_path / "b.png")
     config = replace(PAPER, **SHORT)
-    one, other = (Images(config, CPU, "reference", data).describe_data() for data in (folder, tmp_path))
+    one, other = (
+        Images(config, CPU, "reference", data).describe_data() for data in (folder, tmp_path)
+    )
     assert "12 training and 5 held-out pictures" in one
     assert one.split(",")[-1] != other.split(",")[-1]
 

@@ -88,7 +88,9 @@ def test_a_run_that_is_stopped_at_random_moments_ends_with_the_numbers_of_an_unb
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) in (0, 128 + number)
         else:
-            assert os.WTERMSIG(status) == number, "it was not stopped before it took care of signals"
+            assert os.WTERMSIG(status) == number, (
+                "it was not stopped before it took care of signals"
+            )
         if saved.exists():
             reached = checkpoint.load(saved)["update"]
             assert reached >= updates
@@ -97,7 +99,9 @@ def test_a_run_that_is_stopped_at_random_moments_ends_with_the_numbers_of_an_unb
     assert numbers(tmp_path) == numbers(unbroken)
 
 
-def test_a_run_with_a_result_lacks_nothing(tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_a_result_lacks_nothing(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is stopped while it draws its figures has no result yet, and draws them when it goes on."""
 
     def stopped(experiment: Patterns, model: object, folder: Path) -> None:
@@ -107,7 +111,9 @@ def test_a_run_with_a_result_lacks_nothing(tmp_path: Path, unbroken: Path, monke
     assert run(tmp_path) == 128 + signal.SIGINT
     assert numbers(tmp_path) == numbers(unbroken)[:-1]
     drawn = []
-    monkeypatch.setattr(Patterns, "figures", lambda experiment, model, folder: drawn.append(folder) or [])
+    monkeypatch.setattr(
+        Patterns, "figures", lambda experiment, model, folder: drawn.append(folder) or []
+    )
     assert run(tmp_path, "--resume") == 0
     assert numbers(tmp_path) == numbers(unbroken)
     assert drawn == [tmp_path / "seed-0"]
@@ -129,7 +135,10 @@ def test_a_disk_that_is_full_leaves_the_former_checkpoint(tmp_path: Path, share:
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, {"weights": torch.arange(9000.0), "update": 1})
     before = path.read_bytes()
-    with files_end_at(int(share * len(before))), pytest.raises(ExperimentError, match="the former checkpoint is kept"):
+    with (
+        files_end_at(int(share * len(before))),
+        pytest.raises(ExperimentError, match="the former checkpoint is kept"),
+    ):
         checkpoint.save(path, {"weights": torch.arange(9000.0), "update": 2})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -139,7 +148,11 @@ def test_a_disk_that_is_full_leaves_the_former_checkpoint(tmp_path: Path, share:
 
 @pytest.mark.parametrize("full", ["checkpoint.pt", "metrics.jsonl"])
 def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(
-    tmp_path: Path, unbroken: Path, full: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    unbroken: Path,
+    full: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert run(tmp_path, "--episodes", "42") == 0
     folder = tmp_path / "seed-0"
@@ -161,11 +174,17 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(
     assert numbers(tmp_path)[1:] == numbers(unbroken)[1:]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     assert run(tmp_path / "file" / "out") == 2
     errors = capsys.readouterr().err
-    assert errors.startswith("error: ") and errors.count("\n") == 1 and str(tmp_path / "file") in errors
+    assert (
+        errors.startswith("error: ")
+        and errors.count("\n") == 1
+        and str(tmp_path / "file") in errors
+    )
 
 
 def test_a_checkpoint_with_any_damage_is_refused_or_as_it_was(tmp_path: Path) -> None:
@@ -179,12 +198,16 @@ def test_a_checkpoint_with_any_damage_is_refused_or_as_it_was(tmp_path: Path) ->
         if trial % 3 == 0:
             path.write_bytes(whole[:position])
         else:
-            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << trial % 8]) + whole[position + 1 :])
+            path.write_bytes(
+                whole[:position] + bytes([whole[position] ^ 1 << trial % 8]) + whole[position + 1 :]
+            )
         try:
             found = checkpoint.load(path)
         except ExperimentError as error:
             refused += 1
-            assert "\n" not in str(error) and str(error).startswith(f"{path} is damaged or not a checkpoint")
+            assert "\n" not in str(error) and str(error).startswith(
+                f"{path} is damaged or not a checkpoint"
+            )
             continue
         assert trial % 3, "what is cut off is missed"
         assert torch.equal(found.pop("weights"), state["weights"])

@@ -16,16 +16,30 @@ from experiments.common.softmax import SoftmaxLayer
 from experiments.language import LARGE, MODULATION, SMALL, Language
 
 CPU = torch.device("cpu")
-TINY = replace(SMALL, vocabulary=30, batch=4, bptt=5, embedding=6, hidden=6, evaluation_batch=3, test_batch=1)
+TINY = replace(
+    SMALL, vocabulary=30, batch=4, bptt=5, embedding=6, hidden=6, evaluation_batch=3, test_batch=1
+)
 TINY_LARGE = replace(
-    LARGE, net="simple", vocabulary=30, batch=4, bptt=12, embedding=6, hidden=8, evaluation_batch=3, learning_rate=3.0
+    LARGE,
+    net="simple",
+    vocabulary=30,
+    batch=4,
+    bptt=12,
+    embedding=6,
+    hidden=8,
+    evaluation_batch=3,
+    learning_rate=3.0,
 )
 
 
 def write_corpus(folder, vocabulary, lines):
     """Lines of words, all words of the vocabulary among them; every line ends with the one word more, <eos>."""
     generator = torch.Generator().manual_seed(1)
-    for name, count in (("train", lines), ("valid", max(lines // 4, 8)), ("test", max(lines // 4, 8))):
+    for name, count in (
+        ("train", lines),
+        ("valid", max(lines // 4, 8)),
+        ("test", max(lines // 4, 8)),
+    ):
         words = torch.randint(vocabulary - 1, (count, 9), generator=generator)
         if name == "train":
             words.view(-1)[: vocabulary - 1] = torch.arange(vocabulary - 1)
@@ -58,7 +72,13 @@ def trained(experiment, updates, backend="reference"):
     model, optimizer = built(experiment, backend)
     generator, losses = stream(0, "test"), []
     for _ in range(updates):
-        losses.append(float(experiment.update(model, optimizer, experiment.episode(generator, False))["loss"].detach()))
+        losses.append(
+            float(
+                experiment.update(model, optimizer, experiment.episode(generator, False))[
+                    "loss"
+                ].detach()
+            )
+        )
     return model, losses
 
 
@@ -76,7 +96,10 @@ def trained(experiment, updates, backend="reference"):
 def test_the_models_have_the_parameters_of_the_paper(wide_text, preset, net, parameters):
     experiment = Language(Language.presets[preset][net], torch.device("meta"), None, wide_text)
     model = experiment.build("reference")
-    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == parameters
+    assert (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        == parameters
+    )
 
 
 @pytest.mark.parametrize("scale", [1, 1e4], ids=["usual", "probabilities that are 0"])
@@ -85,14 +108,19 @@ def test_the_fused_loss_is_the_plain_one(monkeypatch, rows, scale):
     monkeypatch.setattr(softmax, "ROWS", rows)
     torch.manual_seed(0)
     layer = SoftmaxLayer(5, 11).double()
-    hidden, target = (scale * torch.randn(7, 5, dtype=torch.float64)).requires_grad_(), torch.randint(11, (7,))
+    hidden, target = (
+        (scale * torch.randn(7, 5, dtype=torch.float64)).requires_grad_(),
+        torch.randint(11, (7,)),
+    )
     leaves = (hidden, layer.weight, layer.bias)
     plain = nn.functional.cross_entropy(layer(hidden), target)
     expected = torch.autograd.grad(3 * plain, leaves)
     for _ in range(2):  # the second time in used memory
         found = layer.loss(hidden, target)
         torch.testing.assert_close(found, plain, rtol=1e-13, atol=0)
-        torch.testing.assert_close(torch.autograd.grad(3 * found, leaves), expected, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            torch.autograd.grad(3 * found, leaves), expected, rtol=1e-12, atol=1e-15
+        )
     with torch.no_grad():
         torch.testing.assert_close(layer.loss(hidden, target), plain, rtol=1e-13, atol=0)
 
@@ -109,8 +137,12 @@ def test_states_go_on_through_the_text_and_start_anew_with_an_epoch(small_text, 
     for epoch in (0, 1):
         while experiment.epoch == epoch:
             segment = experiment.episode(stream(0, "test"), False)
-            assert len(segment.words) == (5 if experiment.step < 95 else 4), "99 words to predict in each column"
-            losses.append(len(segment.words) * experiment.update(model, optimizer, segment)["loss"].item())
+            assert len(segment.words) == (5 if experiment.step < 95 else 4), (
+                "99 words to predict in each column"
+            )
+            losses.append(
+                len(segment.words) * experiment.update(model, optimizer, segment)["loss"].item()
+            )
             if experiment.step == 95:
                 states = experiment.states
         assert sum(losses) / 99 == pytest.approx(expected, rel=1e-5)
@@ -147,7 +179,9 @@ def test_an_update_is_clipped_gradient_descent_on_the_sum_over_the_steps(small_t
     before = copy.deepcopy(model)
     old = [parameter for parameter in before.parameters() if parameter.requires_grad]
     loss = nn.functional.cross_entropy(
-        before.output(before(segment.words).raw).flatten(0, 1), segment.following.flatten(), reduction="sum"
+        before.output(before(segment.words).raw).flatten(0, 1),
+        segment.following.flatten(),
+        reduction="sum",
     )
     gradients = torch.autograd.grad(loss / 4, old)
     values = experiment.update(model, optimizer, segment)
@@ -156,7 +190,10 @@ def test_an_update_is_clipped_gradient_descent_on_the_sum_over_the_steps(small_t
     factor = min(1.0, clip / norm) if clip else 1.0
     assert (factor < 1) == bool(clip), "there is something to clip"
     new = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    wanted = [each - 0.5 * (factor * gradient + 0.01 * each) for each, gradient in zip(old, gradients, strict=True)]
+    wanted = [
+        each - 0.5 * (factor * gradient + 0.01 * each)
+        for each, gradient in zip(old, gradients, strict=True)
+    ]
     torch.testing.assert_close(new, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -175,9 +212,13 @@ def test_a_plastic_layer_without_plasticity_is_an_lstm(net):
     torch.manual_seed(0)
     config = replace(TINY, net=net, weight_scale=0.5)
     sizes = {"vocabulary": 30, "embedding": 5, "hidden": [6, 6], "tied": False}
-    model = LanguageModel(**sizes, plasticity=config.plasticity(), fan_out_bias=False, backend="reference")
+    model = LanguageModel(
+        **sizes, plasticity=config.plasticity(), fan_out_bias=False, backend="reference"
+    )
     plain = LanguageModel(**sizes, plasticity=None)
-    weights = {name.replace("parametrizations.", ""): tensor for name, tensor in model.state_dict().items()}
+    weights = {
+        name.replace("parametrizations.", ""): tensor for name, tensor in model.state_dict().items()
+    }
     for number, layer in enumerate(model.layers):
         nn.init.zeros_(layer.get_parameter("alpha_l0"))
         weights[f"layers.{number}.bias_hh_l0"] = layer.bias_hh_l0
@@ -193,7 +234,13 @@ def test_a_plastic_layer_without_plasticity_is_an_lstm(net):
 
 def test_the_rate_falls_after_the_epochs_at_full_rate(small_text):
     experiment = task(small_text, full_rate_epochs=4, learning_rate_factor=0.25)
-    assert [experiment.learning_rate(epoch) for epoch in (0, 3, 3.99, 4, 5.5)] == [1, 1, 1, 0.25, 0.0625]
+    assert [experiment.learning_rate(epoch) for epoch in (0, 3, 3.99, 4, 5.5)] == [
+        1,
+        1,
+        1,
+        0.25,
+        0.0625,
+    ]
     model, optimizer = built(experiment)
     experiment.epoch = 5
     experiment.update(model, optimizer, experiment.episode(stream(0, "test"), False))
@@ -247,7 +294,9 @@ def test_dropped_words_are_dropped_everywhere(small_text):
 def test_the_gradient_of_alpha_is_divided(small_text):
     changes = []
     for divided in (True, False):
-        experiment = task(small_text, TINY_LARGE, divide_alpha_gradient=divided, clip_gradient=0.0, l2=0.0)
+        experiment = task(
+            small_text, TINY_LARGE, divide_alpha_gradient=divided, clip_gradient=0.0, l2=0.0
+        )
         model, optimizer = built(experiment)
         nn.init.constant_(model.layers[0].alpha_l0, 0.5)
         before = copy.deepcopy(model.state_dict())
@@ -256,13 +305,23 @@ def test_the_gradient_of_alpha_is_divided(small_text):
         changes.append({name: tensor - before[name] for name, tensor in model.state_dict().items()})
     for name in changes[0]:
         factor = 8 if name.endswith("alpha_l0") else 1
-        torch.testing.assert_close(changes[0][name] * factor, changes[1][name], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            changes[0][name] * factor, changes[1][name], rtol=1e-3, atol=1e-6
+        )
     assert float(changes[1]["layers.0.alpha_l0"].abs().max()) > 1e-5
 
 
 def test_activities_and_their_changes_are_penalised(small_text):
-    plain = {"drop_words": 0.0, "drop_input": 0.0, "drop_hidden": 0.0, "drop_output": 0.0, "clip_gradient": 0.0}
-    experiment = task(small_text, TINY_LARGE, **plain, l2=0.0, learning_rate=0.1, divide_alpha_gradient=False)
+    plain = {
+        "drop_words": 0.0,
+        "drop_input": 0.0,
+        "drop_hidden": 0.0,
+        "drop_output": 0.0,
+        "clip_gradient": 0.0,
+    }
+    experiment = task(
+        small_text, TINY_LARGE, **plain, l2=0.0, learning_rate=0.1, divide_alpha_gradient=False
+    )
     model, optimizer = built(experiment)
     segment = experiment.episode(stream(0, "test"), False)
     before, rate = copy.deepcopy(model), 0.1 * len(segment.words) / 12
@@ -270,7 +329,9 @@ def test_activities_and_their_changes_are_penalised(small_text):
     penalty = 2 * found.raw.square().mean() + (found.raw[1:] - found.raw[:-1]).square().mean()
     (before.loss(found, segment.following) + penalty).backward()
     loss = experiment.update(model, optimizer, segment)["loss"]
-    assert float(loss.detach()) == pytest.approx(float(before.loss(found, segment.following).detach()), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(
+        float(before.loss(found, segment.following).detach()), rel=1e-6
+    )
     for old, new in zip(before.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(new, old - rate * old.grad, rtol=1e-4, atol=1e-7)
 
@@ -288,19 +349,26 @@ def test_weights_are_averaged_after_the_switch_and_the_best_are_tested(small_tex
             losses.append(experiment.evaluate(model)["validation_loss"])
     assert (experiment.average is None) == (not later)
     for name, tensor in experiment.average.module.state_dict().items():
-        torch.testing.assert_close(tensor, torch.stack([weights[name] for weights in later]).mean(0))
+        torch.testing.assert_close(
+            tensor, torch.stack([weights[name] for weights in later]).mean(0)
+        )
     found = experiment.final_metrics(model)
     assert found["validation_loss"] == min(losses)
     model.load_state_dict(experiment.best)
     fresh = task(small_text, TINY_LARGE)
     assert fresh.evaluate(model)["validation_loss"] == pytest.approx(min(losses), rel=1e-6)
-    assert found["test_loss"] == pytest.approx(fresh._mean_loss(model, fresh.corpus.test, 1), rel=1e-6)
+    assert found["test_loss"] == pytest.approx(
+        fresh._mean_loss(model, fresh.corpus.test, 1), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("net", ["plastic", "simple", "retroactive"])
 @pytest.mark.parametrize("config", [TINY, TINY_LARGE], ids=["small", "large"])
 def test_both_paths_learn_the_same(small_text, config, net):
-    losses = [trained(task(small_text, config, net=net), 20, backend)[1] for backend in ("cpu", "reference")]
+    losses = [
+        trained(task(small_text, config, net=net), 20, backend)[1]
+        for backend in ("cpu", "reference")
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][-1] < losses[0][0]
 
@@ -309,13 +377,18 @@ def test_settings_that_cannot_be_are_refused(small_text):
     for changes, message in (
         ({"net": "gru"}, "net must be one of lstm, plastic, simple, retroactive; got 'gru'"),
         ({"drop_words": 1.0}, "drop_words must be at least 0 and less than 1; got 1.0"),
-        ({"net": "simple", "fan_out": "all"}, "fan_out must be one of none, neuron, connection; got 'all'"),
+        (
+            {"net": "simple", "fan_out": "all"},
+            "fan_out must be one of none, neuron, connection; got 'all'",
+        ),
         ({"burn_in": 1}, "burn_in must be 0 in language; got 1"),
         ({"bptt": 0}, "bptt must be at least 1; got 0"),
     ):
         with pytest.raises(ExperimentError, match=message):
             replace(TINY, **changes)
-    with pytest.raises(ExperimentError, match="the training text has 7 words, too few for 4 columns"):
+    with pytest.raises(
+        ExperimentError, match="the training text has 7 words, too few for 4 columns"
+    ):
         task(small_text, train_words=7)
 
 

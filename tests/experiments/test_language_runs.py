@@ -15,7 +15,17 @@ from experiments.language import Language
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--model", "small", "--cell", "retroactive", "--set", "embedding=6", "hidden=6", "bptt=5"]
-LARGE = ["--model", "large", "--cell", "simple", "--set", "embedding=6", "hidden=8", "bptt=12", "average_from=1"]
+LARGE = [
+    "--model",
+    "large",
+    "--cell",
+    "simple",
+    "--set",
+    "embedding=6",
+    "hidden=8",
+    "bptt=12",
+    "average_from=1",
+]
 COMMON = [
     "batch=4", "evaluation_batch=2", "vocabulary=30", "log_every=1", "window=3", "checkpoint_every=100", "episodes=3"
 ]  # fmt: skip
@@ -51,7 +61,9 @@ def text(tmp_path_factory):
     for part, lines in (("train", 40), ("valid", 12), ("test", 12)):
         words = torch.randint(29, (lines, 9), generator=generator)
         words.view(-1)[:29] = torch.arange(29)
-        (folder / f"ptb.{part}.txt").write_text("".join(f"{' '.join(map(str, line))}\n" for line in words.tolist()))
+        (folder / f"ptb.{part}.txt").write_text(
+            "".join(f"{' '.join(map(str, line))}\n" for line in words.tolist())
+        )
     return folder
 
 
@@ -82,10 +94,14 @@ def test_a_run_stopped_in_an_epoch_resumes_bit_for_bit(text, tmp_path, settings)
     # Within the first epoch, and after the switch to averages.
     for number, stop_at in enumerate((3, updates - 6)):
         more = ["--resume"] if number else []
-        assert run(settings, text, tmp_path / "broken", *more, stop_at=stop_at) == 128 + signal.SIGTERM
+        assert (
+            run(settings, text, tmp_path / "broken", *more, stop_at=stop_at) == 128 + signal.SIGTERM
+        )
         carried = saved(tmp_path / "broken")["carried"]
         assert carried["step"] > 0
-        assert all(float(state[2].abs().max()) > 0 for state in carried["states"]), "traces are carried"
+        assert all(float(state[2].abs().max()) > 0 for state in carried["states"]), (
+            "traces are carried"
+        )
     assert run(settings, text, tmp_path / "broken", "--resume") == 0
     assert numbers(tmp_path / "broken") == unbroken
     first, second = saved(tmp_path / "broken"), saved(tmp_path / "unbroken")
@@ -104,7 +120,9 @@ def test_a_run_says_what_it_is_and_what_came_out(text, tmp_path, capsys):
     assert lines[0]["trained_parameters"] == 1_210
     tests = [line for line in lines if line["kind"] == "test"]
     assert [line["episode"] for line in tests] == [1, 2, 3]
-    assert lines[-1]["validation_perplexity"] == min(line["validation_perplexity"] for line in tests)
+    assert lines[-1]["validation_perplexity"] == min(
+        line["validation_perplexity"] for line in tests
+    )
     episodes = [line["episode"] for line in lines if line["kind"] == "train"]
     assert episodes[:3] == pytest.approx([5 / 99, 10 / 99, 15 / 99])
     assert episodes[-1] == 3
@@ -122,7 +140,14 @@ def test_two_processes_go_on_where_one_stopped_and_the_other_way_round(text, tmp
         "from tests.experiments.test_language_runs import Stopping\n"
         "sys.exit(main({'language': Stopping}, sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+    ]
     stop_at = sum(line["kind"] == "train" for line in expected) - 6
     finished = subprocess.run(
         [*command, *arguments(LARGE, text, tmp_path / "shared", "--resume")], cwd=ROOT, capture_output=True, text=True,
@@ -137,5 +162,8 @@ def test_two_processes_go_on_where_one_stopped_and_the_other_way_round(text, tmp
         assert ours.pop("kind") == theirs.pop("kind")
         assert ours == pytest.approx(theirs, rel=1e-4)
     torch.testing.assert_close(
-        saved(tmp_path / "shared")["model"], saved(tmp_path / "single")["model"], rtol=1e-3, atol=1e-5
+        saved(tmp_path / "shared")["model"],
+        saved(tmp_path / "single")["model"],
+        rtol=1e-3,
+        atol=1e-5,
     )

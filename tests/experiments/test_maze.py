@@ -13,7 +13,10 @@ from experiments.common.worlds import act
 from experiments.maze import Maze, MazeConfig, walls
 
 CPU = torch.device("cpu")
-PRESETS = {preset: next(iter(Maze.presets[preset].values())) for preset in ("paper1", "code1", "paper2", "code2")}
+PRESETS = {
+    preset: next(iter(Maze.presets[preset].values()))
+    for preset in ("paper1", "code1", "paper2", "code2")
+}
 STEPS = {(-1, 0): "up", (1, 0): "down", (0, -1): "left", (0, 1): "right"}
 
 
@@ -36,7 +39,11 @@ def walk(config: MazeConfig, goal, teleports, actions):
     action = 0 if config.first_action else None
     seen, rewards = [], []
     for t, chosen in enumerate(actions):
-        view = [float(is_wall(row + down, column + right, config.size)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+        view = [
+            float(is_wall(row + down, column + right, config.size))
+            for down in (-1, 0, 1)
+            for right in (-1, 0, 1)
+        ]
         seen.append((t, view, reward, action))
         down, right = list(STEPS)[chosen]
         reward, action = 0.0, chosen
@@ -88,7 +95,9 @@ def test_the_maze_is_the_published_one(size, free, pillars):
     grid = walls(size)
     assert int((~grid).sum()) == free
     assert int(grid[1:-1, 1:-1].sum()) == pillars
-    assert all(bool(grid[r, c]) == is_wall(r, c, size) for r in range(size + 2) for c in range(size + 2))
+    assert all(
+        bool(grid[r, c]) == is_wall(r, c, size) for r in range(size + 2) for c in range(size + 2)
+    )
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -116,7 +125,10 @@ PARAMETERS = {
 @pytest.mark.parametrize(("preset", "net"), PARAMETERS)
 def test_networks_have_as_many_parameters_as_the_authors(preset, net):
     maze = Maze(Maze.presets[preset][net], CPU)
-    assert sum(parameter.numel() for parameter in maze.build(None).parameters()) == PARAMETERS[preset, net]
+    assert (
+        sum(parameter.numel() for parameter in maze.build(None).parameters())
+        == PARAMETERS[preset, net]
+    )
 
 
 @pytest.mark.parametrize("net", ["rnn", "plastic", "homogeneous", "simple", "retroactive"])

@@ -24,7 +24,14 @@ from experiments.maze import Maze
 
 ROOT = Path(__file__).parents[2]
 VARYING = ("seconds", "seconds_per_episode", "update_share", "command")
-EVERY = ["log_every=2", "checkpoint_every=3", "evaluate_every=4", "evaluation_episodes=6", "window=4", "batch=6"]
+EVERY = [
+    "log_every=2",
+    "checkpoint_every=3",
+    "evaluate_every=4",
+    "evaluation_episodes=6",
+    "window=4",
+    "batch=6",
+]
 TINY = {
     "maze": ["--preset", "paper2", "--set", "steps=10", "hidden=6", "size=3", "burn_in=1", "scale=0.3", *EVERY],
     "cue_reward": ["--preset", "code", "--set", "steps=20", "hidden=6", "burn_in=1", "scale=0.3", *EVERY],
@@ -41,12 +48,17 @@ def _threads():
 
 
 def run(name, out, *arguments):
-    return main(EXPERIMENTS, [name, "--threads", "1", "--episodes", "48", "--out", str(out), *TINY[name], *arguments])
+    return main(
+        EXPERIMENTS,
+        [name, "--threads", "1", "--episodes", "48", "--out", str(out), *TINY[name], *arguments],
+    )
 
 
 def numbers(out):
     (path,) = out.glob("seed-*/metrics.jsonl")
-    return [{key: value for key, value in line.items() if key not in VARYING} for line in read(path)]
+    return [
+        {key: value for key, value in line.items() if key not in VARYING} for line in read(path)
+    ]
 
 
 @pytest.fixture
@@ -86,25 +98,35 @@ def test_seeds_learn_differently(tmp_path):
 
 
 def test_nothing_changes_during_burn_in_and_everything_after_it():
-    config = replace(Maze.presets["paper2"]["simple"], batch=4, steps=30, hidden=5, size=3, burn_in=2, scale=0.3)
+    config = replace(
+        Maze.presets["paper2"]["simple"], batch=4, steps=30, hidden=5, size=3, burn_in=2, scale=0.3
+    )
     training = Run(Maze(config, torch.device("cpu")), 0)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     for _ in range(2):
         training.train_update()
-        assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+        assert all(
+            torch.equal(value, before[name]) for name, value in training.model.state_dict().items()
+        )
     training.train_update()
-    assert all(not torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
+    assert all(
+        not torch.equal(value, before[name]) for name, value in training.model.state_dict().items()
+    )
 
 
 def test_gradients_are_clipped_and_the_rate_falls_by_schedule():
     changes = {"learning_rate_factor": 0.5, "learning_rate_episodes": 8, "clip_gradient": 1e-3}
-    config = replace(Maze.presets["paper2"]["plastic"], batch=4, steps=30, hidden=5, size=3, burn_in=0, **changes)
+    config = replace(
+        Maze.presets["paper2"]["plastic"], batch=4, steps=30, hidden=5, size=3, burn_in=0, **changes
+    )
     training = Run(Maze(config, torch.device("cpu")), 0)
     rates = []
     for _ in range(5):
         training.train_update()
         rates.append(training.optimizer.param_groups[0]["lr"] / config.learning_rate)
-        gradients = torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()])
+        gradients = torch.cat(
+            [parameter.grad.flatten() for parameter in training.model.parameters()]
+        )
         assert 0 < float(gradients.norm()) <= 1.001e-3
     assert rates == pytest.approx([1, 1, 0.5, 0.5, 0.25])
 
@@ -129,7 +151,10 @@ def test_comparison_covers_acting_and_learning_on_both_paths(monkeypatch):
     ("arguments", "message"),
     [
         (["maze", "--set", "size=8"], "size must be odd and at least 3; got 8"),
-        (["maze", "--set", "see_time=late"], "see_time must be one of none, raw, share; got 'late'"),
+        (
+            ["maze", "--set", "see_time=late"],
+            "see_time must be one of none, raw, share; got 'late'",
+        ),
         (["maze", "--set", "rule=decay"], "Plasticity: rule must be one of hebb, oja; got 'decay'"),
         (["maze", "--set", "baseline=mean"], "baseline must be one of own, first; got 'mean'"),
         (["maze", "--data", "."], "--data: the maze is generated, there is nothing to read"),
@@ -165,7 +190,9 @@ def test_missing_tensorboard_is_named_before_anything_is_written(tmp_path, monke
 
 def test_the_example_in_the_documentation_runs(tmp_path):
     """The file that docs/experiments.md shows, as it stands there."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/experiments.md").read_text(encoding="utf-8"), re.S)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/experiments.md").read_text(encoding="utf-8"), re.S
+    )
     (tmp_path / "example.py").write_text(code, encoding="utf-8")
     finished = subprocess.run(
         [sys.executable, "example.py", "--episodes", "12", "--threads", "1", "--set", "steps=10", "hidden=6", *EVERY],
@@ -203,7 +230,9 @@ def test_every_network_of_every_preset_learns(name, preset, net):
     training = Run(kind(config, torch.device("cpu")), 0)
     before = {key: value.clone() for key, value in training.model.named_parameters()}
     training.train_update()
-    unchanged = [key for key, value in training.model.named_parameters() if torch.equal(value, before[key])]
+    unchanged = [
+        key for key, value in training.model.named_parameters() if torch.equal(value, before[key])
+    ]
     assert not unchanged
     assert all(torch.isfinite(value).all() for value in training.model.parameters())
     assert config.net == net

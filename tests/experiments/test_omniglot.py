@@ -46,7 +46,9 @@ def archives(tmp_path_factory):
     folder = tmp_path_factory.mktemp("omniglot")
     for wanted in characters.ARCHIVES:
         with zipfile.ZipFile(folder / f"{wanted}.zip", "w") as archive:
-            for name, content in ((name, content) for part, name, content in members() if part == wanted):
+            for name, content in (
+                (name, content) for part, name, content in members() if part == wanted
+            ):
                 archive.writestr(name, content)
     return folder
 
@@ -73,7 +75,9 @@ def test_archives_and_folders_hold_the_same_characters(archives, unpacked):
     assert drawings.shape == (24, 20, 31, 31)
     # Ink is large: the line at the top of every drawing.
     assert int(drawings[:, :, 0].min()) > 200
-    assert int(drawings[0, 0, 4:].max()) == 0, "the first drawing of the first character is otherwise empty"
+    assert int(drawings[0, 0, 4:].max()) == 0, (
+        "the first drawing of the first character is otherwise empty"
+    )
 
 
 def looked_up(experiment):
@@ -99,10 +103,15 @@ def test_episodes_follow_the_protocol(archives, held_out, same_drawing):
         assert episode.pictures.shape == (9, 8, 31, 31)
         for b in range(8):
             what = [known[picture.numpy().tobytes()] for picture in episode.pictures[:, b]]
-            support, query = list(zip(what[:-1], episode.labels[:, b].tolist(), strict=True)), what[-1]
+            support, query = (
+                list(zip(what[:-1], episode.labels[:, b].tolist(), strict=True)),
+                what[-1],
+            )
             classes = {label: {(character, turn) for (character, turn, _), of in support if of == label}
                        for label in range(4)}  # fmt: skip
-            assert all(len(one) == 1 for one in classes.values()), "a class has one character and one rotation"
+            assert all(len(one) == 1 for one in classes.values()), (
+                "a class has one character and one rotation"
+            )
             assert len({character for (character, _, _), _ in support}) == 4
             assert len(set(what[:-1])) == 8, "no drawing is shown twice"
             assert {query[:2]} == classes[int(episode.target[b])]
@@ -137,18 +146,27 @@ def test_the_leaky_split_leaks_and_says_so(archives):
     experiment.prepare(1)
     leaked = len(set(experiment.train.tolist()) & set(experiment.test.tolist()))
     assert leaked > 0
-    assert experiment.test.tolist() == honest, "all seeds are tested on the classes that seed 0 holds out"
+    assert experiment.test.tolist() == honest, (
+        "all seeds are tested on the classes that seed 0 holds out"
+    )
     assert f"{leaked} of them trained on" in experiment.describe_data()
 
 
 def test_dark_ink_is_the_same_the_other_way_round(archives):
-    light, dark = (task(archives, ink=ink).episode(stream(0, "test"), False).pictures for ink in ("one", "dark"))
+    light, dark = (
+        task(archives, ink=ink).episode(stream(0, "test"), False).pictures
+        for ink in ("one", "dark")
+    )
     torch.testing.assert_close(light, 1 - dark)
 
 
-@pytest.mark.parametrize(("preset", "net", "parameters"), [("code", "free", 112_065), ("paper", "yoked", 111_746)])
+@pytest.mark.parametrize(
+    ("preset", "net", "parameters"), [("code", "free", 112_065), ("paper", "yoked", 111_746)]
+)
 def test_networks_have_as_many_parameters_as_the_authors(archives, preset, net, parameters):
-    experiment = Omniglot(replace(Omniglot.presets[preset][net], test_classes=6), CPU, None, archives)
+    experiment = Omniglot(
+        replace(Omniglot.presets[preset][net], test_classes=6), CPU, None, archives
+    )
     model = experiment.build("reference")
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     with torch.no_grad():
@@ -169,7 +187,9 @@ class RandomFeatures(torch.nn.Module):
 def test_what_was_shown_is_remembered_only_with_plasticity(archives):
     right = {}
     for net in ("free", "yoked", "nonplastic"):
-        experiment = task(archives, net=net, shots=1, batch=64, features=64, alpha_scale=1.0, eta_init=0.5)
+        experiment = task(
+            archives, net=net, shots=1, batch=64, features=64, alpha_scale=1.0, eta_init=0.5
+        )
         torch.manual_seed(0)
         model = experiment.build(None)
         model.features = RandomFeatures()
@@ -188,7 +208,9 @@ def test_mistakes_with_the_archives_are_explained(tmp_path, archives):
             characters.load(folder, 31)
         return str(caught.value)
 
-    assert "expected a folder with images_background.zip and images_evaluation.zip" in message(tmp_path / "nowhere")
+    assert "expected a folder with images_background.zip and images_evaluation.zip" in message(
+        tmp_path / "nowhere"
+    )
     assert "has neither images_background.zip nor a folder images_background" in message(tmp_path)
     background, evaluation = (archives / f"{name}.zip" for name in characters.ARCHIVES)
     for name in (background, evaluation):

@@ -24,7 +24,13 @@ TINY = [
 
 def launch(processes, *arguments):
     """The same command in processes of their own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [*command, "-m", "experiments", *TINY, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
@@ -59,7 +65,9 @@ def test_two_processes_learn_what_one_learns(single, tmp_path):
     assert finished.stdout.count("result of 1 seed") == 1, "one process reports"
     assert "in each of 2 processes" in finished.stdout
     header = read(tmp_path / "seed-0" / "metrics.jsonl")[0]
-    assert header["command"].startswith("torchrun --nproc-per-node 2 -m experiments maze --preset code2")
+    assert header["command"].startswith(
+        "torchrun --nproc-per-node 2 -m experiments maze --preset code2"
+    )
     for ours, theirs in zip(numbers(tmp_path), numbers(single), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     weights, expected = state(tmp_path), state(single)
@@ -79,5 +87,7 @@ def test_a_batch_is_shared_out_whole_or_refused(monkeypatch):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
         shares += range(12)[parallel.share(12)]
     assert shares == list(range(12))
-    with pytest.raises(ExperimentError, match="batch must be a multiple of the number of processes, 3; got 10"):
+    with pytest.raises(
+        ExperimentError, match="batch must be a multiple of the number of processes, 3; got 10"
+    ):
         parallel.share(10)

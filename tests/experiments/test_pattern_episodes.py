@@ -20,7 +20,9 @@ SMALL = {
 def shown_blocks(config: PatternsConfig, drive: torch.Tensor) -> torch.Tensor:
     """Study part of a drive as (cycles, patterns, show + gap, neurons)."""
     steps = config.show_steps + config.gap_steps
-    return drive[: config.cycles * config.patterns * steps, 0].view(config.cycles, config.patterns, steps, -1)
+    return drive[: config.cycles * config.patterns * steps, 0].view(
+        config.cycles, config.patterns, steps, -1
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -75,7 +77,9 @@ def test_clamped_input_fixes_neurons_and_added_input_drives_them():
     for config in SMALL.values():
         task = Patterns(config, CPU, "reference")
         drive, clamp, _ = task.episode(stream(3, "test"), held_out=False)
-        assert (drive[..., -1] == config.strength).all(), "the bias neuron has its input at every step"
+        assert (drive[..., -1] == config.strength).all(), (
+            "the bias neuron has its input at every step"
+        )
         torch.manual_seed(0)
         output = task.build("reference")(drive, clamp=clamp)[0]
         if config.clamped:
@@ -121,7 +125,11 @@ def test_presets_have_the_published_sizes(preset, net, steps, neurons):
 
 
 def test_quick_preset_is_the_paper_network():
-    assert Patterns.presets["quick"]["plastic"].neurons == Patterns.presets["paper"]["plastic"].neurons == 1001
+    assert (
+        Patterns.presets["quick"]["plastic"].neurons
+        == Patterns.presets["paper"]["plastic"].neurons
+        == 1001
+    )
 
 
 def test_plastic_network_has_the_published_parameters():
@@ -168,7 +176,9 @@ class TestRelayLSTM:
         output = model(drive)[0][..., :6]
         # The candidate reaches +-1, the forget gate is shut: tanh(1) is the most that a visible cell can give.
         assert torch.equal(output.sign(), drive.sign())
-        torch.testing.assert_close(output.abs(), torch.full_like(output, 1.0).tanh(), rtol=1e-3, atol=0)
+        torch.testing.assert_close(
+            output.abs(), torch.full_like(output, 1.0).tanh(), rtol=1e-3, atol=0
+        )
 
     def test_visible_cells_have_no_memory_of_their_own(self, model):
         with torch.no_grad():
@@ -204,7 +214,9 @@ class TestRelayLSTM:
 
 @pytest.mark.parametrize("net", ["plastic", "rnn", "lstm"])
 def test_every_network_of_the_comparison_trains(net):
-    config = replace(Patterns.presets["bits50-code"][net], bits=10, hidden=0 if net == "plastic" else 12)
+    config = replace(
+        Patterns.presets["bits50-code"][net], bits=10, hidden=0 if net == "plastic" else 12
+    )
     task, generator = Patterns(config, CPU, "reference"), stream(6, "test")
     torch.manual_seed(0)
     model = task.build("reference")
@@ -213,16 +225,23 @@ def test_every_network_of_the_comparison_trains(net):
     for _ in range(2):
         values = task.update(model, optimizer, task.episode(generator, held_out=False))
     assert torch.isfinite(values["loss"])
-    assert any(not torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True))
+    assert any(
+        not torch.equal(parameter, old)
+        for parameter, old in zip(model.parameters(), before, strict=True)
+    )
 
 
 def test_a_small_plastic_network_learns_to_complete_patterns():
-    config = replace(SMALL["paper"], bits=40, patterns=2, cycles=1, learning_rate=3e-3, evaluation_episodes=50)
+    config = replace(
+        SMALL["paper"], bits=40, patterns=2, cycles=1, learning_rate=3e-3, evaluation_episodes=50
+    )
     task, generator = Patterns(config, CPU, "reference"), stream(7, "test")
     torch.manual_seed(0)
     model = task.build("reference")
     optimizer = task.optimizer(model)
-    assert task.evaluate(model)["test_error"] == pytest.approx(0.25, abs=0.03), "chance: half of the erased half"
+    assert task.evaluate(model)["test_error"] == pytest.approx(0.25, abs=0.03), (
+        "chance: half of the erased half"
+    )
     for _ in range(300):
         task.update(model, optimizer, task.episode(generator, held_out=False))
     assert task.evaluate(model)["test_error"] < 0.1

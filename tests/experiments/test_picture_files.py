@@ -66,7 +66,9 @@ def test_other_trees_get_a_fixed_disjoint_split(tmp_path, packed):
 
 
 def test_a_lone_train_folder_is_split_too(tmp_path):
-    found = pictures.load(write(tmp_path, {f"train/{i}.png": png(i) for i in range(10)}, False), 32, 0.1)
+    found = pictures.load(
+        write(tmp_path, {f"train/{i}.png": png(i) for i in range(10)}, False), 32, 0.1
+    )
     assert (len(found.train), len(found.test)) == (9, 1)
 
 
@@ -86,7 +88,8 @@ def test_pictures_are_resized_and_brought_to_eight_bit_colour(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "a\\..\\..\\evil.png", "C:/evil.png"]
+    "name",
+    ["../evil.png", "a/../../evil.png", "/etc/evil.png", "a\\..\\..\\evil.png", "C:/evil.png"],
 )
 def test_a_zip_that_leaves_its_folder_is_refused(tmp_path, name):
     path = write(tmp_path, {"good.png": png(1), "other.png": png(2), name: png(3)}, True)
@@ -127,9 +130,14 @@ def fake_torchvision(monkeypatch):
         def __init__(self, root, train, download):
             calls.append((root, download))
             first, count = (0, 10) if train else (100, 3)
-            self.data = numpy.stack([numpy.full((32, 32, 3), first + i, dtype=numpy.uint8) for i in range(count)])
+            self.data = numpy.stack(
+                [numpy.full((32, 32, 3), first + i, dtype=numpy.uint8) for i in range(count)]
+            )
 
-    torchvision, datasets = types.ModuleType("torchvision"), types.ModuleType("torchvision.datasets")
+    torchvision, datasets = (
+        types.ModuleType("torchvision"),
+        types.ModuleType("torchvision.datasets"),
+    )
     datasets.CIFAR10 = CIFAR10
     torchvision.datasets = datasets
     monkeypatch.setitem(sys.modules, "torchvision", torchvision)

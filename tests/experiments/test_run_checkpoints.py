@@ -35,7 +35,9 @@ def test_a_write_that_fails_leaves_the_former_checkpoint(tmp_path, monkeypatch, 
         file.write(before[: len(before) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"experiments.common.checkpoint.{step}", write_half if step == "torch.save" else fail)
+    monkeypatch.setattr(
+        f"experiments.common.checkpoint.{step}", write_half if step == "torch.save" else fail
+    )
     with pytest.raises(ExperimentError, match=r"former checkpoint is kept.*No space left"):
         checkpoint.save(path, {**STATE, "episode": 8})
     assert path.read_bytes() == before
@@ -56,7 +58,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, how):
     path = tmp_path / "checkpoint.pt"
     checkpoint.save(path, STATE)
     path.write_bytes(damaged(path.read_bytes(), how))
-    with pytest.raises(ExperimentError, match=f"{re.escape(str(path))} is damaged or not a checkpoint.*--overwrite"):
+    with pytest.raises(
+        ExperimentError, match=f"{re.escape(str(path))} is damaged or not a checkpoint.*--overwrite"
+    ):
         checkpoint.load(path)
 
 

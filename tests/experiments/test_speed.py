@@ -14,7 +14,9 @@ from experiments.patterns import PAPER, Patterns
 from plastikern import library
 
 pytest.importorskip("resource", reason="peak memory is measured on POSIX only")
-pytestmark = pytest.mark.skipif(library.MISSING is not None, reason=f"native library {library.MISSING}")
+pytestmark = pytest.mark.skipif(
+    library.MISSING is not None, reason=f"native library {library.MISSING}"
+)
 
 
 class Small(Patterns):
@@ -27,16 +29,21 @@ class Small(Patterns):
 def test_a_row_has_both_paths_speed_and_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(speed, "ROWS", (("small", "quick", "plastic"), ("elsewhere", "quick", "net")))
+    monkeypatch.setattr(
+        speed, "ROWS", (("small", "quick", "plastic"), ("elsewhere", "quick", "net"))
+    )
     monkeypatch.setattr(speed, "alone", lambda function, *arguments: function(*arguments))
     assert main({"small": Small, "other": Small}, ["speed", "--updates", "1"]) == 0
     head, _, row = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.strip().splitlines()
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.strip().splitlines()
     )
     found = dict(zip(head, row, strict=True))
     assert tuple(found) == speed.COLUMNS
     assert found["experiment"] == "small, quick, plastic"
-    assert float(found["updates/s"]) > 0 and found["updates/s"] == found["episodes/s"], "an update is an episode"
+    assert float(found["updates/s"]) > 0 and found["updates/s"] == found["episodes/s"], (
+        "an update is an episode"
+    )
     ratio = float(found["updates/s"]) / float(found["updates/s, pure PyTorch"])
     assert ratio == pytest.approx(float(found["times as fast"]), abs=0.06)
 
@@ -53,4 +60,6 @@ def test_memory_is_that_of_one_path_in_a_process_of_its_own() -> None:
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main({"small": Small, "other": Small}, ["speed", "--only", "large"]) == 2
-    assert capsys.readouterr().err == "error: --only: no experiment 'large'; there are: small, other\n"
+    assert (
+        capsys.readouterr().err == "error: --only: no experiment 'large'; there are: small, other\n"
+    )

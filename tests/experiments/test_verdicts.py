@@ -30,19 +30,26 @@ from experiments.common.verdicts import (
 AT = 1000
 
 
-def result(finals: Sequence[float], episodes: int = AT, rises_at: Sequence[float] | None = None) -> dict[str, Any]:
+def result(
+    finals: Sequence[float], episodes: int = AT, rises_at: Sequence[float] | None = None
+) -> dict[str, Any]:
     """A results file with a seed for each final value; its curve leaves 0 at some episode and is there 10 later."""
     seeds = {}
     for number, final in enumerate(finals):
         start = rises_at[number] if rises_at else 10.0
-        curve = {"episode": [0, start, start + 10, episodes], "reward_last_250": [0, 0, final, final]}
+        curve = {
+            "episode": [0, start, start + 10, episodes],
+            "reward_last_250": [0, 0, final, final],
+        }
         tested = {"kind": "result", "episode": episodes, "test_reward": final + 1}
         seeds[str(number)] = {"curve": curve, "result": tested, "tests": []}
     return {"seeds": seeds}
 
 
 def outcome(test: Test, runs: int = 10, **results: dict[str, Any]) -> Outcome:
-    return test.outcome({f"group-{net}": content for net, content in results.items()}, "group", runs)
+    return test.outcome(
+        {f"group-{net}": content for net, content in results.items()}, "group", runs
+    )
 
 
 HIGH, LOW = [15.0, 16, 17, 15.5, 16.5], [1.0, 2, 0, 1.5, 0.5]
@@ -52,7 +59,9 @@ def test_a_rank_sum_test_decides_from_four_seeds_a_net_on() -> None:
     more = Differs("a", "b", "reward", AT)
     told = outcome(more, a=result(HIGH), b=result(LOW))
     assert told.verdict == REPRODUCED and told.needs == ()
-    assert told.evidence.endswith("16 against 1 (medians of 5 and 5 seeds), rank-sum test p = 0.0079"), "2 of 252"
+    assert told.evidence.endswith(
+        "16 against 1 (medians of 5 and 5 seeds), rank-sum test p = 0.0079"
+    ), "2 of 252"
     assert outcome(more, a=result(LOW), b=result(HIGH)).verdict == NOT_REPRODUCED
     less = Differs("a", "b", "reward", AT, lower=True)
     assert outcome(less, a=result(LOW), b=result(HIGH)).verdict == REPRODUCED
@@ -83,24 +92,34 @@ def test_a_sign_test_takes_five_seeds_that_agree() -> None:
     assert outcome(stays, a=result(HIGH)).verdict == NOT_REPRODUCED
     assert outcome(stays, a=result(LOW)).verdict == REPRODUCED
     assert outcome(reaches, a=result(HIGH[:3])).needs == ("2 more seeds that agree with these",)
-    assert outcome(reaches, a=result([*HIGH, 0.0])).needs == ("4 more seeds, as many as published: these disagree",)
+    assert outcome(reaches, a=result([*HIGH, 0.0])).needs == (
+        "4 more seeds, as many as published: these disagree",
+    )
     assert outcome(reaches, runs=6, a=result([*HIGH, 0.0])).verdict == NOT_REPRODUCED
 
 
 def test_who_learns_sooner_is_compared_by_the_first_episode_at_a_level() -> None:
     sooner = Sooner("a", "b", "reward", 9, AT)
-    early, late = result(HIGH, rises_at=[100.0, 110, 120, 130, 140]), result(HIGH, rises_at=[300.0, 310, 320, 330, 340])
+    early, late = (
+        result(HIGH, rises_at=[100.0, 110, 120, 130, 140]),
+        result(HIGH, rises_at=[300.0, 310, 320, 330, 340]),
+    )
     told = outcome(sooner, a=early, b=late)
     assert told.verdict == REPRODUCED and "130 against 330" in told.evidence
     assert outcome(sooner, a=late, b=early).verdict == NOT_REPRODUCED
-    assert outcome(sooner, a=early, b=result(LOW)).verdict == REPRODUCED, "never is later than anything"
+    assert outcome(sooner, a=early, b=result(LOW)).verdict == REPRODUCED, (
+        "never is later than anything"
+    )
     assert outcome(sooner, runs=5, a=result(LOW), b=result(LOW)).verdict == NOT_REPRODUCED
 
 
 def test_a_published_mean_is_compared_with_the_interval_of_ours() -> None:
     mean = Mean("a", "test_reward", 10, AT)
     assert outcome(mean, a=result(HIGH)).verdict == REPRODUCED
-    assert "mean test_reward 17, 95 % interval 16.02 to 17.98, 5 seeds" in outcome(mean, a=result(HIGH)).evidence
+    assert (
+        "mean test_reward 17, 95 % interval 16.02 to 17.98, 5 seeds"
+        in outcome(mean, a=result(HIGH)).evidence
+    )
     assert outcome(mean, a=result(LOW)).verdict == NOT_REPRODUCED
     assert outcome(mean, a=result([9.0, 10.0])).verdict == UNDECIDED
     assert outcome(mean, a=result([9.0])).needs == ("4 more seeds, for an interval",)
@@ -112,7 +131,9 @@ def test_runs_that_are_too_short_or_not_there_are_named() -> None:
     assert told.needs == ("600 more episodes of group-a, seed 0", "runs of group-b")
     unfinished = result(HIGH)
     unfinished["seeds"]["0"]["result"] = None
-    assert "5 of 5" in outcome(Reaches("a", "reward", 9, AT), a=unfinished).evidence, "its curve is long enough"
+    assert "5 of 5" in outcome(Reaches("a", "reward", 9, AT), a=unfinished).evidence, (
+        "its curve is long enough"
+    )
 
 
 def test_a_claim_is_reproduced_if_all_of_its_tests_say_so() -> None:
@@ -144,10 +165,25 @@ def test_every_claim_asks_for_runs_that_the_table_has() -> None:
 def test_reports_and_result_files_come_with_their_verdicts(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "maze-demo-rnn"
     small = ["maze", "--preset", "demo", "--net", "rnn", "--episodes", "60", "--threads", "1"]
-    assert main(EXPERIMENTS, [*small, "--set", "hidden=3", "evaluation_episodes=30", "--out", str(out)]) == 0
-    assert main(EXPERIMENTS, ["report", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]) == 0
+    assert (
+        main(
+            EXPERIMENTS, [*small, "--set", "hidden=3", "evaluation_episodes=30", "--out", str(out)]
+        )
+        == 0
+    )
+    assert (
+        main(
+            EXPERIMENTS,
+            ["report", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")],
+        )
+        == 0
+    )
     report = (tmp_path / "runs" / "report.md").read_text()
-    assert "## Verdicts" in report and "| undecided |" in report and "299,940 more episodes of maze-demo-rnn" in report
+    assert (
+        "## Verdicts" in report
+        and "| undecided |" in report
+        and "299,940 more episodes of maze-demo-rnn" in report
+    )
     assert "Omniglot" not in report, "the runs say nothing about it"
     assert "<h2>Verdicts</h2>" in (tmp_path / "runs" / "report.html").read_text()
     kept = (tmp_path / "results" / "verdicts.md").read_text()
@@ -158,7 +194,14 @@ def test_reports_and_result_files_come_with_their_verdicts(tmp_path: Path) -> No
 def test_the_verdicts_of_the_documentation_follow_from_its_result_files(tmp_path: Path) -> None:
     results = Path(__file__).resolve().parents[2] / "docs" / "results"
     anew = "python -m experiments report --results docs/results"
-    assert (results / "verdicts.md").read_text() == collection.verdicts_of(results), f"write it anew: {anew}"
+    assert (results / "verdicts.md").read_text() == collection.verdicts_of(results), (
+        f"write it anew: {anew}"
+    )
     (tmp_path / "one.json").write_text((results / "maze-demo-rnn.json").read_text())
-    assert main(EXPERIMENTS, ["report", "--out", str(tmp_path / "nothing"), "--results", str(tmp_path)]) == 0
+    assert (
+        main(
+            EXPERIMENTS, ["report", "--out", str(tmp_path / "nothing"), "--results", str(tmp_path)]
+        )
+        == 0
+    )
     assert (tmp_path / "verdicts.md").read_text() == collection.verdicts_of(tmp_path)

@@ -18,7 +18,14 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
 
 def check(out: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-    command = [sys.executable, str(ROOT / "plastikern" / "gpu_check"), "--dry-run", "--out", str(out), *arguments]
+    command = [
+        sys.executable,
+        str(ROOT / "plastikern" / "gpu_check"),
+        "--dry-run",
+        "--out",
+        str(out),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert "results: " in done.stdout, done.stderr
     (records,) = read(out / "results.jsonl")
@@ -49,7 +56,9 @@ def test_every_stage_that_needs_no_card_is_well(tmp_path: Path) -> None:
     assert skipped <= {"ncu", "compute-sanitizer"}, "their tools may be missing, and nothing else"
     smoke = of(records, "smoke")
     assert {(fact["form"], fact["scalar"]) for fact in smoke} == {
-        (form, scalar) for form in ("resident", "cooperative", "streaming") for scalar in ("float", "double")
+        (form, scalar)
+        for form in ("resident", "cooperative", "streaming")
+        for scalar in ("float", "double")
     }
     assert all(fact["networks"] > 10 and fact["wrong"] == 0 for fact in smoke)
     assert {fact["step"] for fact in of(records, "parity") if fact["tests"]["passed"] > 0} == {
@@ -61,13 +70,17 @@ def test_every_stage_that_needs_no_card_is_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_programs_for_cards_are_built_without_torch_and_say_that_there_is_none(tmp_path: Path) -> None:
+def test_programs_for_cards_are_built_without_torch_and_say_that_there_is_none(
+    tmp_path: Path,
+) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc")
     subprocess.run([sys.executable, "-m", "build_backend.programs"], cwd=ROOT, check=True)
     for name in ("smoke", "smoke-double", "constants"):
         program = ROOT / "build" / "gpu-check" / "card" / name
-        libraries = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
+        libraries = subprocess.run(
+            ["ldd", str(program)], capture_output=True, text=True, check=True
+        ).stdout
         assert "torch" not in libraries and "libcuda" not in libraries
         done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
         assert done.returncode == 77 or done.returncode == 0

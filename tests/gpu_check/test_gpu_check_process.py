@@ -38,7 +38,9 @@ def gone(pid: int) -> bool:
 
 
 def test_lines_come_as_they_are_printed() -> None:
-    ended, lines = python("import sys; print('one'); print('two', file=sys.stderr); print('end', end='')")
+    ended, lines = python(
+        "import sys; print('one'); print('two', file=sys.stderr); print('end', end='')"
+    )
     assert (ended.how, ended.status) == ("exited", 0)
     assert sorted(lines) == ["end", "one", "two"]
 
@@ -49,11 +51,15 @@ def test_an_exit_status_is_told() -> None:
 
 
 def test_a_killed_process_is_told_from_one_that_ended() -> None:
-    ended, lines = python("import os, signal; print('before', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    ended, lines = python(
+        "import os, signal; print('before', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     assert (ended.how, ended.status, lines) == ("killed", signal.SIGKILL, ["before"])
 
 
-def test_one_that_hangs_is_ended_at_its_limit_with_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_hangs_is_ended_at_its_limit_with_its_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(process, "GRACE", 0.2)
     code = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"

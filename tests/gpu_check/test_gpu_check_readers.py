@@ -25,7 +25,17 @@ def test_pytest_tells_failures_and_counts(tmp_path: Path) -> None:
         "import pytest\ndef test_well(): pass\ndef test_bad(): assert 1 == 2\n"
         "@pytest.mark.parametrize('name', ['a b'])\ndef test_named(name): raise ValueError('no - good')\n"
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        str(tmp_path),
+    ]
     said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False).stdout
     found = read(readers.pytest, said)
     assert [fact["result"] for fact in found[:2]] == ["failed", "failed"]
@@ -33,10 +43,17 @@ def test_pytest_tells_failures_and_counts(tmp_path: Path) -> None:
     assert found[-1] == {"tests": {"passed": 1, "failed": 2}}
 
 
-def test_selftest_tells_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selftest_tells_networks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = list(itertools.islice(selftest.cases(), 2))
     monkeypatch.setattr(selftest, "cases", lambda: iter(first))
-    assert plastikern_main.main(["selftest", "--device", "cpu", "--backend", "reference", "--repeats", "0"]) == 0
+    assert (
+        plastikern_main.main(
+            ["selftest", "--device", "cpu", "--backend", "reference", "--repeats", "0"]
+        )
+        == 0
+    )
     found = read(readers.selftest, capsys.readouterr().out)
     assert found[0]["backend"] == "reference"
     assert found[1]["networks"] == found[1]["right"] == 2
@@ -89,7 +106,10 @@ def stand_in(tmp_path: Path, source: str) -> str:
     """A library with some of the driver's functions."""
     (tmp_path / "driver.c").write_text(source)
     path = tmp_path / "libdriver.so"
-    subprocess.run(["g++", "-x", "c++", "-shared", "-fPIC", "-o", str(path), str(tmp_path / "driver.c")], check=True)
+    subprocess.run(
+        ["g++", "-x", "c++", "-shared", "-fPIC", "-o", str(path), str(tmp_path / "driver.c")],
+        check=True,
+    )
     return str(path)
 
 

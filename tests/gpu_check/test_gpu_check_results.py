@@ -22,7 +22,9 @@ SUMMARY = {"record": "summary", "at": 0.4, "outcomes": {"smoke": "passed"}, "sta
 
 def written(path: Path, *records: dict[str, Any] | str) -> Path:
     file = path / "results.jsonl"
-    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in records))
+    file.write_text(
+        "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in records)
+    )
     return file
 
 
@@ -36,7 +38,9 @@ def test_records_are_read_back_run_by_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_killed_while_it_wrote_does_not_spoil_the_next(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text(json.dumps(RUN) + "\n" + json.dumps(BEGIN) + '\n{"record": "fa')
+    (tmp_path / "results.jsonl").write_text(
+        json.dumps(RUN) + "\n" + json.dumps(BEGIN) + '\n{"record": "fa'
+    )
     results = Results(tmp_path)
     results.write(RUN)
     results.close()
@@ -69,7 +73,10 @@ def test_a_full_disk_loses_lines_and_says_so(tmp_path: Path) -> None:
         ([RUN, BEGIN, END, FACT], "outside of it"),
         ([RUN, SUMMARY, BEGIN], "follow a summary"),
         ([RUN, "garbage", BEGIN], "line 2 is no JSON object"),
-        ([RUN, BEGIN, '{"record": "fact", "at": 1, "stage": "smoke", "value": NaN}', END], "line 3 is no JSON"),
+        (
+            [RUN, BEGIN, '{"record": "fact", "at": 1, "stage": "smoke", "value": NaN}', END],
+            "line 3 is no JSON",
+        ),
     ],
 )
 def test_what_gpu_check_did_not_write_is_refused(
@@ -80,7 +87,8 @@ def test_what_gpu_check_did_not_write_is_refused(
 
 
 @pytest.mark.parametrize(
-    "line", ["", "text", "[1]", '{"a": NaN}', '{"a": 1e999}', '{"a": [-Infinity]}', '{"a":', "{" * 100_000]
+    "line",
+    ["", "text", "[1]", '{"a": NaN}', '{"a": 1e999}', '{"a": [-Infinity]}', '{"a":', "{" * 100_000],
 )
 def test_only_json_objects_of_finite_numbers_are_facts(line: str) -> None:
     assert parse(line) is None

@@ -46,7 +46,11 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
 
 
 def ends(records: Records) -> dict[str, tuple[str, str]]:
-    return {record["stage"]: (record["outcome"], record["reason"]) for record in records if record["record"] == "end"}
+    return {
+        record["stage"]: (record["outcome"], record["reason"])
+        for record in records
+        if record["record"] == "end"
+    }
 
 
 def facts(records: Records) -> Records:
@@ -56,10 +60,14 @@ def facts(records: Records) -> Records:
 WELL = stage("well", step("print('{\"networks\": 3}')", expects="networks"))
 
 
-def test_facts_are_written_and_all_well_is_0(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
+def test_facts_are_written_and_all_well_is_0(
+    check: Check, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, records = check(WELL)
     assert status == 0
-    assert [(fact["stage"], fact["step"], fact["networks"]) for fact in facts(records)] == [("well", "step", 3)]
+    assert [(fact["stage"], fact["step"], fact["networks"]) for fact in facts(records)] == [
+        ("well", "step", 3)
+    ]
     assert records[-1]["record"] == "summary" and records[-1]["outcomes"] == {"well": "passed"}
     said = capsys.readouterr().out
     assert "1 passed" in said and "what well is" in said
@@ -78,7 +86,9 @@ def test_facts_are_written_and_all_well_is_0(check: Check, capsys: pytest.Captur
     ],
     ids=["killed", "fails", "hangs", "says nothing", "garbage", "cannot run here", "did nothing"],
 )  # fmt: skip
-def test_it_goes_on_after_a_stage_that_is_not_well(check: Check, code: str, outcome: str, reason: str) -> None:
+def test_it_goes_on_after_a_stage_that_is_not_well(
+    check: Check, code: str, outcome: str, reason: str
+) -> None:
     limit = 2.0 if outcome == "hung" else 30.0
     status, records = check(stage("bad", step(code, limit, expects="networks")), WELL)
     assert status == (0 if outcome == "skipped" else 1)
@@ -113,7 +123,9 @@ def test_rows_of_a_file_are_facts_as_soon_as_they_are_there(check: Check, tmp_pa
     assert [(fact["workload"], fact["form"]) for fact in facts(records)] == [("maze", "resident")]
 
 
-def test_a_training_run_is_stopped_as_planned_and_its_last_line_is_kept(check: Check, tmp_path: Path) -> None:
+def test_a_training_run_is_stopped_as_planned_and_its_last_line_is_kept(
+    check: Check, tmp_path: Path
+) -> None:
     rows = tmp_path / "metrics.jsonl"
     code = (
         "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
@@ -121,7 +133,12 @@ def test_a_training_run_is_stopped_as_planned_and_its_last_line_is_kept(check: C
         "for episode in range(10_000):\n"
         "    print('{\"episode\": %d}' % episode, file=file, flush=True)\n    time.sleep(0.05)"
     )
-    options: dict[str, Any] = {"rows": rows, "last_row": True, "stop_after": 1.5, "accepts": (0, 143)}
+    options: dict[str, Any] = {
+        "rows": rows,
+        "last_row": True,
+        "stop_after": 1.5,
+        "accepts": (0, 143),
+    }
     status, records = check(stage("experiments", step(code, expects="episode", **options)))
     assert status == 0, ends(records)
     assert len(facts(records)) == 1 and facts(records)[0]["episode"] > 0
@@ -129,11 +146,15 @@ def test_a_training_run_is_stopped_as_planned_and_its_last_line_is_kept(check: C
 
 def test_a_step_that_explains_a_failure_runs_after_one_only(check: Check) -> None:
     again = step("print('{\"again\": 1}')", after_failure=True)
-    _, records = check(stage("well", step(""), again), stage("bad", step("raise SystemExit(1)"), again))
+    _, records = check(
+        stage("well", step(""), again), stage("bad", step("raise SystemExit(1)"), again)
+    )
     assert [fact["stage"] for fact in facts(records)] == ["bad"]
 
 
-def test_stages_beyond_the_budget_are_skipped(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_beyond_the_budget_are_skipped(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "LEAST_SECONDS", 1.0)
     status, records = check(
         stage("slow", step("import time; time.sleep(600)"), limit=60), stage("late", step("")),
@@ -144,7 +165,9 @@ def test_stages_beyond_the_budget_are_skipped(check: Check, monkeypatch: pytest.
 
 
 def test_without_a_card_what_needs_one_is_skipped_and_nothing_ran(check: Check) -> None:
-    knows = stage("facts", step('print(\'{"fact": "no card", "reason": "no driver"}\')'), on_card=False)
+    knows = stage(
+        "facts", step('print(\'{"fact": "no card", "reason": "no driver"}\')'), on_card=False
+    )
     status, records = check(knows, WELL)
     assert status == 3
     assert ends(records)["well"] == ("skipped", "no card: no driver")
@@ -184,7 +207,9 @@ def test_bad_arguments_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     assert cli.main(["--out", str(tmp_path / "file" / "out")]) == 3
     assert capsys.readouterr().err.startswith(f"error: --out {tmp_path / 'file' / 'out'}: ")
@@ -192,7 +217,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyt
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_on_a_full_disk_the_run_goes_on_and_prints_what_it_cannot_write(
-    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    check: Check,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.jsonl").symlink_to("/dev/full")
@@ -204,7 +232,9 @@ def test_on_a_full_disk_the_run_goes_on_and_prints_what_it_cannot_write(
     assert "could not be written" in said.err and "No space left" in said.err
 
 
-def test_a_log_ends_at_its_size(check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_ends_at_its_size(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "LARGEST_LOG", 10_000)
     check(stage("loud", step("for i in range(100_000): print('x' * 100)")))
     assert (tmp_path / "out" / "loud.log").stat().st_size <= 10_000
@@ -222,7 +252,9 @@ def test_an_interrupted_run_kills_its_stage_and_leaves_a_whole_file(tmp_path: Pa
         [sys.executable, "-c", code],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs ignore it
     )
     log = tmp_path / "long.log"
     while process_.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 1):
@@ -237,7 +269,9 @@ def test_an_interrupted_run_kills_its_stage_and_leaves_a_whole_file(tmp_path: Pa
 def test_a_broken_torch_is_a_fact(tmp_path: Path) -> None:
     broken = tmp_path / "broken" / "torch"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise ImportError('libcudart.so.13: cannot open shared object file')")
+    (broken / "__init__.py").write_text(
+        "raise ImportError('libcudart.so.13: cannot open shared object file')"
+    )
     command = [
         sys.executable,
         str(ROOT / "plastikern" / "gpu_check"),
@@ -247,7 +281,9 @@ def test_a_broken_torch_is_a_fact(tmp_path: Path) -> None:
         str(tmp_path / "out"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "broken")}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1, done.stderr
     (records,) = read(tmp_path / "out" / "results.jsonl")
     assert any("libcudart.so.13" in fact.get("error", "") for fact in facts(records))
@@ -274,13 +310,17 @@ def test_prebuilt_programs_need_no_compiler(tmp_path: Path) -> None:
 def test_the_limits_of_a_stage_leave_time_for_its_grace() -> None:
     assert process.GRACE < process.PLANNED_GRACE <= 15
     for each in stages(Setup(Path("out"))):
-        assert each.limit <= 300 and all(step.limit <= each.limit or each.name == "build" for step in each.steps)
+        assert each.limit <= 300 and all(
+            step.limit <= each.limit or each.name == "build" for step in each.steps
+        )
 
 
 def test_a_step_beside_the_others_ends_with_them_and_decides_nothing(check: Check) -> None:
     code = "import time; print('{\"begun\": 1}', flush=True); time.sleep(600)"
     waits = "import time; time.sleep(1.5); print('{\"networks\": 1}')"
-    status, records = check(stage("parity", step(code, 60.0, beside=True), step(waits, expects="networks")))
+    status, records = check(
+        stage("parity", step(code, 60.0, beside=True), step(waits, expects="networks"))
+    )
     assert status == 0 and ends(records)["parity"] == ("passed", "")
     assert [sorted(fact) for fact in facts(records)] == [
         ["at", "begun", "record", "stage", "step"],
@@ -288,13 +328,18 @@ def test_a_step_beside_the_others_ends_with_them_and_decides_nothing(check: Chec
     ]
 
 
-def test_a_mistake_of_gpu_check_costs_one_stage(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_gpu_check_costs_one_stage(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(line: str) -> None:
         raise ZeroDivisionError("division by zero")
 
     status, records = check(stage("bad", step("print('a line')", reader=lambda: broken)), WELL)
     assert status == 1
-    assert ends(records)["bad"] == ("failed", "gpu-check itself: ZeroDivisionError: division by zero")
+    assert ends(records)["bad"] == (
+        "failed",
+        "gpu-check itself: ZeroDivisionError: division by zero",
+    )
     assert ends(records)["well"][0] == "passed"
 
 

@@ -40,8 +40,18 @@ def plastic_sequence_backward(
     by_change, by_both = grad_pres + b * network.pres, grad_pres + (batch + b) * network.pres
     for chunk in range(CHUNKS):
         tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
-        grad_trace, grad_eligibility = load_traces(grad_last.trace, grad_last.eligibility, b, tile, network)
-        store_traces(grad_traces.trace, grad_traces.eligibility, b, tile, grad_trace, grad_eligibility, network)
+        grad_trace, grad_eligibility = load_traces(
+            grad_last.trace, grad_last.eligibility, b, tile, network
+        )
+        store_traces(
+            grad_traces.trace,
+            grad_traces.eligibility,
+            b,
+            tile,
+            grad_trace,
+            grad_eligibility,
+            network,
+        )
     segments = (length + every - 1) // every
     for reverse in range(segments):
         start = (segments - 1 - reverse) * every
@@ -49,13 +59,28 @@ def plastic_sequence_backward(
         for chunk in range(CHUNKS):
             tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
             recompute_segment(
-                start, end, b, batch, tile, inputs, first, parameters, activities, checkpoints, segment, every, network
+                start,
+                end,
+                b,
+                batch,
+                tile,
+                inputs,
+                first,
+                parameters,
+                activities,
+                checkpoints,
+                segment,
+                every,
+                network,
             )
         for back in range(end - start):
             t = end - 1 - back
             # Here, and below: what some threads wrote, others read.
             tl.debug_barrier()
-            post, modulator = post_of(t, b, rows, activities, network), modulator_of(t, b, activities, network)
+            post, modulator = (
+                post_of(t, b, rows, activities, network),
+                modulator_of(t, b, activities, network),
+            )
             grad_post = tl.zeros([POSTS], network.dtype)
             grad_rate, grad_fading = grad_post, grad_post
             for chunk in range(CHUNKS):
@@ -63,15 +88,31 @@ def plastic_sequence_backward(
                 trace, eligibility = traces_inside(
                     t, start, b, batch, tile, first, checkpoints, segment, every, network
                 )
-                grad_trace, grad_eligibility = load_traces(grad_traces.trace, grad_traces.eligibility, b, tile, network)
+                grad_trace, grad_eligibility = load_traces(
+                    grad_traces.trace, grad_traces.eligibility, b, tile, network
+                )
                 grad_trace, grad_eligibility, grad_pre, by_post, by_rate, by_fading = change_adjoint(
                     trace, eligibility, b, tile, pre_of(t, b, tile.columns, inputs, first, activities, network), post,
                     modulator, grad_trace, grad_eligibility, parameters, grads, network,
                 )  # fmt: skip
-                store_traces(grad_traces.trace, grad_traces.eligibility, b, tile, grad_trace, grad_eligibility, network)
+                store_traces(
+                    grad_traces.trace,
+                    grad_traces.eligibility,
+                    b,
+                    tile,
+                    grad_trace,
+                    grad_eligibility,
+                    network,
+                )
                 tl.store(by_change + tile.columns, grad_pre, tile.columns < network.pres)
-                grad_post, grad_rate, grad_fading = grad_post + by_post, grad_rate + by_rate, grad_fading + by_fading
-            grad_modulator = rates_adjoint(t, b, rows, grad_rate, grad_fading, parameters, grads, network)
+                grad_post, grad_rate, grad_fading = (
+                    grad_post + by_post,
+                    grad_rate + by_rate,
+                    grad_fading + by_fading,
+                )
+            grad_modulator = rates_adjoint(
+                t, b, rows, grad_rate, grad_fading, parameters, grads, network
+            )
             grad_total, gates, grad_cell, grad_hidden = neurons_backward(
                 t, b, rows, grad_hidden, grad_cell, grad_post, grad_modulator, inputs, first, parameters, activities,
                 grads, network,
@@ -79,7 +120,9 @@ def plastic_sequence_backward(
             tl.debug_barrier()
             for chunk in range(CHUNKS):
                 tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
-                trace, _ = traces_inside(t, start, b, batch, tile, first, checkpoints, segment, every, network)
+                trace, _ = traces_inside(
+                    t, start, b, batch, tile, first, checkpoints, segment, every, network
+                )
                 grad_trace, _ = load_traces(grad_traces.trace, None, b, tile, network)
                 grad_trace, grad_pre = excitation_adjoint(
                     trace, tile, pre_of(t, b, tile.columns, inputs, first, activities, network), grad_total, gates,

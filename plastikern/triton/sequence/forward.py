@@ -49,8 +49,12 @@ def plastic_sequence_forward(
                 tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
                 pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
                 gates = add_gate_sums(gates, tile, pre, parameters, network)
-        active, cell, post = neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network)
-        modulator = modulator_forward(t, b, rows, hidden, active, cell, parameters, activities, network)
+        active, cell, post = neurons_forward(
+            t, b, rows, total, gates, cell, inputs, activities, network
+        )
+        modulator = modulator_forward(
+            t, b, rows, hidden, active, cell, parameters, activities, network
+        )
         hidden = active
         after = ()
         done = t + 1
@@ -65,7 +69,9 @@ def plastic_sequence_forward(
             )
             if checkpoints is not None:
                 if (done % every == 0) & (done < length):
-                    store_kept(checkpoints, done // every - 1, b, batch, tile, trace, eligibility, network)
+                    store_kept(
+                        checkpoints, done // every - 1, b, batch, tile, trace, eligibility, network
+                    )
             after += ((trace, eligibility),)
         traces = after
         # The next step reads the activities that other threads wrote.
@@ -89,7 +95,9 @@ def end_step(t, b, rows, activities, network: tl.constexpr):
             store_vector(activities.history, t, b, rows, zero, network, 4)
     if network.modulated:
         if activities.modulators.data is not None:
-            tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), tl.zeros([1], network.dtype))
+            tl.store(
+                at(activities.modulators, t, b) + tl.arange(0, 1), tl.zeros([1], network.dtype)
+            )
 
 
 @triton.jit

@@ -40,20 +40,37 @@ def plastic_step_synapses_backward(
     if k <= length:
         trace, eligibility = load_traces(before.trace, before.eligibility, b, tile, network)
         if k == length:
-            grad_trace, grad_eligibility = load_traces(grad_last.trace, grad_last.eligibility, b, tile, network)
+            grad_trace, grad_eligibility = load_traces(
+                grad_last.trace, grad_last.eligibility, b, tile, network
+            )
         else:
-            grad_trace, grad_eligibility = load_traces(grad_traces.trace, grad_traces.eligibility, b, tile, network)
+            grad_trace, grad_eligibility = load_traces(
+                grad_traces.trace, grad_traces.eligibility, b, tile, network
+            )
         if k < length:
             here = trace
             if k > 0:
-                here, _ = advance(trace, eligibility, k - 1, b, tile, inputs, first, parameters, activities, network)
+                here, _ = advance(
+                    trace,
+                    eligibility,
+                    k - 1,
+                    b,
+                    tile,
+                    inputs,
+                    first,
+                    parameters,
+                    activities,
+                    network,
+                )
             pre = pre_of(k, b, tile.columns, inputs, first, activities, network)
             grad_total, gates = load_sums(waiting.sums, b, batch, tile.rows, network)
             grad_trace, grad_pre = excitation_adjoint(
                 here, tile, pre, grad_total, gates, grad_trace, parameters, network
             )
             # What the change by step k gave to the same pre.
-            grad_pre += load_vector(waiting.changes + part * network.pres, tile.columns, network.pres, network)
+            grad_pre += load_vector(
+                waiting.changes + part * network.pres, tile.columns, network.pres, network
+            )
             tl.store(waiting.pres + part * network.pres + tile.columns, grad_pre, there)
         if k > 0:
             t = k - 1
@@ -62,12 +79,24 @@ def plastic_step_synapses_backward(
                 post_of(t, b, tile.rows, activities, network), modulator_of(t, b, activities, network),
                 grad_trace, grad_eligibility, parameters, grads, network,
             )  # fmt: skip
-            grad_modulator = rates_adjoint(t, b, tile.rows, grad_rate, grad_fading, parameters, grads, network)
+            grad_modulator = rates_adjoint(
+                t, b, tile.rows, grad_rate, grad_fading, parameters, grads, network
+            )
             tl.store(waiting.changes + part * network.pres + tile.columns, grad_pre, there)
-            tl.store(waiting.post + b * network.posts + tile.rows, grad_post, tile.rows < network.posts)
+            tl.store(
+                waiting.post + b * network.posts + tile.rows, grad_post, tile.rows < network.posts
+            )
             if network.modulated:
                 tl.store(waiting.modulator + part + tl.arange(0, 1), grad_modulator)
-        store_traces(grad_traces.trace, grad_traces.eligibility, b, tile, grad_trace, grad_eligibility, network)
+        store_traces(
+            grad_traces.trace,
+            grad_traces.eligibility,
+            b,
+            tile,
+            grad_trace,
+            grad_eligibility,
+            network,
+        )
 
 
 @triton.jit(do_not_specialize=["k", "steps", "batch", "programs"])
@@ -88,10 +117,14 @@ def plastic_step_neurons_backward(
             grad_hidden = load_first(waiting.before, b, rows, network.posts, network)
             grad_cell = load_first(waiting.cell, b, rows, network.posts, network)
             if network.recurrent:
-                grad_hidden += load_vector(waiting.total + b * network.pres, rows, network.posts, network)
+                grad_hidden += load_vector(
+                    waiting.total + b * network.pres, rows, network.posts, network
+                )
             else:
                 if grads.features.data is not None:
-                    grad_pre = load_vector(waiting.total + b * network.pres, columns, network.pres, network)
+                    grad_pre = load_vector(
+                        waiting.total + b * network.pres, columns, network.pres, network
+                    )
                     tl.store(at(grads.features, k, b) + columns, grad_pre, columns < network.pres)
         if k > 0:
             grad_post = load_first(waiting.post, b, rows, network.posts, network)

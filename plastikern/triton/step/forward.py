@@ -41,7 +41,9 @@ def plastic_step_synapses_forward(
             )
             if checkpoints is not None:
                 if (k % every == 0) & (k < length):
-                    store_kept(checkpoints, k // every - 1, b, batch, tile, trace, eligibility, network)
+                    store_kept(
+                        checkpoints, k // every - 1, b, batch, tile, trace, eligibility, network
+                    )
         if (k > 0) | (length == 0):
             store_traces(last.trace, last.eligibility, b, tile, trace, eligibility, network)
         if k < length:
@@ -91,7 +93,9 @@ def plastic_step_neurons_forward(
             cell = cell_before(t, b, rows, first, activities, network)
         total, gates = load_sums(sums, b, batch, rows, network)
         before = hidden
-        hidden, cell, _ = neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network)
+        hidden, cell, _ = neurons_forward(
+            t, b, rows, total, gates, cell, inputs, activities, network
+        )
         modulator_forward(t, b, rows, before, hidden, cell, parameters, activities, network)
     else:
         end_step(t, b, rows, activities, network)

@@ -48,7 +48,9 @@ def plastic_step_forward(
                 cell = cell_before(t, b, rows, first, activities, network)
                 # Where history is not kept, this step's cells are written where those before it are read.
                 tl.debug_barrier()
-            hidden, cell, post = neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network)
+            hidden, cell, post = neurons_forward(
+                t, b, rows, total, gates, cell, inputs, activities, network
+            )
             # M comes from the activities before the step, if at all: others are not known yet.
             neurons = tl.arange(0, POSTS)
             known = tl.zeros([POSTS], network.dtype)
@@ -65,7 +67,9 @@ def plastic_step_forward(
             done = t + 1
             if checkpoints is not None:
                 if (done % every == 0) & (done < length):
-                    store_kept(checkpoints, done // every - 1, b, batch, tile, trace, eligibility, network)
+                    store_kept(
+                        checkpoints, done // every - 1, b, batch, tile, trace, eligibility, network
+                    )
         store_traces(last.trace, last.eligibility, b, tile, trace, eligibility, network)
     if t >= length:
         end_step(t, b, rows, activities, network)

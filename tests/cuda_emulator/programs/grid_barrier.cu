@@ -1,4 +1,5 @@
-// Passes numbers round a ring of blocks, one step a grid barrier: correctly, or with the mistake named.
+// Passes numbers round a ring of blocks, one step a grid barrier: correctly, or with the mistake
+// named.
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -39,13 +40,15 @@ int run(bool cooperative, int steps) {
     unsigned arrived = 0;
     cudaLaunchAttribute attribute{cudaLaunchAttributeCooperative, {cooperative}};
     cudaLaunchConfig_t config{dim3(blocks), dim3(threads), 0, nullptr, &attribute, 1};
-    cudaError_t error = cudaLaunchKernelEx(&config, pass_on<mistake>, numbers.data(), &arrived, steps);
+    cudaError_t error =
+        cudaLaunchKernelEx(&config, pass_on<mistake>, numbers.data(), &arrived, steps);
     bool right = true;
     for (unsigned i = 0; i < count; ++i) {
         unsigned from = (i + blocks * threads * steps - threads * steps) % count;
         right = right && numbers[(steps & 1) * count + i] == static_cast<int>(1000 * from) + steps;
     }
-    std::printf("%s %s %s\n", cudaGetErrorName(error), right ? "right" : "wrong", emulator_last_error_text());
+    std::printf("%s %s %s\n", cudaGetErrorName(error), right ? "right" : "wrong",
+                emulator_last_error_text());
     return 0;
 }
 

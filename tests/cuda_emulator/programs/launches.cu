@@ -7,7 +7,8 @@ __global__ void count_threads(unsigned* count) {
     __syncwarp();
 }
 
-// What a thread may see that reads what nobody wrote: the first number of shared memory, and a lane outside the mask.
+// What a thread may see that reads what nobody wrote: the first number of shared memory, and a lane
+// outside the mask.
 __global__ void read_unwritten(float* values) {
     values[0] = *reinterpret_cast<float*>(plastikern_emulator::dynamic_shared_memory());
     values[1] = __shfl_sync(0x00000001u, 1.0f, 5);
@@ -15,8 +16,8 @@ __global__ void read_unwritten(float* values) {
 
 extern "C" {
 
-int launch(const unsigned* grid, const unsigned* block, size_t shared_bytes, int cooperative, void* stream,
-           unsigned* count) {
+int launch(const unsigned* grid, const unsigned* block, size_t shared_bytes, int cooperative,
+           void* stream, unsigned* count) {
     cudaLaunchAttribute attribute{cudaLaunchAttributeCooperative, {cooperative}};
     cudaLaunchConfig_t config{dim3(grid[0], grid[1], grid[2]),
                               dim3(block[0], block[1], block[2]),
@@ -36,11 +37,14 @@ int allow_shared(int bytes) {
     return cudaFuncSetAttribute(count_threads, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
-void set_registers(int registers) { plastikern_emulator::describe_registers(count_threads, registers); }
+void set_registers(int registers) {
+    plastikern_emulator::describe_registers(count_threads, registers);
+}
 
 int resident_blocks(int threads, size_t shared_bytes) {
     int blocks = -1;
-    cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, count_threads, threads, shared_bytes);
+    cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, count_threads,
+                                                                      threads, shared_bytes);
     return error == cudaSuccess ? blocks : -static_cast<int>(error);
 }
 
@@ -53,7 +57,8 @@ int most_threads() {
 int device_attribute(int attribute) {
     int value = -1, device = -1;
     cudaGetDevice(&device);
-    cudaError_t error = cudaDeviceGetAttribute(&value, static_cast<cudaDeviceAttr>(attribute), device);
+    cudaError_t error =
+        cudaDeviceGetAttribute(&value, static_cast<cudaDeviceAttr>(attribute), device);
     return error == cudaSuccess ? value : -static_cast<int>(error);
 }
 

@@ -1,4 +1,5 @@
-// Kernels whose threads wait for what never comes, each followed by a correct launch. Prints a line for each launch.
+// Kernels whose threads wait for what never comes, each followed by a correct launch. Prints a line
+// for each launch.
 #include <cstdio>
 #include <stdexcept>
 
@@ -69,7 +70,8 @@ __global__ void correct(int* out) {
 }
 
 template <typename... Parameters, typename... Arguments>
-void launch(const char* name, unsigned threads, void (*kernel)(Parameters...), Arguments... arguments) {
+void launch(const char* name, unsigned threads, void (*kernel)(Parameters...),
+            Arguments... arguments) {
     static int out[64];
     cudaLaunchConfig_t config{dim3(2), dim3(threads), 0, nullptr, nullptr, 0};
     cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
@@ -80,7 +82,8 @@ void launch(const char* name, unsigned threads, void (*kernel)(Parameters...), A
         int from = 31 - i % 32, repeats = from < 16 ? 3 : 5;
         right = right && out[i] == (from ^ 1) + repeats;
     }
-    std::printf("%s|%s|%s|%s\n", name, cudaGetErrorName(error), text, right ? "then right" : "then wrong");
+    std::printf("%s|%s|%s|%s\n", name, cudaGetErrorName(error), text,
+                right ? "then right" : "then wrong");
 }
 
 int main() {
