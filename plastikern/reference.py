@@ -13,24 +13,19 @@ from torch import Tensor
 
 from .network import Connection, Inputs, Modulator, Network, State, per_connection
 from .plasticity import Plasticity
+from .rules import papers
+from .rules.cells import ACTIVITIES, lstm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda z: z,
-    "linear": lambda z: z,
+    **ACTIVITIES,
     "softmax": lambda z: torch.softmax(z, -1),
 }
 
 
 def read(trace: Tensor, plasticity: Plasticity) -> Tensor:
     """The trace as the forward pass sees it."""
-    return (
-        trace.clamp(-plasticity.clip, plasticity.clip)
-        if plasticity.constraint == "clip_on_read"
-        else trace
-    )
+    read_of = papers.READS.get(plasticity.constraint)
+    return trace if read_of is None else read_of(trace, plasticity.clip)
 
 
 def excitation(
@@ -74,31 +69,17 @@ def update(
     plasticity: Plasticity,
 ) -> tuple[Tensor, Tensor | None]:
     """Next traces (B, O, I) from the activity before the step, ``pre`` (B, I), and the signal after it, ``post``."""
-    post, pre = post.unsqueeze(-1), pre.unsqueeze(-2)
-    increment = post * (pre if plasticity.rule == "hebb" else pre - post * trace)
-    change = rate * increment
-    if eligibility is not None:
-        assert connection.eligibility_eta is not None
-        eta = per_connection(connection.eligibility_eta)
-        faded, change_of_all, change = (
-            (1 - eta) * eligibility + eta * increment,
-            change,
-            rate * eligibility,
-        )
-        modulated = None if connection.modulator is None else connection.modulator.modulated
-        if modulated is None:
-            eligibility = faded
-        else:
-            change = torch.where(per_connection(modulated), change, change_of_all)
-            eligibility = torch.where(per_connection(modulated), faded, eligibility)
-    if plasticity.constraint == "decay":
-        return (1 - rate) * trace + change, eligibility
-    if plasticity.constraint == "clip":
-        return (trace + change).clamp(-plasticity.clip, plasticity.clip), eligibility
-    if plasticity.constraint == "soft_clip":
-        # max(c, 0)(1 - H) + min(c, 0)(1 + H) = c - |c| H, which has one well-defined derivative at c = 0.
-        return (trace + change - change.abs() * trace).clamp(-1, 1), eligibility
-    return trace + change, eligibility
+    rule = plasticity.rule, plasticity.constraint
+    signals = pre.unsqueeze(-2), post.unsqueeze(-1), rate
+    if eligibility is None:
+        return papers.simple(*rule)(trace, *signals, plasticity.clip), None
+    assert connection.eligibility_eta is not None
+    eta = per_connection(connection.eligibility_eta)
+    modulated = None if connection.modulator is None else connection.modulator.modulated
+    if modulated is None:
+        return papers.retroactive(*rule)(trace, eligibility, *signals, eta, plasticity.clip)
+    governed = per_connection(modulated)
+    return papers.half(*rule)(trace, eligibility, *signals, eta, governed, plasticity.clip)
 
 
 def plastic_rnn_step(
@@ -131,15 +112,10 @@ def plastic_lstm_step(
     drives = inputs.drive.unflatten(-1, (4, size)).unbind(-2)
     plastic = connection._replace(weight=weights[2])
     recurrent = excitation(hidden, trace, plastic, plasticity)
-    input_gate, forget_gate, output_gate = (
-        torch.sigmoid(drives[k] + hidden @ weights[k].mT) for k in (0, 1, 3)
-    )
-    candidate = torch.tanh(drives[2] + recurrent)
-    cell = forget_gate * cell + input_gate * candidate
-    active = output_gate * torch.tanh(cell)
-    post = {"candidate": candidate, "recurrent": recurrent, "cell": cell, "hidden": active}[
-        network.post
-    ]
+    input_sum, forget_sum, output_sum = (drives[k] + hidden @ weights[k].mT for k in (0, 1, 3))
+    neuron = lstm(input_sum, forget_sum, drives[2] + recurrent, output_sum, cell)
+    active, cell = neuron["hidden"], neuron["cell"]
+    post = {**neuron, "recurrent": recurrent}[network.post]
     source = {"hidden": active, "previous_hidden": hidden, "cell": cell}[plasticity.modulator_input]
     rate = rate_in_force(connection, plasticity, source)
     return active, State(
