@@ -179,21 +179,28 @@ struct Clip : ReadsAsIs {
     }
 };
 
-// max(c, 0)(1 - H) + min(c, 0)(1 + H) = c - |c| H, whose derivative at c = 0 is 1.
+// max(c, 0)(1 - H) + min(c, 0)(1 + H) = c (1 - sign(c) H), whose derivative at c = 0 is 1. A trace
+// on a bound stays there exactly: rounding does not decide whether its gradient passes.
 struct SoftClip : ReadsAsIs {
     template <typename V>
+    static PLASTIKERN_INLINE V towards(V trace, V change) {
+        V positive = change > V{} ? trace : V{};
+        return change < V{} ? -trace : positive;
+    }
+    template <typename V>
+    static PLASTIKERN_INLINE V unbounded(V trace, V change) {
+        return trace + change * (1 - towards(trace, change));
+    }
+    template <typename V>
     static PLASTIKERN_INLINE V apply(V trace, V change, V /*rate*/, V /*bound*/) {
-        V size = change < V{} ? -change : change;
-        return clamped(trace + change - size * trace, V{} + 1);
+        return clamped(unbounded(trace, change), V{} + 1);
     }
     template <typename V>
     static PLASTIKERN_INLINE ConstraintGrad<V> adjoint(V trace, V change, V /*rate*/, V /*bound*/,
                                                        V grad) {
         V size = change < V{} ? -change : change;
-        V inside = clamped_adjoint(trace + change - size * trace, V{} + 1, grad);
-        V towards = change > V{} ? trace : V{};
-        V signed_trace = change < V{} ? -trace : towards;
-        return {inside - size * inside, inside - signed_trace * inside, V{}};
+        V inside = clamped_adjoint(unbounded(trace, change), V{} + 1, grad);
+        return {inside - size * inside, inside - towards(trace, change) * inside, V{}};
     }
 };
 

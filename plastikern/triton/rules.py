@@ -58,6 +58,18 @@ def increment_adjoint(trace, pre, post, grad, network: tl.constexpr):
 
 
 @triton.jit
+def towards(trace, change):
+    """sign(change) trace."""
+    return tl.where(change > 0, trace, tl.where(change < 0, -trace, 0.0))
+
+
+@triton.jit
+def soft_clipped(trace, change):
+    # A trace on a bound stays there exactly: rounding does not decide whether its gradient passes.
+    return trace + change * (1 - towards(trace, change))
+
+
+@triton.jit
 def constrained(trace, change, rate, network: tl.constexpr):
     """The next trace."""
     if network.constraint == "decay":
@@ -65,7 +77,7 @@ def constrained(trace, change, rate, network: tl.constexpr):
     elif network.constraint == "clip":
         after = clamped(trace + change, bound_of(trace, network))
     elif network.constraint == "soft_clip":
-        after = clamped(trace + change - tl.abs(change) * trace, bound_of(trace, network))
+        after = clamped(soft_clipped(trace, change), bound_of(trace, network))
     else:
         after = trace + change
     return after
@@ -83,11 +95,9 @@ def constrained_adjoint(trace, change, rate, grad, network: tl.constexpr):
         grad_change = grad
     elif network.constraint == "soft_clip":
         size = tl.abs(change)
-        grad = tl.where(
-            tl.abs(trace + change - size * trace) <= bound_of(trace, network), grad, 0.0
-        )
-        signed_trace = tl.where(change > 0, trace, tl.where(change < 0, -trace, 0.0))
-        grad_change = grad - signed_trace * grad
+        bounded = soft_clipped(trace, change)
+        grad = tl.where(tl.abs(bounded) <= bound_of(trace, network), grad, 0.0)
+        grad_change = grad - towards(trace, change) * grad
         grad = grad - size * grad
     return grad, grad_change, grad_rate
 
