@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experiments.common import drawing, published
+from experiments.common import drawing, insight, published
 from experiments.common.agents import Agent, State
 from experiments.common.config import Presets, require
 from experiments.common.experiment import stream
@@ -234,28 +234,19 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
         )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Besides the metrics, what the network makes of an answer's outcome when it sees it."""
-        rewards, signals = self._watched(model)
-        found = (
-            {"trace_norm": float(signals[drawing.TRACES][-1].mean())}
-            if drawing.TRACES in signals
-            else {}
-        )
-        if drawing.MODULATOR in signals:
-            # The reward of a step is an input of the next one.
-            seen = signals[drawing.MODULATOR][1:]
-            for name, outcome in (("right", 1), ("wrong", -1)):
-                there = rewards[:-1] == outcome
-                if there.any():
-                    found[f"modulator_after_{name}"] = float(seen[there].mean())
-        return {**self.final_metrics(model), **found}
+        """Besides the metrics, what :func:`experiments.common.insight.measures` tells of the network."""
+        assert isinstance(model, Agent)
+        return {
+            **self.final_metrics(model),
+            **insight.measures(model, *self._watched(model)),
+        }
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
         return super().evaluate(model)
 
     @torch.no_grad()
-    def _watched(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rewards and signals (T, B) of some episodes, always the same."""
+    def _watched(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor], State]:
+        """Rewards and signals (T, B) of some episodes, always the same, and the state at their end."""
         assert isinstance(model, Agent)
         episode = self.episodes(stream(0, "film"), FIGURE_EPISODES, slice(0, FIGURE_EPISODES))
         recorded: dict[str, list[Tensor]] = {}
@@ -265,13 +256,13 @@ class CueReward(ReinforcementLearning[CueRewardConfig]):
                 recorded.setdefault(name, []).append(value)
 
         trajectory = act(model, *episode, watch)
-        return trajectory.rewards.cpu(), {
-            name: torch.stack(values).cpu() for name, values in recorded.items()
-        }
+        stacked = {name: torch.stack(values).cpu() for name, values in recorded.items()}
+        end = tuple(part.squeeze(0) for part in trajectory.steps.state() if part is not None)
+        return trajectory.rewards.cpu(), stacked, end
 
     def figures(self, model: nn.Module, folder: Path) -> list[Path]:
         """Signals of the network around rewards of some episodes; and how it came to learn, from its metrics."""
-        rewards, signals = self._watched(model)
+        rewards, signals, _ = self._watched(model)
         caption = f"network {self.config.net}, {FIGURE_EPISODES} episodes, mean reward {rewards.sum(0).mean():.4g}"
         curves = {name: values.numpy() for name, values in signals.items()}
         drawn = [drawing.around_rewards(folder / "rewards.png", curves, rewards.numpy(), caption)]

@@ -19,7 +19,7 @@ import plastikern.__main__
 from benchmarks import __main__ as benchmarks
 from experiments.__main__ import EXPERIMENTS
 from experiments.campaign.command import Campaign
-from experiments.common import cli, collection, speed
+from experiments.common import cli, collection, insight, speed
 from experiments.common.config import override, parse_seeds, select
 from experiments.common.experiment import Experiment
 from plastikern import library, selftest
@@ -118,6 +118,7 @@ def check_module(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(cli, "_run", check_settings)
         patch.setattr(collection, "write", lambda out, results: None)
+        patch.setattr(insight, "tell", lambda folder, results: None)
         patch.setattr(Campaign, "run", lambda campaign, stop: None)
         patch.setattr(speed, "_row", lambda subject, updates: {})
         patch.setattr(speed, "backend_in_use", lambda backend, device: "cpu")
@@ -178,6 +179,7 @@ def test_commands_are_taken_by_their_programs(page: Path, monkeypatch: pytest.Mo
         "python -m experiments report --into x",
         "python -m experiments campaign --only nothing",
         "python -m experiments speed --only nothing",
+        "python -m experiments insight --seeds 4",
         "python -m benchmarks --workloads nothing",
         "python -m plastikern selftest --card 3",
         "python -m benchmarks.nothing",

@@ -36,6 +36,7 @@ FAILED = 2
 REPORT = "report"
 CAMPAIGN = "campaign"
 SPEED = "speed"
+INSIGHT = "insight"
 
 
 def main(
@@ -51,7 +52,7 @@ def main(
         arguments: of the command line, without the program's name.
         program: what the user types before them.
     """
-    others = {REPORT: _collect, CAMPAIGN: _campaign, SPEED: _speed}
+    others = {REPORT: _collect, CAMPAIGN: _campaign, SPEED: _speed, INSIGHT: _insight}
     if arguments and arguments[0] in others:
         try:
             return others[arguments[0]](arguments[1:], experiments, program)
@@ -115,6 +116,13 @@ def _speed(arguments: Sequence[str], experiments: Mapping[str, Any], program: st
     return 0
 
 
+def _insight(arguments: Sequence[str], experiments: Mapping[str, Any], program: str) -> int:
+    from experiments.common import insight
+
+    insight.run(arguments, program)
+    return 0
+
+
 def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description="See docs/experiments.md.")
     add = parser.add_argument
@@ -124,7 +132,7 @@ def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentPa
         "name",
         metavar="NAME",
         choices=names,
-        help=f"one of: {', '.join((*names, CAMPAIGN, REPORT, SPEED))}",
+        help=f"one of: {', '.join((*names, CAMPAIGN, REPORT, SPEED, INSIGHT))}",
         **only,
     )
     add("--preset", "--model", default="quick", help="settings to start from (default: quick)")

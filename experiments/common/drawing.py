@@ -123,61 +123,81 @@ def around_rewards(
     return path
 
 
+INSIGHT = (
+    ("reward", {"reward": "C7", "test_reward": "C0"}, "linear"),
+    (
+        "modulator where the outcome of an answer is seen",
+        {"modulator_after_right": "C0", "modulator_after_wrong": "C3"},
+        "linear",
+    ),
+    (
+        "modulator over all steps",
+        {"modulator_mean": "C0", "modulator_spread": "C1"},
+        "linear",
+    ),
+    ("norm of the traces at the end of an episode", {"trace_norm": "C0"}, "linear"),
+    (
+        "norms of the recurrent weights and of alpha times traces",
+        {"weight_norm": "C0", "plastic_norm": "C1"},
+        "linear",
+    ),
+    (
+        "norm of the gradient",
+        {
+            "gradient": "C7",
+            "gradient_weight": "C0",
+            "gradient_alpha": "C1",
+            "gradient_modulator": "C2",
+        },
+        "log",
+    ),
+)
+"""Panels: title, numbers of the metrics with their colours, scale."""
+
+
 def insight(path: Path, lines: Sequence[Line], caption: str) -> Path:
     """How a network came to learn: its reward, what it makes of outcomes, its traces and its gradients, around the
     episodes in which the reward rises; of one that does not learn, over all of its training.
 
     Args:
+        path: of a picture, the kind of which its suffix says.
         lines: of the metrics of a run.
     """
-    train: Sequence[Line] = [line for line in lines if line["kind"] == "train"]
-    tests: Sequence[Line] = [line for line in lines if line["kind"] == "test"]
+    train = [line for line in lines if line["kind"] == "train"]
     running = next(name for name in train[-1] if name.startswith("reward_last_"))
-    panels = (
-        ("reward", (("C7", train, "reward"), ("C0", train, running))),
-        (
-            "modulator where the outcome is seen",
-            (("C0", tests, "modulator_after_right"), ("C3", tests, "modulator_after_wrong")),
-        ),
-        ("norm of the traces at the end of an episode", (("C0", tests, "trace_norm"),)),
-        ("norm of the gradient", (("C0", train, "gradient"),)),
-    )
-    shown = {
-        title: found
-        for title, curves in panels
-        if (
-            found := [
-                (colour, data, name)
-                for colour, data, name in curves
-                if any(name in line for line in data)
-            ]
-        )
+    start, end = _rise([line["episode"] for line in train], [line[running] for line in train])
+    # Axes fit what is shown, not what lies before or behind it.
+    shown = [line for line in lines if start <= line.get("episode", -1) <= end]
+    curves = {
+        name: points
+        for _, names, _ in INSIGHT
+        for name in names
+        if (points := [(line["episode"], line[name]) for line in shown if name in line])
     }
-    figure, _ = new_figure(8.0, 1.2 + 1.7 * len(shown))
-    rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (title, curves) in zip(rows, shown.items(), strict=True):
-        for colour, data, name in curves:
-            points = [(line["episode"], line[name]) for line in data if name in line]
+    panels = [panel for panel in INSIGHT if curves.keys() & panel[1].keys()]
+    figure, _ = new_figure(8.0, 1.2 + 1.7 * len(panels))
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, names, scale) in zip(rows, panels, strict=True):
+        for name in (name for name in names if name in curves):
             axes.plot(
-                *zip(*points, strict=True), colour, linewidth=0.8, label=name.replace("_", " ")
+                *zip(*curves[name], strict=True),
+                names[name],
+                linewidth=0.8,
+                label=name.replace("_", " "),
             )
         axes.set_title(title, fontsize="small", loc="left")
+        axes.set_yscale(scale)
         axes.grid(alpha=0.3)
-        if len(curves) > 1:
-            axes.legend(
-                fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
-            )
-    rows[-1].set(
-        xlabel="episode",
-        xlim=_rise([line["episode"] for line in train], [line[running] for line in train]),
-    )
+        axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    rows[-1].set(xlabel="episode", xlim=(start, end))
     figure.suptitle(caption, fontsize="small")
-    figure.savefig(path, dpi=120)
+    # Without a date the same numbers give the same file.
+    figure.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
 
 
 def _rise(episodes: Sequence[float], rewards: Sequence[float]) -> tuple[float, float]:
-    """From well before a tenth of the final reward to well after nine tenths of it; all episodes if it is near 0."""
+    """From well before a tenth of the final reward to well after half of it; all episodes if it is near 0."""
     start, end = episodes[0], episodes[-1]
     if rewards[-1] < LEAST_RISE:
         return start, end
@@ -187,7 +207,7 @@ def _rise(episodes: Sequence[float], rewards: Sequence[float]) -> tuple[float, f
             for episode, reward in zip(episodes, rewards, strict=True)
             if reward >= share * rewards[-1]
         )
-        for share in (0.1, 0.9)
+        for share in (0.1, 0.5)
     )
-    margin = max(2 * (high - low), 0.02 * (end - start))
+    margin = max(3 * (high - low), 0.02 * (end - start))
     return max(low - margin, start), min(high + margin, end)

@@ -1,6 +1,8 @@
 """The rules of cue-reward association, read off whole episodes in plain Python."""
 
+import json
 import math
+import statistics
 from collections import Counter
 from dataclasses import asdict, replace
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.common import drawing
+from experiments.common import drawing, insight
+from experiments.common.cli import main
 from experiments.common.config import ExperimentError
 from experiments.common.experiment import stream
 from experiments.common.worlds import act
@@ -189,16 +192,88 @@ def test_the_rise_of_the_reward_is_drawn_around_its_episodes(tmp_path, reward):
         assert shown == (0, 30 * 999), "nothing has been learned: all of it is shown"
 
 
-def test_evaluations_tell_what_the_network_makes_of_an_outcome():
-    for net, keys in {
-        "rnn": set(),
-        "plastic": {"trace_norm"},
-        "simple": {"trace_norm", "modulator_after_right", "modulator_after_wrong"},
-    }.items():
+def test_evaluations_tell_of_weights_traces_modulator_and_gradients():
+    modulator = {
+        "modulator_mean", "modulator_spread", "modulator_after_right", "modulator_after_wrong"
+    }  # fmt: skip
+    for net, keys, groups in (
+        ("rnn", set(), {"weight"}),
+        ("plastic", {"trace_norm", "plastic_norm"}, {"weight", "alpha"}),
+        (
+            "simple",
+            {"trace_norm", "plastic_norm", *modulator},
+            {"weight", "alpha", "modulator"},
+        ),
+    ):
         task = small("ours", net=net)
-        found = task.evaluate(task.build(None))
-        assert set(found) == {"test_loss", "test_reward"} | keys
-        assert set(task.final_metrics(task.build(None))) == {"test_loss", "test_reward"}
+        model = task.build(None)
+        assert set(task.final_metrics(model)) == {"test_loss", "test_reward"}
+        keys = {"test_loss", "test_reward", "weight_norm", *keys}
+        assert set(task.evaluate(model)) == keys, "before the first update there is no gradient"
+        task.update(model, task.optimizer(model), task.episode(stream(0, "test"), held_out=False))
+        found = task.evaluate(model)
+        gradients = {f"gradient_{group}" for group in groups}
+        assert set(found) == keys | gradients
+        # The rest of the gradient is that of the other layers and of the plasticity rate.
+        whole = float(task.gradient)
+        assert 0 < sum(found[name] ** 2 for name in gradients) <= whole**2 * (1 + 1e-5)
+
+
+def test_measures_are_those_of_their_definitions():
+    task = small("ours", net="simple")
+    model = task.build("reference")
+    rewards, signals, (hidden, traces) = task._watched(model)
+    signal = signals[drawing.MODULATOR]
+    found = insight.measures(model, rewards, signals, (hidden, traces))
+    alpha = model.core.alpha_l0.detach().double()
+    norms = [float((alpha * trace.double()).square().sum().sqrt()) for trace in traces]
+    assert found["plastic_norm"] == pytest.approx(sum(norms) / len(norms))
+    after = [float(signal[t + 1, b]) for t, b in (rewards == -1).nonzero() if t + 1 < len(rewards)]
+    assert found["modulator_after_wrong"] == pytest.approx(sum(after) / len(after), rel=1e-4)
+    assert found["modulator_spread"] == pytest.approx(statistics.stdev(signal.flatten().tolist()))
+
+
+def test_a_number_is_half_way_where_it_stays_beyond_the_middle():
+    def line(n):
+        return {
+            "kind": "test", "episode": 30 * n, "test_loss": 0.1, "gradient_weight": 0.1 if n < 30 else 0.5,
+            "test_reward": 0.0 if n < 40 else 10.0, "trace_norm": 9.0 if n < 25 and n != 10 else 5.0,
+        }  # fmt: skip
+
+    rows = insight.moments([line(n) for n in range(60)], 30)
+    ways = [(row["number"], row["half way at update"]) for row in rows]
+    assert ways == [("trace norm", "25"), ("gradient weight", "30"), ("test reward", "40")]
+    assert (rows[0]["at chance"], rows[0]["at the end"]) == ("9", "5")
+    assert insight.moments([line(n) for n in range(40)], 30) == [], "nothing has been learned"
+
+
+def test_a_run_is_told_and_drawn_from_its_metrics(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    experiments = {"cue_reward": CueReward}
+    settings = [
+        "steps=20",
+        "hidden=8",
+        "burn_in=2",
+        "evaluate_every=2",
+        "evaluation_episodes=30",
+        "log_every=2",
+    ]
+    command = ["cue_reward", "--preset", "ours", "--net", "simple", "--episodes", "300"]
+    assert main(experiments, [*command, "--set", *settings, "--out", "runs/tiny"]) == 0
+    capsys.readouterr()
+    tell = ["insight", "runs/tiny/seed-0", "--results", "results"]
+    assert main(experiments, tell) == 0
+    assert capsys.readouterr().out.startswith("not learned\n")
+    result = json.loads((tmp_path / "results/tiny-seed-0.json").read_text())
+    tests = result["seeds"]["0"]["tests"]
+    assert [line["episode"] for line in tests] == [60, 120, 180, 240, 300]
+    assert {"weight_norm", "plastic_norm", "gradient_modulator"} <= tests[-1].keys()
+    figure = (tmp_path / "results/tiny-seed-0.svg").read_bytes()
+    assert b"gradient modulator" in figure and b"modulator spread" in figure
+    assert main(experiments, tell) == 0
+    assert (tmp_path / "results/tiny-seed-0.svg").read_bytes() == figure, "the same figure again"
+    assert main(experiments, ["insight", "runs/nothing"]) == 2
+    assert capsys.readouterr().err == "error: runs/nothing holds no run\n"
 
 
 def test_the_protocol_of_ours_differs_from_the_codes_in_what_its_page_lists_and_is_the_same_for_all_nets():
