@@ -62,18 +62,20 @@ S modulator_slope(ModulatorNonlinearity nonlinearity, S m) {
 template <typename S>
 class BackwardGroup {
    public:
-    BackwardGroup(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s,
+    BackwardGroup(const Network<S>& n, const Gradients<S>& g, const BackwardLayout& at, S* memory,
                   Group group, int64_t thread, Team team)
         : n_(n),
           g_(g),
-          s_(s),
+          at_(at),
+          memory_(memory),
+          zeros_(memory + at.zeros),
           a_(g.activities),
           sums_(grad_sums(n, g)),
           group_(group),
           thread_(thread),
           team_(team),
           group_size_(sharing_of(n).group),
-          pres_(s.pres + thread * PreRing<S>::size(n, group_size_), n) {
+          pres_(memory + at.pres + thread * PreRing<S>::size(n, group_size_), n) {
         team.share(n.posts, begin_, end_);
         team.share(n.pres, first_pre_, last_pre_);
     }
@@ -108,7 +110,7 @@ class BackwardGroup {
                 if (runs(k, b)) finish(k, b);
             }
             if (k > 0 && n_.kind == NetworkKind::lstm) through_gates(k - 1);
-            if (k % kGatheredSteps == 0) s_.gather(thread_, begin_, end_);
+            if (k % kGatheredSteps == 0) gather();
         }
         team_.barrier();
     }
@@ -126,7 +128,9 @@ class BackwardGroup {
 
     const Network<S>& n_;
     const Gradients<S>& g_;
-    const BackwardScratch<S>& s_;
+    const BackwardLayout& at_;
+    S* const memory_;
+    const S* const zeros_;
     const Activities<const S>& a_;
     const Sequence<S> sums_;
     const Group group_;
@@ -146,31 +150,42 @@ class BackwardGroup {
     }
     S* grad_pre(int64_t member, int64_t k, int64_t b) const {
         const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;
-        return s_.grad_pres + ((thread * group_size_ + b - group_.first) * 3 + k % 3) * s_.row;
+        return memory_ + at_.grad_pres +
+               ((thread * group_size_ + b - group_.first) * 3 + k % 3) * at_.row;
     }
     S* grad_modulator(int64_t member, int64_t k, int64_t b) const {
         const int64_t thread = (team_.size == 1 ? thread_ : 0) + member;
-        return s_.modulators + (thread * 2 + k % 2) * kMaxGroup + b - group_.first;
+        return memory_ + at_.modulators + (thread * 2 + k % 2) * kMaxGroup + b - group_.first;
     }
-    S* of_slot(S* vectors, int64_t b) const { return vectors + slot(b) * s_.posts; }
-    S* of_thread(Sum of) const { return s_.sums[of] + thread_ * s_.posts; }
+    S* of_slot(int64_t vectors, int64_t b) const { return memory_ + vectors + slot(b) * at_.posts; }
+    S* of_thread(int64_t of) const {
+        return memory_ + at_.sums + (of * at_.threads + thread_) * at_.posts;
+    }
     S modulator(int64_t t, int64_t b) const { return *a_.modulators.at(t, b); }
     TraceRows<S> segment(int64_t b, int64_t inside) const {
-        return packed_traces(n_, s_.traces + slot(b) * s_.segment + inside * n_.traces());
+        return packed_traces(n_,
+                             memory_ + at_.traces + slot(b) * at_.segment + inside * n_.traces());
     }
     TraceRows<S> reversed(int64_t b) const {
-        return packed_traces(n_, s_.reversed + slot(b) * n_.traces());
+        return packed_traces(n_, memory_ + at_.reversed + slot(b) * n_.traces());
     }
     TraceRows<S> grad_work(int64_t b) const {
-        return packed_traces(n_, s_.grad_traces + slot(b) * n_.traces());
+        return packed_traces(n_, memory_ + at_.grad_traces + slot(b) * n_.traces());
     }
-    // H_k where it is kept, exactly.
-    TraceRows<const S> kept_traces(int64_t k, int64_t b) const {
-        if (k == 0) return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, s_.zeros, b);
-        if (is_checkpoint(n_, k, n_.length(b))) return checkpoint(n_, g_.checkpoints, k, b);
-        if (k == n_.length(b) && g_.reverse)
-            return tensor_traces<S, const S>(n_, g_.trace_out, g_.eligibility_out, s_.zeros, b);
-        return {};
+    // H_k: where it was kept, exactly; else as the unit before has left it, for rows that run
+    // backwards, or as `recompute` has.
+    TraceRows<const S> traces(int64_t k, int64_t b, bool backwards) const {
+        switch (trace_place(n_, k, b)) {
+            case TracePlace::first:
+                return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, zeros_, b);
+            case TracePlace::checkpoint:
+                return checkpoint(n_, g_.checkpoints, k, b);
+            case TracePlace::last:  // only where some run backwards from there
+                return tensor_traces<S, const S>(n_, g_.trace_out, g_.eligibility_out, zeros_, b);
+            case TracePlace::working:
+                break;
+        }
+        return backwards ? reversed(b) : segment(b, k % n_.checkpoint_every - 1);
     }
     // Where the gradients of the first traces go: those that are asked for to their tensors.
     TraceRows<S> first_grads(int64_t b) const {
@@ -186,14 +201,14 @@ class BackwardGroup {
 
     void start(int64_t b) {
         const int64_t e = b - group_.first, length = n_.length(b);
-        grad_in_[e] = tensor_traces<S, const S>(n_, g_.trace, g_.eligibility, s_.zeros, b);
-        std::fill_n(grad_pre(team_.rank, 0, b), 3 * s_.row, S(0));
+        grad_in_[e] = tensor_traces<S, const S>(n_, g_.trace, g_.eligibility, zeros_, b);
+        std::fill_n(grad_pre(team_.rank, 0, b), 3 * at_.row, S(0));
         clear_padding(n_, grad_work(b), begin_, end_);
         if (g_.reverse) clear_padding(n_, reversed(b), begin_, end_);
-        std::fill(of_slot(s_.grad_posts, b) + begin_, of_slot(s_.grad_posts, b) + end_, S(0));
-        std::fill(of_slot(s_.grad_rates, b) + begin_, of_slot(s_.grad_rates, b) + end_, S(0));
-        S* grad_cell = of_slot(s_.grad_cells, b);
-        const S* last = g_.cell == nullptr ? s_.zeros : g_.cell + b * n_.posts;
+        std::fill(of_slot(at_.grad_posts, b) + begin_, of_slot(at_.grad_posts, b) + end_, S(0));
+        std::fill(of_slot(at_.grad_rates, b) + begin_, of_slot(at_.grad_rates, b) + end_, S(0));
+        S* grad_cell = of_slot(at_.grad_cells, b);
+        const S* last = g_.cell == nullptr ? zeros_ : g_.cell + b * n_.posts;
         std::copy(last + begin_, last + end_, grad_cell + begin_);
         const int64_t parts = n_.kind == NetworkKind::lstm ? 4 : 1;
         for (int64_t t = length; t < n_.steps; ++t) {
@@ -214,7 +229,7 @@ class BackwardGroup {
         const TraceRows<S> first = first_grads(b);
         copy_traces(n_, grad_in_[e], first, begin_, end_);
         if (g_.hidden_in != nullptr) {
-            const S* grad = g_.hidden == nullptr ? s_.zeros : g_.hidden + b * n_.posts;
+            const S* grad = g_.hidden == nullptr ? zeros_ : g_.hidden + b * n_.posts;
             std::copy(grad + begin_, grad + end_, g_.hidden_in + b * n_.posts + begin_);
         }
         if (g_.cell_in != nullptr)
@@ -231,9 +246,9 @@ class BackwardGroup {
         unit.grad_traces_out = k == 0 ? first_grads(b) : grad_work(b);
         unit.grad_alpha = of_thread(kAlphas);
         unit.grad_eligibility_rate = of_thread(kEligibilityRates);
-        unit.grad_rate = of_slot(s_.grad_rates, b);
+        unit.grad_rate = of_slot(at_.grad_rates, b);
         unit.alpha_stride = padded<S>(n_.pres);
-        if (s_.adds_alphas) unit.grad_alphas = s_.grad_alphas + thread_ * n_.matrix();
+        if (at_.adds_alphas) unit.grad_alphas = memory_ + at_.grad_alphas + thread_ * n_.matrix();
         if (n_.connection.layout == Layout::per_synapse) {
             unit.grad_rates = g_.rate;
             unit.grad_rate_scales = g_.rate_scale;
@@ -245,39 +260,34 @@ class BackwardGroup {
             unit.grad_pre = grad_pre(team_.rank, k, b);
         }
         if (k > 0) {
-            unit.pre_before = pres_.filled(k - 1, e, pre_of(n_, a_, s_.zeros, k - 1, b));
+            unit.pre_before = pres_.filled(k - 1, e, pre_of(n_, a_, zeros_, k - 1, b));
             unit.post_before = post_of(n_, a_, k - 1, b);
             unit.modulator = modulator(k - 1, b);
             unit.grad_pre_before = grad_pre(team_.rank, k - 1, b);
-            unit.grad_post_before = of_slot(s_.grad_posts, b);
+            unit.grad_post_before = of_slot(at_.grad_posts, b);
         }
-        // The first and the last traces and their gradients lie in tensors, as do the gradients per
-        // synapse.
-        const bool from_first = k <= 1 && (n_.trace != nullptr || n_.eligibility != nullptr);
+        // The gradients of the first and the last traces lie in tensors, as do those per synapse.
         const bool grads_of_last =
             k == length && (g_.trace != nullptr || g_.eligibility != nullptr);
         unit.padded = worth_packing(n_) && n_.connection.layout != Layout::per_synapse && k > 0 &&
-                      !from_first && !grads_of_last;
+                      has_padded_rows(n_, k - 1, b) && !grads_of_last;
         prepared.reverses = g_.reverse && k > 0;
         prepared.lost = k > 0 && g_.lost != nullptr ? n_.segment_rows(g_.lost, k, b) : nullptr;
         if (prepared.reverses) {
-            // What the last unit left; but where traces are kept, from there, exactly.
-            const TraceRows<const S> kept = kept_traces(k, b);
             BackwardUnit<S>& reversed_unit = prepared.reversed;
             reversed_unit = unit;
             reversed_unit.reverse = true;
-            reversed_unit.traces = kept.trace != nullptr ? kept : TraceRows<const S>(reversed(b));
+            reversed_unit.traces = traces(k, b, true);
             reversed_unit.traces_out = reversed(b);
-            reversed_unit.padded = unit.padded && k < length;
+            reversed_unit.padded = unit.padded && has_padded_rows(n_, k, b);
         }
         if (k == 0) {
-            unit.traces = kept_traces(0, b);
+            unit.traces = traces(0, b, false);
         } else if (!g_.reverse || g_.lost != nullptr) {
-            const int64_t first = (k - 1) / every * every, inside = k - 1 - first;
+            const int64_t inside = (k - 1) % every;
             if (inside > 0 && (k == length || inside == every - 1))
-                recompute(first, inside, b, prepared);
-            unit.traces =
-                inside == 0 ? kept_traces(first, b) : TraceRows<const S>(segment(b, inside - 1));
+                recompute(k - 1 - inside, inside, b, prepared);
+            unit.traces = traces(k - 1, b, false);
         }
         // Running backwards starts from the last trace in any case.
         if (k == length && g_.trace == nullptr && g_.eligibility == nullptr && !g_.reverse)
@@ -290,22 +300,22 @@ class BackwardGroup {
     // are gathered first.
     void recompute(int64_t first, int64_t steps, int64_t b, const Prepared& prepared) const {
         const int64_t stride = padded<S>(n_.pres);
-        S *pres = s_.segment_pres + thread_ * s_.segment_size(n_),
-          *scratch = pres + s_.segment_steps * stride;
+        S *pres = memory_ + at_.segment_pres + thread_ * at_.segment_size,
+          *scratch = pres + at_.segment_steps * stride;
         for (int64_t t = 0; t < steps; ++t)
-            copy_padded(pre_of(n_, a_, s_.zeros, first + t, b), n_.pres, pres + t * stride);
+            copy_padded(pre_of(n_, a_, zeros_, first + t, b), n_.pres, pres + t * stride);
         History<S> history = history_of(first, b);
         history.steps = steps;
         history.first_pre = pres;
         history.pre = pres + stride;
         history.pre_stride = stride;
-        history.traces = kept_traces(first, b);
-        const bool from_tensor = first == 0 && (n_.trace != nullptr || n_.eligibility != nullptr);
+        history.traces = traces(first, b, false);
+        const bool padded_rows = has_padded_rows(n_, first, b);
         for_kernels(
             n_, begin_, end_, [&](int64_t j) { return prepared.backwards(j); },
             [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to, bool backwards) {
                 if (backwards) return;
-                kernel.recompute(n_.connection, history, !from_tensor, segment(b, 0), n_.traces(),
+                kernel.recompute(n_.connection, history, padded_rows, segment(b, 0), n_.traces(),
                                  scratch, from, to);
             });
     }
@@ -313,7 +323,7 @@ class BackwardGroup {
     // What the rates of step k - 1 got: into the sums of this thread, and its share of what the
     // modulator got.
     void collect_rates(int64_t k, int64_t b) const {
-        const S m = modulator(k - 1, b), *grad = of_slot(s_.grad_rates, b);
+        const S m = modulator(k - 1, b), *grad = of_slot(at_.grad_rates, b);
         S share = 0;
         if (n_.connection.layout == Layout::per_synapse) {
             for (int64_t j = begin_; j < end_; ++j) share += grad[j];
@@ -323,7 +333,8 @@ class BackwardGroup {
             if (n_.modulator) {
                 const Coefficients<S> scale = n_.connection.rate_scale;
                 for (int64_t j = begin_; j < end_; ++j) scales[j] += m * grad[j];
-                const S *own = grad + begin_, *by = scale.stride == 0 ? s_.ones : scale.row(begin_);
+                const S *own = grad + begin_,
+                        *by = scale.stride == 0 ? memory_ + at_.ones : scale.row(begin_);
                 S* to = &share;
                 kernels<S>().multiply(by, 1, end_ - begin_, &own, &to, 1);
                 if (scale.stride == 0) share *= *scale.data;
@@ -334,7 +345,7 @@ class BackwardGroup {
 
     // Unit k is done everywhere: the gradient of the activity before step k is complete.
     void finish(int64_t k, int64_t b) {
-        S* grad_hidden = of_slot(s_.grad_hiddens, b);
+        S* grad_hidden = of_slot(at_.grad_hiddens, b);
         const int64_t e = b - group_.first;
         const auto total = [&](S* to, int64_t begin, int64_t end) {
             for (int64_t member = 0; member < team_.size; ++member) {
@@ -344,7 +355,7 @@ class BackwardGroup {
         };
         if (n_.recurrent()) {
             const S* last =
-                k == n_.length(b) && g_.hidden != nullptr ? g_.hidden + b * n_.posts : s_.zeros;
+                k == n_.length(b) && g_.hidden != nullptr ? g_.hidden + b * n_.posts : zeros_;
             std::copy(last + begin_, last + end_, grad_hidden + begin_);
             total(grad_hidden, begin_, end_);
             add_modulated(grad_hidden, through_input_[e]);
@@ -352,7 +363,7 @@ class BackwardGroup {
                 std::copy(grad_hidden + begin_, grad_hidden + end_,
                           g_.hidden_in + b * n_.posts + begin_);
             if (k == 0 && g_.cell_in != nullptr) {
-                const S* grad_cell = of_slot(s_.grad_cells, b);
+                const S* grad_cell = of_slot(at_.grad_cells, b);
                 std::copy(grad_cell + begin_, grad_cell + end_, g_.cell_in + b * n_.posts + begin_);
             }
         } else {
@@ -364,7 +375,7 @@ class BackwardGroup {
             }
         }
         if (k == 0) return;
-        const S* upstream = g_.output ? g_.output.at(k - 1, b) : s_.zeros;
+        const S* upstream = g_.output ? g_.output.at(k - 1, b) : zeros_;
         for (int64_t j = begin_; j < end_; ++j) grad_hidden[j] += upstream[j];
         through_modulator(k, b, grad_hidden);
         through_step(k - 1, b, grad_hidden);
@@ -389,7 +400,7 @@ class BackwardGroup {
             case ModulatorInput::hidden:
                 return add_modulated(grad_hidden, grad);
             case ModulatorInput::cell:
-                return add_modulated(of_slot(s_.grad_cells, b), grad);
+                return add_modulated(of_slot(at_.grad_cells, b), grad);
             case ModulatorInput::previous_hidden:
                 through_input_[b - group_.first] = grad;
         }
@@ -397,8 +408,8 @@ class BackwardGroup {
 
     // Through the activities of step t, whose gradient is complete but for that of post.
     void through_step(int64_t t, int64_t b, S* grad_hidden) const {
-        const S* grad_post = of_slot(s_.grad_posts, b);
-        S *grad_cell = of_slot(s_.grad_cells, b), *grad_drive = g_.drive.at(t, b);
+        const S* grad_post = of_slot(at_.grad_posts, b);
+        S *grad_cell = of_slot(at_.grad_cells, b), *grad_drive = g_.drive.at(t, b);
         const auto add = [&](S* to) {
             for (int64_t j = begin_; j < end_; ++j) to[j] += grad_post[j];
         };
@@ -413,7 +424,7 @@ class BackwardGroup {
         LstmStepGrad<S> grad{};
         grad.neurons = n_.posts;
         grad.gates = a_.history.at(t, b);
-        grad.cell_before = cell_before(n_, a_, s_.zeros, t, b);
+        grad.cell_before = cell_before(n_, a_, zeros_, t, b);
         grad.cell = cell_of(n_, a_, t, b);
         grad.grad_hidden = grad_hidden;
         grad.grad_candidate = n_.post == Post::candidate ? grad_post : nullptr;
@@ -444,10 +455,21 @@ class BackwardGroup {
         }
     }
 
+    // Adds what the thread has summed up to its totals.
+    void gather() const {
+        for (int64_t of = 0; of < kSums; ++of) {
+            S* sum = of_thread(of);
+            double* total = reinterpret_cast<double*>(memory_ + at_.totals) +
+                            (of * at_.threads + thread_) * at_.posts;
+            for (int64_t j = begin_; j < end_; ++j) total[j] += static_cast<double>(sum[j]);
+            std::fill(sum + begin_, sum + end_, S(0));
+        }
+    }
+
    public:
     History<S> history_of(int64_t first, int64_t b) const {
         History<S> history{};
-        history.first_pre = pre_of(n_, a_, s_.zeros, first, b);
+        history.first_pre = pre_of(n_, a_, zeros_, first, b);
         if (n_.recurrent()) {
             history.pre = a_.output.at(first, b);
             history.pre_stride = a_.output.step;
@@ -465,7 +487,7 @@ class BackwardGroup {
     History<S> whole_history(int64_t b) const {
         History<S> history = history_of(0, b);
         history.steps = n_.length(b);
-        history.traces = kept_traces(0, b);
+        history.traces = traces(0, b, false);
         history.grad_sum = sums_.at(0, b);
         history.grad_stride = sums_.step;
         return history;
@@ -493,21 +515,23 @@ void add_up(T* per_thread, int64_t threads, int64_t distance, int64_t neurons, i
 }
 
 template <typename S>
-void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardScratch<S>& s,
-                    int64_t threads) {
+void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardLayout& at,
+                    S* memory) {
     std::vector<History<S>> histories;
     for (int64_t b = 0; b < n.batch; ++b) {
-        histories.push_back(BackwardGroup<S>(n, g, s, Group{b, b + 1}, 0, Team{}).whole_history(b));
+        histories.push_back(
+            BackwardGroup<S>(n, g, at, memory, Group{b, b + 1}, 0, Team{}).whole_history(b));
     }
-    parallel(threads, [&](Team team) {
+    S* packed_pres = memory + at.packed_pres;
+    parallel(at.threads, [&](Team team) {
         int64_t begin, end;
-        kernels<S>().pack_history(n.pres, histories.data(), n.batch, s.packed_pres,
-                                  s.tiles * team.rank / team.size,
-                                  s.tiles * (team.rank + 1) / team.size);
+        kernels<S>().pack_history(n.pres, histories.data(), n.batch, packed_pres,
+                                  at.tiles * team.rank / team.size,
+                                  at.tiles * (team.rank + 1) / team.size);
         team.barrier();
         team.share(n.posts, begin, end);
-        const AlphaGradient<S> out = {g.alpha, s.packed_pres,
-                                      s.alpha_rows + team.rank * s.alpha_size};
+        const AlphaGradient<S> out = {g.alpha, packed_pres,
+                                      memory + at.alpha_rows + team.rank * at.alpha_size};
         for_kernels(
             n, begin, end, [&](const ConnectionKernels<S>& kernel, int64_t from, int64_t to) {
                 kernel.alpha_gradient(n.connection, histories.data(), n.batch, out, from, to);
@@ -519,41 +543,41 @@ void alpha_gradient(const Network<S>& n, const Gradients<S>& g, const BackwardSc
 
 template <typename S>
 void backward(const Network<S>& given, const Gradients<S>& g) {
-    Parts<S> counted(nullptr);
-    Packed<S>(given, counted);
-    BackwardScratch<S>(given, g, counted);
-    const Workspace workspace(counted.bytes());
-    Parts<S> parts(workspace.memory());
-    const Packed<S> packed(given, parts);
-    const BackwardScratch<S> s(given, g, parts);
-    const Network<S>& n = packed.network();
+    const BackwardLayout at = backward_layout(given, g);
+    const Workspace workspace(bytes_of<S>(at.size));
+    S* memory = static_cast<S*>(workspace.memory());
+    const Network<S> n = with_packed(given, memory + at.parameters);
     const Sharing sharing = sharing_of(n);
-    const int64_t threads = sharing.threads;
-    std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
-    std::fill_n(s.ones, n.posts, S(1));
-    s.clear_sums();
-    if (s.adds_alphas) std::fill_n(s.grad_alphas, threads * n.matrix(), S(0));
-    parallel(threads, [&](Team all) {
-        packed.fill(all);
+    const int64_t sums = at.threads * at.posts;
+    double* totals = reinterpret_cast<double*>(memory + at.totals);
+    std::fill_n(memory + at.zeros, zeros_size(n), S(0));
+    std::fill_n(memory + at.ones, n.posts, S(1));
+    std::fill_n(memory + at.sums, kSums * sums, S(0));
+    std::fill_n(totals, kSums * sums, 0.0);
+    if (at.adds_alphas) std::fill_n(memory + at.grad_alphas, at.threads * n.matrix(), S(0));
+    parallel(at.threads, [&](Team all) {
+        pack(given, memory + at.parameters, all);
         for_groups(n.batch, sharing, all, [&](Group group, int64_t thread, Team team) {
-            BackwardGroup<S>(n, g, s, group, thread, team).run();
+            BackwardGroup<S>(n, g, at, memory, group, thread, team).run();
         });
     });
     const Connection<S>& c = n.connection;
+    const auto add_up_sum = [&](Sum of, int64_t stride, S* to) {
+        add_up(totals + of * sums, at.threads, at.posts, n.posts, stride, to);
+    };
     if (c.layout != Layout::per_synapse) {
-        add_up(s.totals[kRates], threads, s.posts, n.posts, c.rate.stride, g.rate);
-        add_up(s.totals[kRateScales], threads, s.posts, n.posts, c.rate_scale.stride, g.rate_scale);
-        add_up(s.totals[kEligibilityRates], threads, s.posts, n.posts, c.eligibility_rate.stride,
-               g.eligibility_rate);
+        add_up_sum(kRates, c.rate.stride, g.rate);
+        add_up_sum(kRateScales, c.rate_scale.stride, g.rate_scale);
+        add_up_sum(kEligibilityRates, c.eligibility_rate.stride, g.eligibility_rate);
     }
     if (c.layout == Layout::per_neuron) {
-        add_up(s.totals[kAlphas], threads, s.posts, n.posts, c.alpha.stride, g.alpha);
-    } else if (s.adds_alphas) {
+        add_up_sum(kAlphas, c.alpha.stride, g.alpha);
+    } else if (at.adds_alphas) {
         for (int64_t j = 0; j < n.posts; ++j)
-            add_up(s.grad_alphas + j * padded<S>(n.pres), threads, n.matrix(), n.pres, 1,
-                   g.alpha + j * n.pres);
-    } else if (s.wants_alphas) {
-        alpha_gradient(n, g, s, threads);
+            add_up(memory + at.grad_alphas + j * padded<S>(n.pres), at.threads, n.matrix(), n.pres,
+                   1, g.alpha + j * n.pres);
+    } else if (at.wants_alphas) {
+        alpha_gradient(n, g, at, memory);
     }
 }
 

@@ -29,84 +29,77 @@ constexpr int64_t kAlphasBytes = int64_t{256} << 10;
 // Sums over all steps that a thread gathers for its neurons.
 enum Sum { kRates, kRateScales, kEligibilityRates, kAlphas, kSums };
 
-template <typename S>
-struct BackwardScratch {
-    S* zeros;     // (max(O, I),)
-    S* ones;      // (O,)
-    S* reversed;  // per slot n.traces(), where some run backwards
-    S* traces;  // per slot: a segment's traces, (checkpoint_every - 1) * n.traces(), where some are
-                // computed again
-    S* grad_traces;   // per slot n.traces()
-    S* grad_posts;    // per slot (O,)
-    S* grad_hiddens;  // per slot (O,)
-    S* grad_cells;    // per slot (O,)
-    S* grad_rates;    // per slot (O,): of the rate in force at one step
-    S* grad_pres;     // per thread and element of a group (3, I), in rotation: a step's total, the
-                   // step's before, the one being read
-    S* modulators;   // per thread (2, kMaxGroup): contributions to the gradient of M, of even and
-                     // odd steps
-    S* sums[kSums];  // per thread (O,): of the rates, their scales, the eligibility's rates and
-                     // alpha
-    double* totals[kSums];  // what has been gathered of them
-    S* packed_pres;         // all steps of all elements, (I) rounded up to whole tiles
-    S* alpha_rows;          // per thread
-    S* grad_alphas;         // per thread, where `adds_alphas`: (O, padded(I))
-    S* pres;                // per thread PreRing::size
-    S* segment_pres;        // per thread (segment_steps, padded(I)), and 2 * segment_steps values
-    int64_t segment, segment_steps, row, posts, threads, alpha_size, tiles;
-    bool wants_alphas,
-        adds_alphas;  // alpha is per synapse; its gradient is summed up on the way, not afterwards
-
-    BackwardScratch(const Network<S>& n, const Gradients<S>& g, Parts<S>& parts) {
-        const Sharing sharing = sharing_of(n);
-        const int64_t slots = sharing.slots();
-        threads = sharing.threads;
-        row = apart<S>(n.pres);
-        posts = apart<S>(n.posts);
-        const bool again = !g.reverse || g.lost != nullptr;
-        segment_steps = again ? std::min(n.checkpoint_every, n.steps) : 0;
-        segment = n.traces() * std::max<int64_t>(segment_steps - 1, 0);
-        alpha_size = padded<S>((2 * kGradientRows + 1) * n.steps * n.batch);
-        tiles = (n.pres + kernels<S>().tile - 1) / kernels<S>().tile;
-        zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
-        ones = parts.take(n.posts);
-        reversed = parts.take(g.reverse ? slots * n.traces() : 0);
-        traces = parts.take(slots * segment);
-        grad_traces = parts.take(slots * n.traces());
-        grad_posts = parts.take(slots * posts);
-        grad_hiddens = parts.take(slots * posts);
-        grad_cells = parts.take(slots * posts);
-        grad_rates = parts.take(slots * posts);
-        grad_pres = parts.take(threads * sharing.group * 3 * row);
-        modulators = parts.take(threads * 2 * kMaxGroup);
-        for (S*& sum : sums) sum = parts.take(threads * posts);
-        constexpr int64_t size = sizeof(double) / sizeof(S);
-        for (double*& total : totals)
-            total = reinterpret_cast<double*>(parts.take(threads * posts * size));
-        wants_alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
-        adds_alphas = wants_alphas && n.matrix() * static_cast<int64_t>(sizeof(S)) <= kAlphasBytes;
-        const bool afterwards = wants_alphas && !adds_alphas;
-        packed_pres = parts.take(afterwards ? tiles * kernels<S>().tile * n.steps * n.batch : 0);
-        alpha_rows = parts.take(afterwards ? threads * alpha_size : 0);
-        grad_alphas = parts.take(adds_alphas ? threads * n.matrix() : 0);
-        pres = parts.take(threads * PreRing<S>::size(n, sharing.group));
-        segment_pres = parts.take(threads * segment_size(n));
-    }
-    void clear_sums() const {
-        for (S* sum : sums) std::fill_n(sum, threads * posts, S(0));
-        for (double* total : totals) std::fill_n(total, threads * posts, 0.0);
-    }
-    void gather(int64_t thread, int64_t begin, int64_t end) const {
-        for (int64_t of = 0; of < kSums; ++of) {
-            S* sum = sums[of] + thread * posts;
-            double* total = totals[of] + thread * posts;
-            for (int64_t j = begin; j < end; ++j) total[j] += static_cast<double>(sum[j]);
-            std::fill(sum + begin, sum + end, S(0));
-        }
-    }
-    int64_t segment_size(const Network<S>& n) const {
-        return padded<S>(segment_steps * (padded<S>(n.pres) + 2));
-    }
+// Where a backward pass has what it works in: offsets, in values, and the distances within a part.
+struct BackwardLayout {
+    int64_t parameters;    // packed
+    int64_t zeros;         // zeros_size(n)
+    int64_t ones;          // (O,)
+    int64_t reversed;      // per slot n.traces(), where some run backwards
+    int64_t traces;        // per slot `segment`: a segment's traces, where some are computed again
+    int64_t grad_traces;   // per slot n.traces()
+    int64_t grad_posts;    // per slot (O,)
+    int64_t grad_hiddens;  // per slot (O,)
+    int64_t grad_cells;    // per slot (O,)
+    int64_t grad_rates;    // per slot (O,): of the rate in force at one step
+    int64_t grad_pres;     // per thread and element of a group (3, I), in rotation: a step's total,
+                           // the step's before, the one being read
+    int64_t modulators;    // per thread (2, kMaxGroup): contributions to the gradient of M, of even
+                           // and odd steps
+    int64_t sums;          // (kSums, threads, O): of the rates, their scales, the eligibility's
+                           // rates and alpha
+    int64_t totals;        // the same of doubles: what has been gathered of them
+    int64_t packed_pres;   // all steps of all elements, (I) rounded up to whole tiles
+    int64_t alpha_rows;    // per thread `alpha_size`
+    int64_t grad_alphas;   // per thread, where `adds_alphas`: (O, padded(I))
+    int64_t pres;          // per thread PreRing::size
+    int64_t segment_pres;  // per thread `segment_size`: (segment_steps, padded(I)), and
+                           // 2 * segment_steps values
+    int64_t size;          // of all parts
+    int64_t row, posts;    // distances of vectors (I,) and (O,)
+    int64_t segment, segment_steps, segment_size, alpha_size;
+    int64_t threads, tiles;
+    bool wants_alphas, adds_alphas;  // alpha is per synapse; its gradient is summed up on the way,
+                                     // not afterwards
 };
+
+template <typename S>
+BackwardLayout backward_layout(const Network<S>& n, const Gradients<S>& g) {
+    const Sharing sharing = sharing_of(n);
+    const int64_t slots = sharing.slots(), threads = sharing.threads, tile = kernels<S>().tile;
+    const bool again = !g.reverse || g.lost != nullptr;
+    BackwardLayout at{};
+    at.threads = threads;
+    at.row = apart<S>(n.pres);
+    at.posts = apart<S>(n.posts);
+    at.segment_steps = again ? std::min(n.checkpoint_every, n.steps) : 0;
+    at.segment = n.traces() * std::max<int64_t>(at.segment_steps - 1, 0);
+    at.segment_size = padded<S>(at.segment_steps * (padded<S>(n.pres) + 2));
+    at.alpha_size = padded<S>((2 * kGradientRows + 1) * n.steps * n.batch);
+    at.tiles = (n.pres + tile - 1) / tile;
+    at.wants_alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
+    at.adds_alphas = at.wants_alphas && bytes_of<S>(n.matrix()) <= kAlphasBytes;
+    const bool afterwards = at.wants_alphas && !at.adds_alphas;
+    const auto place = [&](int64_t count) { return placed<S>(at.size, count); };
+    at.parameters = place(packed_size(n));
+    at.zeros = place(zeros_size(n));
+    at.ones = place(n.posts);
+    at.reversed = place(g.reverse ? slots * n.traces() : 0);
+    at.traces = place(slots * at.segment);
+    at.grad_traces = place(slots * n.traces());
+    at.grad_posts = place(slots * at.posts);
+    at.grad_hiddens = place(slots * at.posts);
+    at.grad_cells = place(slots * at.posts);
+    at.grad_rates = place(slots * at.posts);
+    at.grad_pres = place(threads * sharing.group * 3 * at.row);
+    at.modulators = place(threads * 2 * kMaxGroup);
+    at.sums = place(kSums * threads * at.posts);
+    at.totals = place(kSums * threads * at.posts * (bytes_of<double>(1) / bytes_of<S>(1)));
+    at.packed_pres = place(afterwards ? at.tiles * tile * n.steps * n.batch : 0);
+    at.alpha_rows = place(afterwards ? threads * at.alpha_size : 0);
+    at.grad_alphas = place(at.adds_alphas ? threads * n.matrix() : 0);
+    at.pres = place(threads * PreRing<S>::size(n, sharing.group));
+    at.segment_pres = place(threads * at.segment_size);
+    return at;
+}
 
 }  // namespace plastikern

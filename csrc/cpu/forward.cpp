@@ -12,28 +12,39 @@ struct Units {
     int64_t first, last;
 };
 
-template <typename S>
-struct ForwardScratch {
-    S *zeros, *traces;        // (max(O, I),); per slot n.traces(), where it is worth packing
-    S* pres;                  // per thread PreRing::size
-    S *history, *modulators;  // where they are not kept: per element n.history_size(), and 1
-    bool acting;              // `traces` are those of all elements, from one call to the next
+// Where a forward pass has what it works in: offsets, in values.
+struct ForwardLayout {
+    // What lasts from unit to unit; while a network acts, from call to call.
+    int64_t parameters;  // packed
+    int64_t traces;      // n.traces() per slot, where it is worth packing; acting, per element
+    int64_t lasting;     // the size of this part
+    // What lasts for a call.
+    int64_t zeros;                // zeros_size(n)
+    int64_t pres;                 // per thread PreRing::size
+    int64_t history, modulators;  // where they are not kept: per element n.history_size(), and 1
+    int64_t scratch;              // the size of this part
+};
 
-    // `live`: traces of all elements, from one call to the next; null: a call takes all units.
-    ForwardScratch(const Network<S>& n, const Outputs<S>& out, Parts<S>& parts, S* live)
-        : acting(live != nullptr) {
-        zeros = parts.take(std::max(n.posts, padded<S>(n.pres)));
-        traces =
-            acting ? live : parts.take(worth_packing(n) ? sharing_of(n).slots() * n.traces() : 0);
-        pres = parts.take(sharing_of(n).threads * PreRing<S>::size(n, sharing_of(n).group));
-        history = parts.take(out.activities.history ? 0 : n.batch * n.history_size());
-        modulators = parts.take(out.activities.modulators ? 0 : n.batch);
-    }
-    Outputs<S> completed(const Network<S>& n, Outputs<S> out) const {
-        if (!out.activities.history) out.activities.history = {history, 0, n.history_size()};
-        if (!out.activities.modulators) out.activities.modulators = {modulators, 0, 1};
-        return out;
-    }
+template <typename S>
+ForwardLayout forward_layout(const Network<S>& n, const Activities<S>& kept, bool acting) {
+    const Sharing sharing = sharing_of(n);
+    const int64_t slots = acting ? n.batch : worth_packing(n) ? sharing.slots() : 0;
+    ForwardLayout at{};
+    at.parameters = placed<S>(at.lasting, packed_size(n));
+    at.traces = placed<S>(at.lasting, slots * n.traces());
+    at.zeros = placed<S>(at.scratch, zeros_size(n));
+    at.pres = placed<S>(at.scratch, sharing.threads * PreRing<S>::size(n, sharing.group));
+    at.history = placed<S>(at.scratch, kept.history ? 0 : n.batch * n.history_size());
+    at.modulators = placed<S>(at.scratch, kept.modulators ? 0 : n.batch);
+    return at;
+}
+
+// The two parts of the memory of a forward pass.
+template <typename S>
+struct ForwardMemory {
+    ForwardLayout at;
+    S *lasting, *scratch;
+    bool acting;
 };
 
 template <typename S>
@@ -114,36 +125,42 @@ void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
 }
 
 template <typename S>
-void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScratch<S>& s,
+void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemory<S>& memory,
                    Units range, Group group, int64_t thread, Team team) {
     const Activities<S>& a = out.activities;
+    const S* zeros = memory.scratch + memory.at.zeros;
+    const int64_t group_size = sharing_of(n).group;
     const int64_t end_step = longest(n, group), last_unit = std::min(range.last, end_step);
     const int64_t first_slot =
-        s.acting ? group.first : (team.size == 1 ? thread : 0) * sharing_of(n).group;
-    const auto working_traces = [&](int64_t e) {
-        return packed_traces(n, s.traces + (first_slot + e) * n.traces());
+        memory.acting ? group.first : (team.size == 1 ? thread : 0) * group_size;
+    const bool packs = worth_packing(n), works = memory.acting || packs;
+    // H_k where unit k writes it, and the next unit reads it: nothing is copied to a checkpoint.
+    const auto traces_after = [&](int64_t k, int64_t b) {
+        const TracePlace place = trace_place(n, k, b);
+        if (place == TracePlace::checkpoint) return checkpoint(n, out.checkpoints, k, b);
+        if (place == TracePlace::last || !works)
+            return tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
+        const int64_t slot = first_slot + b - group.first;
+        return packed_traces(n, memory.lasting + memory.at.traces + slot * n.traces());
+    };
+    const auto first_traces = [&](int64_t b) {
+        return tensor_traces<S, const S>(n, n.trace, n.eligibility, zeros, b);
     };
     int64_t begin, end;
     team.share(n.posts, begin, end);
-    TraceRows<const S> traces[kMaxGroup];
     S modulators[kMaxGroup] = {};  // of the elements that ran at the step before
-    const PreRing<S> pres(s.pres + thread * PreRing<S>::size(n, sharing_of(n).group), n);
+    const PreRing<S> pres(
+        memory.scratch + memory.at.pres + thread * PreRing<S>::size(n, group_size), n);
     for (int64_t b = group.first; b < group.last; ++b) {
         const int64_t e = b - group.first, before = range.first - 1;
-        const TraceRows<const S> first =
-            tensor_traces<S, const S>(n, n.trace, n.eligibility, s.zeros, b);
-        traces[e] = before <= 0 ? first
-                    : is_checkpoint(n, before, n.length(b))
-                        ? checkpoint<S, const S>(n, out.checkpoints, before, b)
-                        : working_traces(e);
         if (before >= 0) {
-            pres.filled(before, e, pre_of<S, S>(n, a, s.zeros, before, b));
+            pres.filled(before, e, pre_of<S, S>(n, a, zeros, before, b));
             if (n.modulator) modulators[e] = *a.modulators.at(before, b);
         }
         if (out.trace == nullptr) continue;
         const TraceRows<S> last = tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
-        if (n.length(b) == 0) copy_traces(n, first, last, begin, end);
-        copy_unmodulated(n, first, last, begin, end);
+        if (n.length(b) == 0) copy_traces(n, first_traces(b), last, begin, end);
+        copy_unmodulated(n, first_traces(b), last, begin, end);
     }
     ForwardUnit<S> units[kMaxGroup];
     for (int64_t k = range.first; k <= last_unit && end_step > 0; ++k) {
@@ -152,32 +169,21 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
         for (int64_t b = group.first; b < group.last; ++b) {
             const int64_t length = n.length(b), e = b - group.first;
             if (k > length || length == 0) continue;
-            // A checkpoint is not copied: the unit writes the traces there, and the next one reads
-            // them from there.
-            TraceRows<S> traces_out =
-                tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
-            if (is_checkpoint(n, k, length)) {
-                traces_out = checkpoint(n, out.checkpoints, k, b);
-            } else if (k < length && (s.acting || worth_packing(n))) {
-                traces_out = working_traces(e);
-            }
             ForwardUnit<S> unit{};
-            // The first traces and the last ones lie in tensors.
-            const bool from_tensor = k <= 1 && (n.trace != nullptr || n.eligibility != nullptr);
-            unit.padded = worth_packing(n) && k < length && !from_tensor;
-            unit.traces = traces[e];
-            unit.traces_out = traces_out;
+            unit.traces = k <= 1 ? first_traces(b) : TraceRows<const S>(traces_after(k - 1, b));
+            unit.padded = packs && has_padded_rows(n, std::max<int64_t>(k - 1, 0), b) &&
+                          has_padded_rows(n, k, b);
             if (k > 0) {
+                unit.traces_out = traces_after(k, b);
                 unit.pre_before = pres.row(k - 1, e);
                 unit.post_before = post_of(n, a, k - 1, b);
                 unit.modulator = n.modulator ? modulators[before++] : S(0);
                 if (out.lost != nullptr) unit.lost = n.segment_rows(out.lost, k, b);
-                traces[e] = traces_out;
-                if (k < length && !unit.padded && worth_packing(n))
-                    clear_padding(n, traces_out, begin, end);
+                if (k < length && !unit.padded && packs)
+                    clear_padding(n, unit.traces_out, begin, end);
             }
             if (k < length) {
-                unit.pre = pres.filled(k, e, pre_of<S, S>(n, a, s.zeros, k, b));
+                unit.pre = pres.filled(k, e, pre_of<S, S>(n, a, zeros, k, b));
                 unit.sum = n.kind == NetworkKind::lstm ? a.history.at(k, b) + 2 * n.posts
                                                        : a.output.at(k, b);
                 running.elements[running.count++] = b;
@@ -192,9 +198,9 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
                         });
         });
         if (running.count == 0) break;
-        activate<S>(n, a, s.zeros, running, k, begin, end);
+        activate<S>(n, a, zeros, running, k, begin, end);
         team.barrier();
-        if (n.modulator) modulate<S>(n, a, s.zeros, running, k, team, modulators);
+        if (n.modulator) modulate<S>(n, a, zeros, running, k, team, modulators);
         // Where the history is one row, the next step writes what another thread still computes its
         // modulator from.
         if (n.modulator && a.history.step == 0 && n.kind == NetworkKind::lstm) team.barrier();
@@ -202,11 +208,11 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
     for (int64_t b = group.first; b < group.last && last_unit == end_step; ++b) {
         const int64_t length = n.length(b);
         if (out.hidden != nullptr) {
-            const S* last = pre_of<S, S>(n, a, s.zeros, length, b);
+            const S* last = pre_of<S, S>(n, a, zeros, length, b);
             std::copy(last + begin, last + end, out.hidden + b * n.posts + begin);
         }
         if (out.cell != nullptr) {
-            const S* last = cell_before<S, S>(n, a, s.zeros, length, b);
+            const S* last = cell_before<S, S>(n, a, zeros, length, b);
             std::copy(last + begin, last + end, out.cell + b * n.posts + begin);
         }
         for (int64_t t = length; t < n.steps; ++t) {
@@ -219,16 +225,21 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardScra
     team.barrier();  // the next group takes the same scratch
 }
 
-// Runs units of a network whose parameters are packed.
+// Runs units in the memory of a call; the first of them packs the parameters.
 template <typename S>
-void run(const Packed<S>& packed, const Outputs<S>& out, const ForwardScratch<S>& s, Units units) {
-    const Network<S>& n = packed.network();
-    std::fill_n(s.zeros, std::max(n.posts, padded<S>(n.pres)), S(0));
+void run(const Network<S>& given, Outputs<S> out, const ForwardMemory<S>& memory, Units units) {
+    const ForwardLayout& at = memory.at;
+    Activities<S>& a = out.activities;
+    if (!a.history) a.history = {memory.scratch + at.history, 0, given.history_size()};
+    if (!a.modulators) a.modulators = {memory.scratch + at.modulators, 0, 1};
+    std::fill_n(memory.scratch + at.zeros, zeros_size(given), S(0));
+    S* parameters = memory.lasting + at.parameters;
+    const Network<S> n = with_packed(given, parameters);
     const Sharing sharing = sharing_of(n);
     parallel(sharing.threads, [&](Team all) {
-        if (units.first == 0) packed.fill(all);
+        if (units.first == 0) pack(given, parameters, all);
         for_groups(n.batch, sharing, all, [&](Group group, int64_t thread, Team team) {
-            forward_group(n, out, s, units, group, thread, team);
+            forward_group(n, out, memory, units, group, thread, team);
         });
     });
 }
@@ -236,37 +247,27 @@ void run(const Packed<S>& packed, const Outputs<S>& out, const ForwardScratch<S>
 }  // namespace
 
 template <typename S>
-void forward(const Network<S>& given, const Outputs<S>& wanted) {
-    Parts<S> counted(nullptr);
-    Packed<S>(given, counted);
-    ForwardScratch<S>(given, wanted, counted, nullptr);
-    const Workspace workspace(counted.bytes());
-    Parts<S> parts(workspace.memory());
-    const Packed<S> packed(given, parts);
-    const ForwardScratch<S> s(given, wanted, parts, nullptr);
-    run(packed, s.completed(given, wanted), s, Units{0, given.steps});
+void forward(const Network<S>& n, const Outputs<S>& out) {
+    const ForwardLayout at = forward_layout(n, out.activities, false);
+    const Workspace workspace(bytes_of<S>(at.lasting + at.scratch));
+    S* memory = static_cast<S*>(workspace.memory());
+    run(n, out, {at, memory, memory + at.lasting, false}, Units{0, n.steps});
 }
 
 template <typename S>
 int64_t acting_bytes(const Network<S>& n) {
-    Parts<S> counted(nullptr);
-    Packed<S>(n, counted);
-    counted.take(n.batch * n.traces());
-    return counted.bytes();
+    return bytes_of<S>(forward_layout(n, {}, true).lasting);
 }
 
 template <typename S>
-void forward_unit(Network<S> given, const Outputs<S>& out, int64_t k, void* memory) {
+void forward_unit(Network<S> n, const Outputs<S>& out, int64_t k, void* memory) {
     // One step of a small batch is not worth waking threads, or many of them.
-    const int64_t work = given.batch * given.synapses() * (given.kind == NetworkKind::lstm ? 4 : 1);
-    given.threads = worthwhile(given.threads, work, 2 * kSplitSynapses);
-    Parts<S> kept(memory), counted(nullptr);
-    const Packed<S> packed(given, kept);
-    S* live = kept.take(given.batch * given.traces());
-    ForwardScratch<S>(given, out, counted, live);
-    const Workspace workspace(counted.bytes());
-    Parts<S> parts(workspace.memory());
-    run(packed, out, ForwardScratch<S>(given, out, parts, live), Units{k, k});
+    const int64_t work = n.batch * n.synapses() * (n.kind == NetworkKind::lstm ? 4 : 1);
+    n.threads = worthwhile(n.threads, work, 2 * kSplitSynapses);
+    const ForwardLayout at = forward_layout(n, out.activities, true);
+    const Workspace workspace(bytes_of<S>(at.scratch));
+    S* scratch = static_cast<S*>(workspace.memory());
+    run(n, out, {at, static_cast<S*>(memory), scratch, true}, Units{k, k});
 }
 
 template void forward(const Network<float>&, const Outputs<float>&);

@@ -10,23 +10,25 @@
 
 namespace plastikern {
 
-// Divides a workspace into parts that start on cache lines: counted first, without memory, then
-// handed out.
+// Lays out a workspace part by part: the offset, in values, of a part of `count` values that
+// follows the `size` values so far, which include it from then on. Parts start on cache lines.
 template <typename S>
-class Parts {
-   public:
-    explicit Parts(void* memory) : start_(static_cast<S*>(memory)) {}
-    S* take(int64_t count) {
-        S* part = start_ == nullptr ? nullptr : start_ + used_;
-        used_ += padded<S>(count);
-        return part;
-    }
-    int64_t bytes() const { return used_ * static_cast<int64_t>(sizeof(S)); }
+int64_t placed(int64_t& size, int64_t count) {
+    const int64_t offset = size;
+    size += padded<S>(count);
+    return offset;
+}
 
-   private:
-    S* start_;
-    int64_t used_ = 0;
-};
+template <typename S>
+constexpr int64_t bytes_of(int64_t values) {
+    return values * static_cast<int64_t>(sizeof(S));
+}
+
+// Zeros that stand for any vector or row that is missing.
+template <typename S>
+int64_t zeros_size(const Network<S>& n) {
+    return std::max(n.posts, padded<S>(n.pres));
+}
 
 // Over more than a few steps it pays to work on traces and parameters whose rows start on cache
 // lines; and where rates are per synapse, computing traces again reads whole vectors of them.
@@ -41,46 +43,69 @@ void copy_padded(const S* from, int64_t count, S* to) {
     std::fill(to + count, to + padded<S>(count), S(0));
 }
 
-// The network with those parameters of its connection that are per synapse copied to rows of padded
-// length.
-template <typename S>
-class Packed {
-   public:
-    Packed(const Network<S>& n, Parts<S>& parts) : applied_(n) {
-        Connection<S>& c = applied_.connection;
-        if (!worth_packing(n) || padded<S>(n.pres) == n.pres) return;
-        const int64_t matrices = c.layout == Layout::per_neuron          ? 1
-                                 : c.layout == Layout::alpha_per_synapse ? 2
-                                                                         : 5;
-        Coefficients<S>* all[5] = {&c.weight, &c.alpha, &c.rate, &c.rate_scale,
-                                   &c.eligibility_rate};
-        for (int64_t i = 0; i < matrices; ++i) {
-            if (all[i]->data == nullptr) continue;
-            copies_[count_] = {all[i]->data, parts.take(n.matrix())};
-            *all[i] = {copies_[count_++].to, padded<S>(n.pres)};
-        }
+// Calls run(parameter, i) for the i-th parameter of the connection that is worth copying to rows of
+// padded length, since it has a value per synapse. Returns how many there are.
+template <typename S, class Run>
+int64_t for_packed(const Network<S>& n, Run run) {
+    using C = Connection<S>;
+    constexpr Coefficients<S> C::* all[] = {&C::weight, &C::alpha, &C::rate, &C::rate_scale,
+                                            &C::eligibility_rate};
+    constexpr int64_t per_synapse[] = {1, 2, 5};  // by Layout
+    if (!worth_packing(n) || padded<S>(n.pres) == n.pres) return 0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < per_synapse[static_cast<int64_t>(n.connection.layout)]; ++i) {
+        if ((n.connection.*all[i]).data != nullptr) run(all[i], count++);
     }
-    void fill(Team team) const {
-        int64_t begin, end;
-        team.share(applied_.posts, begin, end);
-        const int64_t pres = applied_.pres;
-        for (int64_t i = 0; i < count_; ++i) {
-            for (int64_t j = begin; j < end; ++j)
-                copy_padded(copies_[i].from + j * pres, pres, copies_[i].to + j * padded<S>(pres));
-        }
-        team.barrier();
-    }
-    const Network<S>& network() const { return applied_; }
+    return count;
+}
 
-   private:
-    struct Copy {
-        const S* from;
-        S* to;
-    };
-    Network<S> applied_;
-    Copy copies_[5];
-    int64_t count_ = 0;
-};
+template <typename S>
+int64_t packed_size(const Network<S>& n) {
+    return for_packed(n, [](auto, int64_t) {}) * n.matrix();
+}
+
+// The network with these parameters in `copies`, where `pack` puts them.
+template <typename S>
+Network<S> with_packed(const Network<S>& n, S* copies) {
+    Network<S> packed = n;
+    for_packed(n, [&](auto parameter, int64_t i) {
+        packed.connection.*parameter = {copies + i * n.matrix(), padded<S>(n.pres)};
+    });
+    return packed;
+}
+
+template <typename S>
+void pack(const Network<S>& n, S* copies, Team team) {
+    int64_t begin, end;
+    team.share(n.posts, begin, end);
+    for_packed(n, [&](auto parameter, int64_t i) {
+        for (int64_t j = begin; j < end; ++j)
+            copy_padded((n.connection.*parameter).row(j), n.pres,
+                        copies + i * n.matrix() + j * padded<S>(n.pres));
+    });
+    team.barrier();
+}
+
+// Where H_k of an element lies, the traces after k of its steps: the first and the last ones in the
+// caller's tensors, some in checkpoints, all others in the working memory of the pass.
+enum class TracePlace { first, checkpoint, last, working };
+
+template <typename S>
+TracePlace trace_place(const Network<S>& n, int64_t k, int64_t b) {
+    const int64_t length = n.length(b);
+    if (k == 0) return TracePlace::first;
+    if (k == length) return TracePlace::last;
+    return is_checkpoint(n, k, length) ? TracePlace::checkpoint : TracePlace::working;
+}
+
+// Whether kernels may read and write whole vectors of H_k: not in tensors. First traces that are
+// missing are padded zeros.
+template <typename S>
+bool has_padded_rows(const Network<S>& n, int64_t k, int64_t b) {
+    const TracePlace place = trace_place(n, k, b);
+    if (place == TracePlace::first) return n.trace == nullptr && n.eligibility == nullptr;
+    return place != TracePlace::last;
+}
 
 // Below this many synapses a step of one element takes less time than a barrier is worth.
 constexpr int64_t kSplitSynapses = 16384;
