@@ -175,16 +175,10 @@ class BackwardGroup {
     // H_k: where it was kept, exactly; else as the unit before has left it, for rows that run
     // backwards, or as `recompute` has.
     TraceRows<const S> traces(int64_t k, int64_t b, bool backwards) const {
-        switch (trace_place(n_, k, b)) {
-            case TracePlace::first:
-                return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, zeros_, b);
-            case TracePlace::checkpoint:
-                return checkpoint(n_, g_.checkpoints, k, b);
-            case TracePlace::last:  // only where some run backwards from there
-                return tensor_traces<S, const S>(n_, g_.trace_out, g_.eligibility_out, zeros_, b);
-            case TracePlace::working:
-                break;
-        }
+        if (k == 0) return tensor_traces<S, const S>(n_, n_.trace, n_.eligibility, zeros_, b);
+        if (is_checkpoint(n_, k, n_.length(b))) return checkpoint(n_, g_.checkpoints, k, b);
+        if (k == n_.length(b))
+            return tensor_traces<S, const S>(n_, g_.trace_out, g_.eligibility_out, zeros_, b);
         return backwards ? reversed(b) : segment(b, k % n_.checkpoint_every - 1);
     }
     // Where the gradients of the first traces go: those that are asked for to their tensors.

@@ -136,9 +136,9 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemo
     const bool packs = worth_packing(n), works = memory.acting || packs;
     // H_k where unit k writes it, and the next unit reads it: nothing is copied to a checkpoint.
     const auto traces_after = [&](int64_t k, int64_t b) {
-        const TracePlace place = trace_place(n, k, b);
-        if (place == TracePlace::checkpoint) return checkpoint(n, out.checkpoints, k, b);
-        if (place == TracePlace::last || !works)
+        const int64_t length = n.length(b);
+        if (is_checkpoint(n, k, length)) return checkpoint(n, out.checkpoints, k, b);
+        if (k == length || !works)
             return tensor_traces<S, S>(n, out.trace, out.eligibility, nullptr, b);
         const int64_t slot = first_slot + b - group.first;
         return packed_traces(n, memory.lasting + memory.at.traces + slot * n.traces());

@@ -86,25 +86,13 @@ void pack(const Network<S>& n, S* copies, Team team) {
     team.barrier();
 }
 
-// Where H_k of an element lies, the traces after k of its steps: the first and the last ones in the
-// caller's tensors, some in checkpoints, all others in the working memory of the pass.
-enum class TracePlace { first, checkpoint, last, working };
-
-template <typename S>
-TracePlace trace_place(const Network<S>& n, int64_t k, int64_t b) {
-    const int64_t length = n.length(b);
-    if (k == 0) return TracePlace::first;
-    if (k == length) return TracePlace::last;
-    return is_checkpoint(n, k, length) ? TracePlace::checkpoint : TracePlace::working;
-}
-
-// Whether kernels may read and write whole vectors of H_k: not in tensors. First traces that are
-// missing are padded zeros.
+// Whether kernels may read and write whole vectors of H_k, the traces of element b after k steps.
+// They may not where the caller's tensors hold them: the first ones, unless these are missing and
+// so zeros, and the last ones.
 template <typename S>
 bool has_padded_rows(const Network<S>& n, int64_t k, int64_t b) {
-    const TracePlace place = trace_place(n, k, b);
-    if (place == TracePlace::first) return n.trace == nullptr && n.eligibility == nullptr;
-    return place != TracePlace::last;
+    if (k == 0) return n.trace == nullptr && n.eligibility == nullptr;
+    return k < n.length(b);
 }
 
 // Below this many synapses a step of one element takes less time than a barrier is worth.
