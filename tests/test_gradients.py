@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plastikern import (
+    Plasticity,
     PlasticLinear,
     PlasticLinearCell,
     PlasticLSTM,
@@ -34,6 +35,7 @@ from plastikern import (
     PlasticRNN,
     PlasticRNNCell,
 )
+from plastikern.functional import plastic_linear_step
 
 SEQUENCES, CELLS = (
     (PlasticRNN, PlasticLSTM, PlasticLinear),
@@ -317,3 +319,26 @@ def test_a_hook_on_a_state_sees_its_gradient(kind: Any, backend: str) -> None:
         tensor.register_hook(lambda grad, name=name: seen.append(name))
     loss_of(module(input, state)).backward()
     assert sorted(seen) == sorted(state._fields)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_trace_on_its_soft_bound_stays_there_exactly_and_lets_its_gradient_pass(
+    backend: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    posts, pres, batch = 37, 41, 3
+    rate = torch.rand(posts, pres, dtype=dtype)
+    post = 2 * torch.rand(batch, posts, dtype=dtype) - 1
+    pre = 2 * torch.rand(batch, pres, dtype=dtype) - 1
+    change = rate * post[:, :, None] * pre[:, None, :]
+    first = torch.sign(change).requires_grad_()
+    rule = Plasticity(constraint="soft_clip", eta="connection", alpha="layer")
+    _, last = plastic_linear_step(
+        pre, first, torch.zeros(posts, pres, dtype=dtype), torch.zeros((), dtype=dtype), rate,
+        drive=post, plasticity=rule, nonlinearity="identity", backend=backend,
+    )  # fmt: skip
+    assert torch.equal(last.detach(), first.detach())
+    (grad,) = torch.autograd.grad(last, first, torch.ones_like(last))
+    # A few roundings of numbers up to 1.
+    torch.testing.assert_close(grad, 1 - change.abs(), rtol=0, atol=8 * torch.finfo(dtype).eps)
