@@ -65,11 +65,11 @@ def check_flag(owner: str, argument: str, value: object) -> None:
 
 def check_one_direction(owner: str, bidirectional: object, proj_size: object) -> None:
     """What ``torch.nn`` has beyond one direction without a projection is taken with its default value only."""
-    if bidirectional is not False and bidirectional != 0:
+    if not isinstance(bidirectional, int) or bidirectional != 0:
         raise ValueError(
             f"{owner}: bidirectional must be False, there is one direction only; got {bidirectional!r}"
         )
-    if proj_size != 0:
+    if not isinstance(proj_size, int) or proj_size != 0:
         raise ValueError(
             f"{owner}: proj_size must be 0, there are no projections; got {proj_size!r}"
         )

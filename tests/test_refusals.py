@@ -52,7 +52,11 @@ def test_options_of_torch_are_taken_with_their_default_values_only(
 ) -> None:
     module = kind(3, 4, bidirectional=False, proj_size=0)
     assert module(torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
-    for option in ({"bidirectional": True}, {"proj_size": 2}, {"bidirectional": "no"}):
+    several = torch.tensor([1, 2])
+    for option in (
+        {"bidirectional": True}, {"proj_size": 2}, {"bidirectional": "no"}, {"bidirectional": several},
+        {"proj_size": several}, {"proj_size": None},
+    ):  # fmt: skip
         (name,) = option
         with pytest.raises(ValueError, match=f"^{kind.__name__}: {name} must be ") as error:
             kind(3, 4, **option)
