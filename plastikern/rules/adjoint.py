@@ -10,6 +10,8 @@ from .symbols import Symbol, constant, leaf, walk
 
 SIZES = {"pre": leaf("pre_count", "layer"), "post": leaf("post_count", "layer")}
 """How many neurons a sum runs over: what it makes of a summand that is the same for all of them."""
+LEVELS = ("element", "row", "column", "synapse")
+"""Where a value is computed, the rarest first."""
 
 
 def adjoint(
@@ -35,12 +37,7 @@ def adjoint(
         add(symbol, grad, symbol.axes)
     for symbol in reversed(order):
         through = grads.get(symbol)
-        if through is None or (
-            symbol.operation not in DERIVATIVES and symbol.operation not in SUMS
-        ):
-            continue
-        if symbol.operation in SUMS:
-            add(symbol.arguments[0], through, symbol.arguments[0].axes)
+        if through is None or not symbol.arguments:
             continue
         for argument, part in zip(
             symbol.arguments,
@@ -89,8 +86,7 @@ def _regrouped(outputs: dict[str, Symbol]) -> dict[str, Symbol]:
 
 def _rank(symbol: Symbol) -> tuple[int, ...]:
     """Constants, then numbers of the layer and of the element, rows, columns, synapses."""
-    post, pre = "post" in symbol.axes, "pre" in symbol.axes
-    return (2 * pre + post, "batch" in symbol.axes, symbol.value is None)
+    return (LEVELS.index(level(symbol)), "batch" in symbol.axes, symbol.value is None)
 
 
 def _factors(
@@ -123,9 +119,7 @@ def _product(negative: bool, factors: list[Symbol]) -> Symbol:
     for group in groups.values():
         result = group if result is None else result * group
     assert result is not None
-    if not negative:
-        return result
-    return -result
+    return -result if negative else result
 
 
 Terms = list[tuple["Symbol | None", "Symbol | None"]]
@@ -175,6 +169,6 @@ def _times(a: Symbol | None, b: Symbol | None) -> Symbol | None:
 
 
 def level(symbol: Symbol) -> str:
-    """Where a value is computed: once an element, row or column, or for every synapse."""
+    """One of :data:`LEVELS`: once an element, row or column, or for every synapse."""
     post, pre = "post" in symbol.axes, "pre" in symbol.axes
     return "synapse" if post and pre else "row" if post else "column" if pre else "element"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .symbols import RuleError, Symbol, constant, symbol_of
+from .symbols import RuleError, Symbol, constant, symbol_of, walk
 
 Gradients = tuple["Symbol | None", ...]
 
@@ -157,6 +157,8 @@ DERIVATIVES: dict[str, Callable[..., Gradients]] = {
     "tanh": lambda g, out, x: (g * (1 - out * out),),
     "sigmoid": lambda g, out, x: (g * (out * (1 - out)),),
     "softplus": lambda g, out, x: (_where(_lt(20, x), g, g * apply("sigmoid", x)),),
+    "over_pre": lambda g, out, x: (g,),
+    "over_post": lambda g, out, x: (g,),
 }
 """Gradients of an operation's arguments from that of its result; None where there is none."""
 
@@ -200,9 +202,8 @@ def of_torch(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) ->
     name = getattr(function, "__name__", str(function))
     found = _TORCH.get(function)
     if found is None:
-        raise RuleError(
-            f"torch's {name} is not among the operations of rules; docs/rules.md has them"
-        )
+        known = ", ".join(sorted({known.__name__ for known in _TORCH}))
+        raise RuleError(f"torch's {name} is not among the operations of rules, which are {known}")
     try:
         bound = found[1].bind(*args, **kwargs)
     except TypeError as error:
@@ -247,8 +248,7 @@ _UNARY = [
 ]
 _BINARY = ["add", "sub", "mul", "div", "minimum", "maximum", "pow", "lt", "le", "gt", "ge", "eq"]
 _TORCH: dict[Any, tuple[str, inspect.Signature]] = {
-    getattr(torch, name, torch.nn.functional.softplus): (name, _signature("input"))
-    for name in _UNARY
+    FUNCTIONS[name]: (name, _signature("input")) for name in _UNARY
 }
 _TORCH |= {getattr(torch, name): (name, _signature("input other")) for name in _BINARY}
 _TORCH[torch.pow] = ("pow", _signature("input exponent"))
@@ -285,8 +285,6 @@ _add_operators()
 
 def evaluate(outputs: dict[str, Symbol], leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """The values of symbols on tensors that broadcast against (B, O, I)."""
-    from .symbols import walk
-
     like = next(iter(leaves.values()))
     found: dict[Symbol, Tensor] = {}
     for symbol in walk(outputs.values()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from .operations import COMPARISONS
 from .stages import Stage
 from .symbols import Symbol, walk
 
@@ -23,7 +24,7 @@ TRITON = CPP | {
     "where": "tl.where({0}, {1}, {2})", "fma": "tl.fma({0}, {1}, {2})", "constant": "number({0}, like)",
     "exp": "tl.exp({0})", "log": "tl.log({0})", "sqrt": "tl.sqrt({0})",
 }  # fmt: skip
-OPEN = ("add", "sub", "mul", "div", "neg", "lt", "le", "eq", "where")
+OPEN = ("add", "sub", "mul", "div", "neg", "where", *COMPARISONS)
 """Operations whose text needs brackets inside another one."""
 
 
@@ -62,7 +63,7 @@ def _lines(
         texts[symbol] = text
         if uses[symbol] > 1 or symbol in results:
             name = f"t{len(named)}"
-            lines.append(assign(name, symbol.operation in ("lt", "le", "eq")).format(text))
+            lines.append(assign(name, symbol.operation in COMPARISONS).format(text))
             texts[symbol] = name
             named.add(symbol)
     return lines, {name: texts[symbol] for name, symbol in stage.outputs.items()}

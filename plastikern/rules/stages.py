@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .adjoint import level
+from .adjoint import LEVELS, level
 from .operations import COMPARISONS, SUMS
 from .symbols import Symbol, walk
-
-LEVELS = ("element", "column", "row", "synapse")
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Stage:
     """Values of one level that need no further sum.
 
     Attributes:
-        level: one of :data:`LEVELS`.
+        level: one of :data:`~plastikern.rules.adjoint.LEVELS`.
         number: how many sums follow each other before this stage.
         inputs: leaves, values of earlier stages and sums, by name.
         outputs: values that later stages or the caller need; a sum's summand by the sum's name.

@@ -51,5 +51,5 @@ def by_autograd(rule: RandomRule, values: dict[str, Tensor]) -> dict[str, Tensor
     found = {f"next_{name}": value.detach() for name, value in after.items()}
     for name, grad in zip(own, grads, strict=True):
         found[f"grad_of_{name}"] = torch.zeros_like(own[name]) if grad is None else grad
-    assert len(AXES) == len(shape)
+    assert tuple(SIZES) == AXES
     return found
