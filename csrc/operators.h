@@ -5,6 +5,9 @@
 // memory comes from, whether its backward pass runs traces backwards and its forward pass needs the
 // activities of all steps kept, and its two passes, which take a network whose missing rates and
 // modulators are null.
+//
+// Longer than 600 lines because every operator spells out all operands, by position, in its schema's
+// order: a list of operands that checks, allocates and unpacks in loops is to take their place.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
