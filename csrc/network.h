@@ -161,9 +161,9 @@ struct Gradients {
     const S *hidden, *cell, *trace, *eligibility;  // of the last state, or null: zero
     const S *trace_out, *eligibility_out;          // (B, O, I): final traces; only where `reverse`
     const S* checkpoints;
-    const bool* lost;  // as they came out; null: none
-    bool reverse;      // run traces backwards between checkpoints, but for rows that have lost
-                   // something; else compute them again from the checkpoints
+    const bool* lost;       // as they came out; null: none
+    bool reverse;           // run traces backwards between checkpoints, but for rows that have lost
+                            // something; else compute them again from the checkpoints
     Sequence<S> drive;      // as the drive
     Sequence<S> sum;        // (T, B, O): of the connection's sums; none: those of the drive
     Sequence<S> features;   // linear: (T, B, I)

@@ -6,8 +6,9 @@
 // activities of all steps kept, and its two passes, which take a network whose missing rates and
 // modulators are null.
 //
-// Longer than 600 lines because every operator spells out all operands, by position, in its schema's
-// order: a list of operands that checks, allocates and unpacks in loops is to take their place.
+// Longer than 600 lines because every operator spells out all operands, by position, in its
+// schema's order: a list of operands that checks, allocates and unpacks in loops is to take their
+// place.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -59,7 +59,7 @@ struct Plan {
     bool at_once;          // a step that updates its traces in the launch that reads them
     bool vectors_on_chip;  // what there is of one value per neuron: else it lies in global memory,
                            // where any launch finds it
-    bool traces_on_chip;  // forward: traces; backward: their gradients
+    bool traces_on_chip;   // forward: traces; backward: their gradients
     bool parameters_on_chip;
     bool alphas_on_chip;   // backward: the gradient of alpha
     bool columns_on_chip;  // backward: the warps' sums over rows
