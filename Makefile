@@ -62,7 +62,7 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
+	$(BIN)/python -m sphinx --fresh-env --quiet --fail-on-warning --keep-going -d build/doctrees docs build/site
 	@echo "docs: build/site/index.html"
 
 wheel: $(VENV)/.dev
