@@ -110,7 +110,7 @@ def _factors(
 
 
 def _product(negative: bool, factors: list[Symbol]) -> Symbol:
-    factors = sorted(factors, key=_rank)
+    factors = sorted(factors, key=lambda factor: (_rank(factor), factor.digest))
     groups: dict[int, Symbol] = {}
     for factor in factors:
         place = _rank(factor)[0]
@@ -132,9 +132,20 @@ def _extracted(operation: str, summand: Symbol) -> Symbol:
     for coefficient, rest in _terms(summand, axis):
         known = coefficient if coefficient is not None else constant(1)
         total[rest] = total[rest] + known if rest in total else known
-    result: Symbol | None = None
+    # What has the same coefficient is one sum.
+    alike: dict[Symbol, Symbol | None] = {}
     for rest, coefficient in total.items():
-        part = coefficient * (SIZES[axis] if rest is None else apply(operation, rest))
+        if rest is None:
+            alike[coefficient * SIZES[axis]] = None
+            continue
+        opposite = -coefficient
+        if opposite in alike and alike[opposite] is not None:
+            alike[opposite] = alike[opposite] - rest
+        else:
+            alike[coefficient] = rest if coefficient not in alike else alike[coefficient] + rest
+    result: Symbol | None = None
+    for coefficient, rest in alike.items():
+        part = coefficient if rest is None else coefficient * apply(operation, rest)
         result = part if result is None else result + part
     assert result is not None
     return result

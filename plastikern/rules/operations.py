@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .symbols import RuleError, Symbol, constant, symbol_of, walk
+from .symbols import Bound, RuleError, Symbol, constant, symbol_of, walk
 
 Gradients = tuple["Symbol | None", ...]
 
@@ -107,7 +107,7 @@ def _maximum(less: Callable[[Symbol, Symbol], Symbol]) -> Callable[..., Gradient
 
 
 def _clamp(g: Symbol, out: Symbol, x: Symbol, low: Symbol, high: Symbol) -> Gradients:
-    if low.value is not None and high.value is not None and low.value <= high.value:
+    if _ordered(low, high):
         inside = _where(apply("eq", out, x), g, 0)
     else:
         inside = _where(apply("le", low, x), _where(apply("le", x, high), g, 0), 0)
@@ -116,6 +116,13 @@ def _clamp(g: Symbol, out: Symbol, x: Symbol, low: Symbol, high: Symbol) -> Grad
     return (
         inside, None if low.value is not None else ordered, None if high.value is not None else above,
     )  # fmt: skip
+
+
+def _ordered(low: Symbol, high: Symbol) -> bool:
+    """Whether it is known that low <= high."""
+    if low.value is not None and high.value is not None:
+        return low.value <= high.value
+    return isinstance(high.payload, Bound) and low is -high
 
 
 def _clamp_min(g: Symbol, out: Symbol, x: Symbol, low: Symbol) -> Gradients:

@@ -28,7 +28,7 @@ OPEN = ("add", "sub", "mul", "div", "neg", "where", *COMPARISONS)
 """Operations whose text needs brackets inside another one."""
 
 
-def _lines(
+def statements(
     stage: Stage, words: dict[str, str], assign: Callable[[str, bool], str]
 ) -> tuple[list[str], dict[str, str]]:
     """The statements of a stage, and the text of each output."""
@@ -37,15 +37,14 @@ def _lines(
     order = [symbol for symbol in walk(stage.outputs.values()) if symbol in inside]
     uses = Counter(argument for symbol in order for argument in symbol.arguments)
     uses.update(stage.outputs.values())
-    results = {*stage.outputs.values()}
     lines: list[str] = []
 
     def bracketed(symbol: Symbol) -> str:
         text = texts[symbol]
-        plain = text.replace("_", "").isalnum() or symbol in named
-        return text if plain or symbol.operation not in OPEN else f"({text})"
+        return f"({text})" if symbol.operation in OPEN and symbol not in plain else text
 
     named: set[Symbol] = set(texts)
+    plain: set[Symbol] = set(texts)  # texts that need no brackets
     for symbol in order:
         if symbol.operation == "constant":
             texts[symbol] = words["constant"].format(repr(symbol.payload))
@@ -56,16 +55,18 @@ def _lines(
         else:
             (a, negative), b, c, minus_c = fused
             text = words["fma"].format(
-                ("-" if negative else "") + bracketed(a),
+                ("-" + bracketed(a)) if negative else texts[a],
                 texts[b],
-                ("-" if minus_c else "") + bracketed(c),
+                ("-" + bracketed(c)) if minus_c else texts[c],
             )
+            plain.add(symbol)
         texts[symbol] = text
-        if uses[symbol] > 1 or symbol in results:
-            name = f"t{len(named)}"
+        if uses[symbol] > 1:
+            name = f"t{len(lines)}"
             lines.append(assign(name, symbol.operation in COMPARISONS).format(text))
             texts[symbol] = name
             named.add(symbol)
+            plain.add(symbol)
     return lines, {name: texts[symbol] for name, symbol in stage.outputs.items()}
 
 
@@ -98,7 +99,7 @@ def _fused(
 
 def cpp(name: str, stage: Stage) -> str:
     """A struct of the stage's outputs and the function that computes them."""
-    lines, outputs = _lines(
+    lines, outputs = statements(
         stage, CPP, lambda to, truth: f"    const {'auto' if truth else 'V'} {to} = {{}};"
     )
     members = ", ".join(outputs)
@@ -113,8 +114,31 @@ def cpp(name: str, stage: Stage) -> str:
 
 def triton(name: str, stage: Stage) -> str:
     """A function of Triton that returns the stage's outputs, in their order."""
-    lines, outputs = _lines(stage, TRITON, lambda to, truth: f"    {to} = {{}}")
+    lines, outputs = statements(stage, TRITON, lambda to, truth: f"    {to} = {{}}")
     taken = ", ".join((*stage.inputs, "like"))
     return "\n".join([
         "@triton.jit", f"def {name}({taken}):", *lines, f"    return {', '.join(outputs.values())}",
     ])  # fmt: skip
+
+
+def written(value: Symbol) -> str:
+    """A value as a formula."""
+    words = CPP | {
+        "fma": "", "constant": "{0:g}", "clamp": "clamp({0}, {1}, {2})", "sign": "sign({0})",
+    }  # fmt: skip
+    if value.operation == "leaf":
+        return str(value.payload)
+    if value.value is not None:
+        return words["constant"].format(value.value)
+    inner = [
+        f"({written(a)})" if a.operation in OPEN and not _binds(a, value) else written(a)
+        for a in value.arguments
+    ]
+    return words.get(value.operation, value.operation + "({0})").format(*inner)
+
+
+def _binds(inner: Symbol, outer: Symbol) -> bool:
+    """Whether the inner operation needs no brackets in the outer one."""
+    return outer.operation not in OPEN or (
+        inner.operation == "mul" and outer.operation in ("add", "sub")
+    )

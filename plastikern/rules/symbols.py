@@ -19,10 +19,20 @@ AXES = ("batch", "post", "pre")
 KINDS = {
     "layer": (), "element": ("batch",), "neuron": ("post",), "input": ("pre",),
     "connection": ("post", "pre"), "pre": ("batch", "pre"), "post": ("batch", "post"),
-    "synapse": AXES,
+    "synapse": AXES, "bound": (),
 }  # fmt: skip
 """Axes of what a rule is given: the first five are coefficients, ``element`` is a signal of each
-element of the batch, ``pre``, ``post`` and ``synapse`` are signals and states."""
+element of the batch, ``pre``, ``post`` and ``synapse`` are signals and states, a ``bound`` is a positive
+number that is not trained."""
+
+
+class Bound(str):
+    """The name of a positive number that is not trained."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"bound {self}"
 
 
 class RuleError(TypeError):
@@ -124,7 +134,7 @@ def constant(value: float) -> Symbol:
 
 def leaf(name: str, kind: str) -> Symbol:
     """What a rule is given under that name; ``kind`` is one of :data:`KINDS`."""
-    return Symbol("leaf", (), name, KINDS[kind])
+    return Symbol("leaf", (), Bound(name) if kind == "bound" else name, KINDS[kind])
 
 
 def symbol_of(value: object) -> Symbol:

@@ -1,0 +1,318 @@
+// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit.
+#pragma once
+
+#include "../arithmetic.h"
+
+namespace plastikern::generated {
+
+using arithmetic::fused, arithmetic::number;
+
+// H' = clamp(H + (r * (y * (x - y * H))) * (1 - sign(r * (y * (x - y * H))) * H), -1, 1)
+struct oja_soft_clip {
+    static constexpr bool reverses = false, fades = false;
+    template <typename V>
+    struct States {
+        V H;
+    };
+    template <typename V>
+    struct Coefficients {
+        V r;
+    };
+    template <class F, class... A>
+    static PLASTIKERN_INLINE void states(const F& f, A&... a) {
+        f(0, a.H...);
+    }
+    template <class F, class... A>
+    static PLASTIKERN_INLINE void coefficients(const F& f, A&... a) {
+        f(0, a.r...);
+    }
+    struct by_row {
+        static constexpr int sum_count = 4;
+        template <typename V>
+        struct Sums {
+            V s0, s1, s2, s3;
+        };
+        template <typename V>
+        struct Row {
+            V y, v1, r, v3, v4, v5, v6, v7;
+        };
+        template <typename V>
+        struct Adjoint {
+            States<V> states;
+            V x;
+            Sums<V> sums;
+        };
+        template <typename V>
+        struct Finished {
+            V y;
+            Coefficients<V> coefficients;
+        };
+        template <class F, class... A>
+        static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
+            f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+            const V t0 = given.r * y;
+            const V t1 = -y;
+            const V t2 = -given.r;
+            return {y, t0, given.r, t1, t1 * t2, t2 * y, t1 * y, t0 * y};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE States<V> next(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& /*given*/) {
+            const V t0 = row.v1 * fused(-row.y, before.H, x);
+            const V t1 = fused(t0, fused(-((number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 <
+                    number<V>(0.0)) ? number<V>(-1.0) : number<V>(0.0))), before.H, number<V>(1.0)),
+                    before.H);
+            const V t2 = (t1 < number<V>(-1.0)) ? number<V>(-1.0) : t1;
+            return {(number<V>(1.0) < t2) ? number<V>(1.0) : t2};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& /*given*/, const States<V>& grad, const Adjoint<V>& so_far) {
+            const V t0 = row.v1 * fused(-row.y, before.H, x);
+            const V t1 = (number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 < number<V>(0.0)) ?
+                    number<V>(-1.0) : number<V>(0.0));
+            const V t2 = t1 * before.H;
+            const V t3 = number<V>(1.0) - t2;
+            const V t4 = fused(t0, t3, before.H);
+            const V t5 = (t4 < number<V>(-1.0)) ? number<V>(-1.0) : t4;
+            const V t6 = (((number<V>(1.0) < t5) ? number<V>(1.0) : t5) == t4) ? grad.H :
+                    number<V>(0.0);
+            const V t7 = t2 * t6;
+            const V t8 = before.H * t6;
+            const V t9 = before.H * t7;
+            return {{fused(-row.v7, t3 * t6, fused(-(t1 * t0), t6, t6))}, so_far.x + fused(-row.v1,
+                    t7, row.v1 * t6), {so_far.sums.s0 + fused(-x, t7, x * t6), so_far.sums.s1 + t8,
+                    so_far.sums.s2 + t9, so_far.sums.s3 + (t8 - t9)}};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
+            return {fused(row.v4, sums.s2, fused(row.v3 * sums.s1, row.r, sums.s0 * row.r)) +
+                    fused(-row.v5, sums.s2, -((sums.s1 * row.r) * row.y)), {fused(row.v6, sums.s3,
+                    sums.s0 * row.y)}};
+        }
+    };
+    struct by_synapse {
+        static constexpr int sum_count = 2;
+        template <typename V>
+        struct Sums {
+            V s0, s1;
+        };
+        template <typename V>
+        struct Row {
+            V y, v1;
+        };
+        template <typename V>
+        struct Adjoint {
+            States<V> states;
+            V x;
+            Sums<V> sums;
+            Coefficients<V> coefficients;
+        };
+        template <typename V>
+        struct Finished {
+            V y;
+            Coefficients<V> coefficients;
+        };
+        template <class F, class... A>
+        static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
+            f(0, a.s0...); f(1, a.s1...);
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+            return {y, y * y};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE States<V> next(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& given) {
+            const V t0 = row.y * (given.r * fused(-row.y, before.H, x));
+            const V t1 = fused(fused(-((number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 <
+                    number<V>(0.0)) ? number<V>(-1.0) : number<V>(0.0))), before.H, number<V>(1.0)),
+                    t0, before.H);
+            const V t2 = (t1 < number<V>(-1.0)) ? number<V>(-1.0) : t1;
+            return {(number<V>(1.0) < t2) ? number<V>(1.0) : t2};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& given, const States<V>& grad, const Adjoint<V>& so_far) {
+            const V t0 = row.y * fused(-row.y, before.H, x);
+            const V t1 = t0 * given.r;
+            const V t2 = (number<V>(0.0) < t1) ? number<V>(1.0) : ((t1 < number<V>(0.0)) ?
+                    number<V>(-1.0) : number<V>(0.0));
+            const V t3 = before.H * t2;
+            const V t4 = number<V>(1.0) - t3;
+            const V t5 = fused(t1, t4, before.H);
+            const V t6 = (t5 < number<V>(-1.0)) ? number<V>(-1.0) : t5;
+            const V t7 = (((number<V>(1.0) < t6) ? number<V>(1.0) : t6) == t5) ? grad.H :
+                    number<V>(0.0);
+            const V t8 = t7 * t4;
+            const V t9 = t7 * given.r;
+            const V t10 = t9 * t3;
+            return {{fused(-row.v1, t8 * given.r, fused(-(t1 * t7), t2, t7))}, so_far.x +
+                    fused(-row.y, t10, row.y * t9), {so_far.sums.s0 + fused(-x, t10, x * t9),
+                    so_far.sums.s1 + fused(-before.H, t10, t9 * before.H)}, {t0 * t8}};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
+            const V t0 = sums.s1 * row.y;
+            return {(sums.s0 - t0) - t0, {}};
+        }
+    };
+};
+
+// H' = clamp(H + (r * E) * (1 - sign(r * E) * H), -1, 1); E' = (1 - eta) * E + eta * (y * (x - y *
+// H))
+struct oja_soft_clip_retroactive {
+    static constexpr bool reverses = false, fades = false;
+    template <typename V>
+    struct States {
+        V H, E;
+    };
+    template <typename V>
+    struct Coefficients {
+        V r, eta;
+    };
+    template <class F, class... A>
+    static PLASTIKERN_INLINE void states(const F& f, A&... a) {
+        f(0, a.H...); f(1, a.E...);
+    }
+    template <class F, class... A>
+    static PLASTIKERN_INLINE void coefficients(const F& f, A&... a) {
+        f(0, a.r...); f(1, a.eta...);
+    }
+    struct by_row {
+        static constexpr int sum_count = 4;
+        template <typename V>
+        struct Sums {
+            V s0, s1, s2, s3;
+        };
+        template <typename V>
+        struct Row {
+            V r, v1, y, v3, eta, v5, v6;
+        };
+        template <typename V>
+        struct Adjoint {
+            States<V> states;
+            V x;
+            Sums<V> sums;
+        };
+        template <typename V>
+        struct Finished {
+            V y;
+            Coefficients<V> coefficients;
+        };
+        template <class F, class... A>
+        static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
+            f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+            const V t0 = -y;
+            return {given.r, number<V>(1.0) - given.eta, y, given.eta * y, given.eta, t0, given.eta
+                    * t0};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE States<V> next(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& /*given*/) {
+            const V t0 = row.r * before.E;
+            const V t1 = fused(fused(-before.H, (number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 <
+                    number<V>(0.0)) ? number<V>(-1.0) : number<V>(0.0)), number<V>(1.0)), t0,
+                    before.H);
+            const V t2 = (t1 < number<V>(-1.0)) ? number<V>(-1.0) : t1;
+            return {(number<V>(1.0) < t2) ? number<V>(1.0) : t2, fused(row.v3, fused(-row.y,
+                    before.H, x), row.v1 * before.E)};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& /*given*/, const States<V>& grad, const Adjoint<V>& so_far) {
+            const V t0 = row.r * before.E;
+            const V t1 = (number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 < number<V>(0.0)) ?
+                    number<V>(-1.0) : number<V>(0.0));
+            const V t2 = before.H * t1;
+            const V t3 = number<V>(1.0) - t2;
+            const V t4 = fused(t3, t0, before.H);
+            const V t5 = (t4 < number<V>(-1.0)) ? number<V>(-1.0) : t4;
+            const V t6 = (((number<V>(1.0) < t5) ? number<V>(1.0) : t5) == t4) ? grad.H :
+                    number<V>(0.0);
+            const V t7 = row.v3 * grad.E;
+            return {{fused(-(t1 * t6), t0, fused(-row.y, t7, t6)), fused(row.r, t3 * t6, row.v1 *
+                    grad.E)}, so_far.x + t7, {fused(x, grad.E, so_far.sums.s0), fused(before.H,
+                    grad.E, so_far.sums.s1), so_far.sums.s2 + fused(-(before.E * t2), t6, before.E *
+                    t6), fused(before.E, grad.E, so_far.sums.s3)}};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
+            return {fused(-(row.eta * sums.s1), row.y, fused(row.v6, sums.s1, row.eta * sums.s0)),
+                    {sums.s2, fused(row.v5 * sums.s1, row.y, row.y * sums.s0) - sums.s3}};
+        }
+    };
+    struct by_synapse {
+        static constexpr int sum_count = 2;
+        template <typename V>
+        struct Sums {
+            V s0, s1;
+        };
+        template <typename V>
+        struct Row {
+            V y;
+        };
+        template <typename V>
+        struct Adjoint {
+            States<V> states;
+            V x;
+            Sums<V> sums;
+            Coefficients<V> coefficients;
+        };
+        template <typename V>
+        struct Finished {
+            V y;
+            Coefficients<V> coefficients;
+        };
+        template <class F, class... A>
+        static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
+            f(0, a.s0...); f(1, a.s1...);
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+            return {y};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE States<V> next(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& given) {
+            const V t0 = before.E * given.r;
+            const V t1 = fused(t0, fused(-before.H, (number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 <
+                    number<V>(0.0)) ? number<V>(-1.0) : number<V>(0.0)), number<V>(1.0)), before.H);
+            const V t2 = (t1 < number<V>(-1.0)) ? number<V>(-1.0) : t1;
+            return {(number<V>(1.0) < t2) ? number<V>(1.0) : t2, fused(row.y, given.eta *
+                    fused(-row.y, before.H, x), before.E * (number<V>(1.0) - given.eta))};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, const States<V>& before, V x,
+                const Coefficients<V>& given, const States<V>& grad, const Adjoint<V>& so_far) {
+            const V t0 = before.E * given.r;
+            const V t1 = (number<V>(0.0) < t0) ? number<V>(1.0) : ((t0 < number<V>(0.0)) ?
+                    number<V>(-1.0) : number<V>(0.0));
+            const V t2 = fused(-before.H, t1, number<V>(1.0));
+            const V t3 = fused(t0, t2, before.H);
+            const V t4 = (t3 < number<V>(-1.0)) ? number<V>(-1.0) : t3;
+            const V t5 = (((number<V>(1.0) < t4) ? number<V>(1.0) : t4) == t3) ? grad.H :
+                    number<V>(0.0);
+            const V t6 = given.eta * grad.E;
+            const V t7 = row.y * t6;
+            const V t8 = t2 * t5;
+            return {{fused(-(t0 * t1), t5, fused(-row.y, t7, t5)), fused(given.r, t8,
+                    (number<V>(1.0) - given.eta) * grad.E)}, so_far.x + t7, {fused(x, t6,
+                    so_far.sums.s0), fused(before.H, t6, so_far.sums.s1)}, {before.E * t8,
+                    fused(-before.E, grad.E, row.y * (grad.E * fused(-row.y, before.H, x)))}};
+        }
+        template <typename V>
+        static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
+            const V t0 = sums.s1 * row.y;
+            return {(sums.s0 - t0) - t0, {}};
+        }
+    };
+};
+
+}  // namespace plastikern::generated

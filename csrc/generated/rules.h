@@ -1,0 +1,24 @@
+// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit.
+#pragma once
+
+#include "hebb_clip.h"
+#include "hebb_decay.h"
+#include "hebb_none.h"
+#include "hebb_soft_clip.h"
+#include "oja_clip.h"
+#include "oja_none.h"
+#include "oja_soft_clip.h"
+#include "reads.h"
+
+// What goes together: a number (rule * number of constraints + constraint, by their places in
+// plastikern/plasticity.py), the change, the change where a step loses nothing, the read.
+#define PLASTIKERN_RULES(X) \
+    X(0, hebb_decay, hebb_decay, read_trace) \
+    X(1, hebb_clip, hebb_none, read_trace) \
+    X(2, hebb_soft_clip, hebb_soft_clip, read_trace) \
+    X(3, hebb_none, hebb_none, read_clipped) \
+    X(4, hebb_none, hebb_none, read_trace) \
+    X(6, oja_clip, oja_none, read_trace) \
+    X(7, oja_soft_clip, oja_soft_clip, read_trace) \
+    X(8, oja_none, oja_none, read_clipped) \
+    X(9, oja_none, oja_none, read_trace)

@@ -1,0 +1,77 @@
+"""The committed text of the library's own rules, by the path of its file."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+
+from ..plasticity import CONSTRAINTS, RULES
+from . import papers
+from .structs import read_struct, update_struct
+from .updates import read, stem, update
+
+HEADER = "// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit."
+INCLUDE = ['#pragma once', "", '#include "../arithmetic.h"', "",
+           "namespace plastikern::generated {", "", "using arithmetic::fused, arithmetic::number;", ""]  # fmt: skip
+WIDTH = 100
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Rule and constraint, where they go together."""
+    return [(rule, constraint) for rule in RULES for constraint in CONSTRAINTS
+            if (rule, constraint) != ("oja", "decay")]  # fmt: skip
+
+
+def files() -> dict[str, str]:
+    """All of it."""
+    stems = {stem(*pair): pair for pair in pairs()}
+    found = {f"csrc/generated/{name}.h": _update_file(*pair) for name, pair in stems.items()}
+    found["csrc/generated/reads.h"] = _reads_file()
+    found["csrc/generated/rules.h"] = _table(sorted(stems))
+    return found
+
+
+def _update_file(rule: str, constraint: str) -> str:
+    structs = []
+    for retroactive in (False, True):
+        both = [update(rule, constraint, retroactive, by_synapse) for by_synapse in (False, True)]
+        structs.append([*_commented(both[0].formula), *update_struct(*both)])
+    return _text(structs)
+
+
+def _reads_file() -> str:
+    structs = []
+    for constraint in ("none", *papers.READS):
+        both = [read(constraint, by_synapse) for by_synapse in (False, True)]
+        structs.append([*_commented(both[0].formula), *read_struct(*both)])
+    return _text(structs)
+
+
+def _table(stems: list[str]) -> str:
+    rows = []
+    for rule, constraint in pairs():
+        free = "none" if constraint == "clip" else constraint
+        number = RULES.index(rule) * len(CONSTRAINTS) + CONSTRAINTS.index(constraint)
+        rows.append(
+            f"    X({number}, {stem(rule, constraint)}, {stem(rule, free)}, {read(constraint, True).name})"
+        )
+    return "\n".join([
+        HEADER, "#pragma once", "", *(f'#include "{name}.h"' for name in (*stems, "reads")), "",
+        *_commented("What goes together: a number (rule * number of constraints + constraint, by their places in "
+                    "plastikern/plasticity.py), the change, the change where a step loses nothing, the read."),
+        "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
+    ])  # fmt: skip
+
+
+def _commented(text: str) -> list[str]:
+    return wrap(text, WIDTH, initial_indent="// ", subsequent_indent="// ")
+
+
+def _text(structs: list[list[str]]) -> str:
+    found = [HEADER, *INCLUDE]
+    for line in (line for struct in structs for line in (*struct, "")):
+        indent = line[: len(line) - len(line.lstrip())] + " " * 8
+        long = len(line) > WIDTH
+        found += (
+            wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False) if long else [line]
+        )
+    return "\n".join([*found, "}  // namespace plastikern::generated", ""])

@@ -1,0 +1,165 @@
+"""The C++ of an update and of a read: structs of functions of values, which kernels are templates over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from .printers import CPP, statements
+from .stages import Stage
+from .symbols import leaf
+from .updates import Read, Update
+
+INDENT = "    "
+
+
+def update_struct(by_row: Update, by_synapse: Update) -> list[str]:
+    """The struct of a change, with coefficients by row and by synapse; csrc/update.h says what its functions are."""
+    states, coefficients = by_row.states, by_row.coefficients
+    lines = [
+        f"static constexpr bool reverses = {_truth(by_row.reverse)}, fades = {_truth(by_row.fades)};",
+        *_record("States", states), *_record("Coefficients", coefficients),
+        *_visitor("states", states), *_visitor("coefficients", coefficients),
+        *_update_struct("by_row", by_row), *_update_struct("by_synapse", by_synapse),
+    ]  # fmt: skip
+    return _struct(by_row.name, lines)
+
+
+def _struct(name: str, lines: list[str]) -> list[str]:
+    return [f"struct {name} {{", *(INDENT + line for line in lines), "};"]
+
+
+def _update_struct(name: str, update: Update) -> list[str]:
+    states, coefficients = update.states, update.coefficients
+    sums = [name for name, axis in update.adjoint.sums.items() if axis == "pre"]
+    own = coefficients if update.by_synapse else ()
+    names = {
+        **{state: f"before.{state}" for state in states},
+        **{f"grad_{state}": f"grad.{state}" for state in states},
+        **{f"after_{state}": f"after.{state}" for state in states},
+        **{coefficient: f"given.{coefficient}" for coefficient in own},
+        **{value: f"row.{value}" for value in update.row.outputs},
+        "x": "x", "so_far_x": "so_far.x", **{f"so_far_{sum}": f"so_far.sums.{sum}" for sum in sums},
+    }  # fmt: skip
+    for_row = {"y": "y", "c": "c", **{name: f"given.{name}" for name in coefficients}}
+    to_finish = {**for_row, **names, **{sum: f"sums.{sum}" for sum in sums}}
+    adjoint = _added(update.adjoint, {"grad_x": "so_far_x", **{s: f"so_far_{s}" for s in sums}})
+    grads = [f"grad_{name}" for name in coefficients]
+    row = "const Row<V>& row"
+    given = "const Coefficients<V>& given"
+    synapse = f"{row}, const States<V>& before, V x, {given}"
+    lines = [
+        f"static constexpr int sum_count = {len(sums)};", *_record("Sums", sums),
+        *_record("Row", update.row.outputs),
+        *_record("Adjoint", (), "States<V> states;", "V x;", "Sums<V> sums;",
+                 *["Coefficients<V> coefficients;"] * update.by_synapse),
+        *_record("Finished", (), "V y;", "Coefficients<V> coefficients;"),
+        *_visitor("sums", sums),
+        *_function("Row<V>", "row", f"V y, V c, {given}", update.row, for_row,
+                   lambda of: _braces(of(name) for name in update.row.outputs)),
+        *_function("States<V>", "next", synapse, update.next, names,
+                   lambda of: _braces(map(of, states))),
+        *_function("Adjoint<V>", "adjoint",
+                   f"{synapse}, const States<V>& grad, const Adjoint<V>& so_far", adjoint, names,
+                   lambda of: _braces([
+                       _braces(of(f"grad_{state}") for state in states), of("grad_x"),
+                       _braces(map(of, sums)), *([_braces(map(of, grads))] if own else [])])),
+        *_function("Finished<V>", "finish", f"{row}, const Sums<V>& sums", update.finish, to_finish,
+                   lambda of: _braces([
+                       of("grad_y"), _braces([] if update.by_synapse else map(of, grads))])),
+    ]  # fmt: skip
+    if update.reverse is not None:
+        lines += _function(
+            "States<V>", "reverse", f"{row}, const States<V>& after, V x, {given}", update.reverse,
+            names, lambda of: _braces(of(f"before_{state}") for state in states),
+        )  # fmt: skip
+    return _struct(name, lines)
+
+
+def read_struct(by_row: Read, by_synapse: Read) -> list[str]:
+    """The struct of a read, with alpha by row and by synapse."""
+    return _struct(
+        by_row.name, [*_read_struct("by_row", by_row), *_read_struct("by_synapse", by_synapse)]
+    )
+
+
+def _read_struct(name: str, read: Read) -> list[str]:
+    grad_alpha = "grad_alpha" if read.by_synapse else "s0"
+    names = {
+        **{value: f"row.{value}" for value in read.row.outputs},
+        "w": "w", "H": "H", "x": "x", "so_far": "so_far", "so_far_H": "so_far.H", "so_far_x": "so_far.x",
+        **({"alpha": "alpha"} if read.by_synapse else {}), "s0": "sum",
+    }  # fmt: skip
+    rest = replace(
+        read.adjoint, outputs={n: s for n, s in read.adjoint.outputs.items() if n != grad_alpha}
+    )
+    lines = [
+        *_record("Row", read.row.outputs), *_record("Adjoint", ("H", "x")),
+        *_function("Row<V>", "row", "V c, V alpha, V grad_sum", read.row,
+                   {"c": "c", "alpha": "alpha", "grad_sum": "grad_sum"},
+                   lambda of: _braces(of(name) for name in read.row.outputs)),
+        *_function("V", "sum", "const Row<V>& row, V w, V alpha, V H, V x, V so_far",
+                   _added(read.sum, {"sum": "so_far"}), names, lambda of: of("sum")),
+        *_function("Adjoint<V>", "adjoint",
+                   "const Row<V>& row, V w, V alpha, V H, V x, const Adjoint<V>& so_far",
+                   _added(rest, {"grad_H": "so_far_H", "grad_x": "so_far_x"}), names,
+                   lambda of: _braces([of("grad_H"), of("grad_x")])),
+        *_function("V", "alpha", "const Row<V>& row, V H, V x, V so_far",
+                   _added(read.alpha, {grad_alpha: "so_far"}), names, lambda of: of(grad_alpha)),
+    ]  # fmt: skip
+    if not read.by_synapse:
+        lines += _function(
+            "V", "finish", "const Row<V>& row, V sum", read.finish, names, lambda of: of("grad_alpha")
+        )  # fmt: skip
+    return _struct(name, lines)
+
+
+def _truth(value: object) -> str:
+    return "true" if value else "false"
+
+
+def _braces(values: Iterable[str]) -> str:
+    return "{" + ", ".join(values) + "}"
+
+
+def _added(stage: Stage, totals: dict[str, str]) -> Stage:
+    """The stage with outputs added to what there is of them already: in a fused operation, where that is one."""
+    leaves = {name: leaf(total, "synapse") for name, total in totals.items()}
+    outputs = {n: leaves[n] + s if n in leaves else s for n, s in stage.outputs.items()}
+    given = {str(symbol.payload): symbol for symbol in leaves.values()}
+    return replace(stage, inputs={**stage.inputs, **given}, outputs=outputs)
+
+
+def _record(name: str, members: Iterable[str], *lines: str) -> list[str]:
+    listed = ", ".join(members)
+    inside = [*([f"V {listed};"] if listed else []), *lines]
+    return ["template <typename V>", f"struct {name} {{", *(INDENT + line for line in inside), "};"]
+
+
+def _visitor(name: str, members: Iterable[str]) -> list[str]:
+    calls = " ".join(f"f({place}, a.{member}...);" for place, member in enumerate(members))
+    return [
+        "template <class F, class... A>",
+        f"static PLASTIKERN_INLINE void {name}(const F& f, A&... a) {{", f"{INDENT}{calls}", "}",
+    ]  # fmt: skip
+
+
+def _function(
+    result: str, name: str, parameters: str, stage: Stage, names: dict[str, str],
+    returned: Callable[[Callable[[str], str]], str],
+) -> list[str]:  # fmt: skip
+    renamed = {names[str(given)]: symbol for given, symbol in stage.inputs.items()}
+    texts, outputs = statements(
+        replace(stage, inputs=renamed), CPP,
+        lambda to, truth: f"const {'auto' if truth else 'V'} {to} = {{}};",
+    )  # fmt: skip
+    text = " ".join([*texts, returned(outputs.__getitem__)])
+    listed = []
+    for parameter in parameters.split(", "):
+        own = parameter.rsplit(" ", 1)[1]
+        used = any(f"{own}{end}" in f"{text} " for end in (".", ")", " ", ",", ";", "}"))
+        listed.append(parameter if used else parameter.replace(f" {own}", f" /*{own}*/"))
+    return [
+        "template <typename V>", f"static PLASTIKERN_INLINE {result} {name}({', '.join(listed)}) {{",
+        *(INDENT + line for line in texts), f"{INDENT}return {returned(outputs.__getitem__)};", "}",
+    ]  # fmt: skip

@@ -1,0 +1,248 @@
+"""What is derived of the change of a synapse's states and of what is read of them: values and adjoints, cut into
+what is computed once a row and what for every synapse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+from . import papers
+from .adjoint import adjoint, regrouped
+from .operations import apply, over_pre
+from .printers import written
+from .stages import Stage, stages
+from .symbols import RuleError, Symbol, constant, leaf, walk
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Update:
+    """How the states of a synapse change, and what comes back.
+
+    Attributes:
+        states, coefficients: their names, in order.
+        by_synapse: whether coefficients belong to synapses; else they belong to rows.
+        row: values of a row, from the signals and, by rows, the coefficients.
+        next: the states after a step, from those before, ``x`` and values of the row.
+        adjoint: ``grad_STATE`` of the states before from those of the states after, the summand
+            ``grad_x`` of the gradient of x and the summands ``s0``, ... of sums over the row; by
+            synapse, gradients ``grad_COEFFICIENT``.
+        finish: ``grad_y`` and, by rows, gradients of coefficients, from those sums and values of the row.
+        reverse: the states before a step from those after it; None where they do not follow.
+        fades: the coefficients by which ``reverse`` divides.
+    """
+
+    name: str
+    formula: str
+    states: Names
+    coefficients: Names
+    by_synapse: bool
+    row: Stage
+    next: Stage
+    adjoint: Stage
+    finish: Stage
+    reverse: Stage | None
+    fades: Names
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a synapse gives to the sum of its row, ``(w + alpha read(H)) x``, and what comes back.
+
+    Attributes:
+        by_synapse: whether alpha belongs to synapses; else it belongs to rows.
+        row: values of a row, from the bound ``c`` and, by rows, ``alpha``; for the adjoint also from ``grad_sum``.
+        sum: the summand.
+        adjoint: gradients ``grad_x``, ``grad_H``; of alpha, by synapse ``grad_alpha``, else the summand ``s0``.
+        alpha: that of alpha alone.
+        finish: by rows, ``grad_alpha`` from the sum.
+    """
+
+    name: str
+    formula: str
+    by_synapse: bool
+    row: Stage
+    sum: Stage
+    adjoint: Stage
+    alpha: Stage
+    finish: Stage
+
+
+@dataclass
+class _Cutting:
+    """Names of the values of a row, the same for all that is computed of them."""
+
+    row: dict[Symbol, str] = field(default_factory=dict)
+
+    def cut(self, outputs: dict[str, Symbol]) -> tuple[Stage, Stage]:
+        """What is computed for every synapse, and for a row from the sums of that."""
+        outputs = regrouped(outputs)
+        found = {(stage.level, stage.number): stage for stage in stages(outputs)}
+        beyond = [key for key in found if key[1] > 0 and key != ("row", 1)]
+        if beyond or len({key for key in found if key[0] in ("column", "synapse")}) > 1:
+            raise RuleError(
+                "a rule of the library has one pass over the synapses and no column states"
+            )
+        synapse = found["synapse", 0]
+        after = found.get(("row", 1), Stage("row", 1, {}, {}, {}))
+        sums = {name: f"s{place}" for place, name in enumerate(
+            name for name, axis in synapse.sums.items() if axis == "pre")}  # fmt: skip
+        summed = {name: over_pre(synapse.outputs[name]) for name in sums}
+        finished = dict(after.outputs)
+        finished |= {name: symbol for name, symbol in summed.items() if name in outputs}
+        totals = {*summed.values()}
+        given = {sums[name]: symbol for name, symbol in summed.items()}
+        given |= self._of_row([s for s in after.inputs.values() if s not in totals])
+        unchanged = {name: s for name, s in outputs.items() if s.operation == "leaf"}
+        inputs = synapse.inputs | {str(s.payload): s for s in unchanged.values()}
+        return (
+            Stage(
+                "synapse", 0,
+                {**{n: s for n, s in inputs.items() if "pre" in s.axes},
+                 **self._of_row([s for s in synapse.inputs.values() if "pre" not in s.axes])},
+                unchanged | {sums.get(name, name): s for name, s in synapse.outputs.items()},
+                {sums.get(name, name): axis for name, axis in synapse.sums.items()},
+            ),
+            Stage("row", 1, given, finished, {}),
+        )  # fmt: skip
+
+    def _of_row(self, symbols: list[Symbol]) -> dict[str, Symbol]:
+        for symbol in symbols:
+            own = symbol.payload if symbol.operation == "leaf" else f"v{len(self.row)}"
+            self.row.setdefault(symbol, own)
+        return {self.row[symbol]: symbol for symbol in symbols}
+
+    def stage(self) -> Stage:
+        """What is computed of a row beforehand."""
+        leaves = [s for s in walk(self.row) if s.operation == "leaf"]
+        return Stage(
+            "row", 0, {s.payload: s for s in leaves}, {name: s for s, name in self.row.items()}, {}
+        )
+
+
+KIND_OF_SIGNAL = {"x": "pre", "y": "post", "c": "bound"}
+
+
+def stem(rule: str, constraint: str) -> str:
+    """The name of an update: constraints that change a trace alike share it."""
+    change = papers.CONSTRAINTS[constraint]
+    same = [name for name, other in papers.CONSTRAINTS.items() if other is change]
+    return f"{rule}_{same[-1]}"
+
+
+@cache
+def update(rule: str, constraint: str, retroactive: bool, by_synapse: bool) -> Update:
+    """One of the papers' changes."""
+    modulation = papers.retroactive if retroactive else papers.simple
+    states = ("H", "E") if retroactive else ("H",)
+    coefficients = ("r", "eta") if retroactive else ("r",)
+    leaves = {name: leaf(name, "synapse") for name in states}
+    leaves |= {name: leaf(name, kind) for name, kind in KIND_OF_SIGNAL.items()}
+    leaves |= {name: leaf(name, "synapse" if by_synapse else "post") for name in coefficients}
+    made = modulation(rule, constraint)(**leaves)
+    following = dict(zip(states, made if retroactive else (made,), strict=True))
+    grads = adjoint(
+        [(value, leaf(f"grad_{name}", "synapse")) for name, value in following.items()],
+        [leaves[name] for name in (*states, "x", "y", *coefficients)],
+    )
+    cutting = _Cutting()
+    after, _ = cutting.cut(following)
+    before, finish = cutting.cut({f"grad_{s.payload}": grad for s, grad in grads.items()})
+    backwards, fades = _reversed(following, [leaves[name] for name in states])
+    reverse = None if backwards is None else cutting.cut(backwards)[0]
+    return Update(
+        f"{stem(rule, constraint)}{'_retroactive' if retroactive else ''}",
+        "; ".join(f"{name}' = {written(value)}" for name, value in following.items()),
+        states, coefficients, by_synapse, cutting.stage(), after, before, finish, reverse, fades,
+    )  # fmt: skip
+
+
+@cache
+def read(constraint: str, by_synapse: bool) -> Read:
+    """What the papers' sums read under a constraint."""
+    w, H = leaf("w", "connection"), leaf("H", "synapse")
+    x, c, grad_sum = leaf("x", "pre"), leaf("c", "bound"), leaf("grad_sum", "post")
+    alpha = leaf("alpha", "connection" if by_synapse else "neuron")
+    seen = papers.READS[constraint](H, c) if constraint in papers.READS else H
+    summand = (w + alpha * seen) * x
+    cutting = _Cutting()
+    forward, _ = cutting.cut({"sum": summand})
+    grads = adjoint([(over_pre(summand), grad_sum)], [x, H, alpha])
+    named = {f"grad_{s.payload}": grad for s, grad in grads.items()}
+    backward, finish = cutting.cut(named)
+    only, _ = cutting.cut({"grad_alpha": named["grad_alpha"]})
+    return Read(
+        "read_clipped" if constraint in papers.READS else "read_trace",
+        f"sum of {written(summand)}", by_synapse, cutting.stage(), forward, backward, only, finish,
+    )  # fmt: skip
+
+
+def _reversed(
+    following: dict[str, Symbol], states: list[Symbol]
+) -> tuple[dict[str, Symbol] | None, Names]:
+    """The states before a step from those after it, where each is affine in itself with a factor that only
+    coefficients are in; and these coefficients. The quotient comes with what rounding leaves of the inverse:
+    without it every step would err in the same direction, and hundreds of steps would add up."""
+    found: dict[Symbol, Symbol] = {}
+    fades: dict[str, None] = {}
+    # A state that others are computed from comes first.
+    for state in reversed(states):
+        factor, rest = _affine(following[state.payload], state) or (None, None)
+        if factor is None:
+            return None, ()
+        named = [s.payload for s in walk([factor]) if s.operation == "leaf"]
+        if any(name in (*KIND_OF_SIGNAL, *(s.payload for s in states)) for name in named):
+            return None, ()
+        difference = leaf(f"after_{state.payload}", "synapse")
+        if rest is not None:
+            difference = difference - substituted(rest, found)
+        if {*walk([difference])} & {*states}:
+            return None, ()
+        if factor.value != 1:
+            fades |= dict.fromkeys(named)
+            inverse = 1 / factor
+            missing = (1 - factor * inverse) * inverse
+            difference = difference * missing + difference * inverse
+        found[state] = difference
+    return {f"before_{state.payload}": value for state, value in found.items()}, tuple(fades)
+
+
+def _affine(value: Symbol, state: Symbol) -> tuple[Symbol | None, Symbol | None] | None:
+    """(factor, rest) of a value that is factor * state + rest, where None stands for 0."""
+    if value is state:
+        return constant(1), None
+    if state not in {*walk([value])}:
+        return None, value
+    parts = [_affine(argument, state) for argument in value.arguments]
+    if None in parts or value.operation not in ("add", "sub", "mul", "neg"):
+        return None
+    (p, q), (r, t) = [*(part for part in parts if part is not None), (None, None)][:2]
+    if value.operation == "mul":
+        if p is not None and r is not None:
+            return None
+        return _plus(_times(p, t), _times(q, r)), _times(q, t)
+    if value.operation == "add":
+        return _plus(p, r), _plus(q, t)
+    minus = constant(-1)
+    if value.operation == "neg":
+        return _times(minus, p), _times(minus, q)
+    return _plus(p, _times(minus, r)), _plus(q, _times(minus, t))
+
+
+def _plus(a: Symbol | None, b: Symbol | None) -> Symbol | None:
+    return a + b if a is not None and b is not None else b if a is None else a
+
+
+def _times(a: Symbol | None, b: Symbol | None) -> Symbol | None:
+    return None if a is None or b is None else a * b
+
+
+def substituted(value: Symbol, known: dict[Symbol, Symbol]) -> Symbol:
+    """The value with symbols in the place of others."""
+    found = dict(known)
+    for symbol in walk([value]):
+        if symbol not in found:
+            arguments = [found[argument] for argument in symbol.arguments]
+            found[symbol] = apply(symbol.operation, *arguments) if arguments else symbol
+    return found[value]
