@@ -21,6 +21,8 @@ from build_backend.toolchain import BuildError
 LIBRARY_NAME = "_C.abi3.so"
 SCALARS = ("float", "double")
 OPTIMISE = "-O3"
+# Products are fused with sums where the source says so.
+PRECISE = "-ffp-contract=off"
 WARN = ("-Wall", "-Wextra")
 HIDE = ("-fPIC", "-fvisibility=hidden")
 HIDE_CXX = ("-fvisibility-inlines-hidden",)
@@ -152,6 +154,7 @@ def plan(
     include = str(torch.folder / "include")
     host_flags = [
         *HIDE,
+        PRECISE,
         *(["-fopenmp"] if compiler.openmp else []),
         f"-ffile-prefix-map={include}=torch",
     ]

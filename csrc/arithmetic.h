@@ -30,29 +30,35 @@ PLASTIKERN_INLINE V number(double value) {
     }
 }
 
-// a b + c, rounded once: where the text says so, and nowhere else. Instruction sets without that
-// operation round twice.
+template <typename V>
+constexpr bool single = sizeof(V{}[0]) == sizeof(float);
+
+// a b + c, rounded once: where the text says so, and nowhere else. Processors that have no such
+// instruction round twice.
 template <typename V>
 PLASTIKERN_INLINE V fused(V a, V b, V c) {
+#if defined(__CUDACC__) || defined(__FP_FAST_FMA)
     if constexpr (std::is_arithmetic_v<V>) {
         return std::fma(a, b, c);
-    } else {
-#if defined(__FMA__) && !defined(__CUDACC__)
-        constexpr bool single = sizeof(V{}[0]) == sizeof(float);
-        if constexpr (sizeof(V) == 32 && single)
-            return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-        else if constexpr (sizeof(V) == 32)
-            return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#if defined(__FMA__)
+    } else if constexpr (sizeof(V) == 32 && single<V>) {
+        return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    } else if constexpr (sizeof(V) == 32) {
+        return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 #if defined(__AVX512F__)
-        else if constexpr (single)
-            return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-        else
-            return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+    } else if constexpr (sizeof(V) == 64 && single<V>) {
+        return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #endif
-#else
-        return a * b + c;
 #endif
+    } else {
+        V found = a;
+        for (unsigned lane = 0; lane < sizeof a / sizeof a[0]; ++lane)
+            found[lane] = std::fma(a[lane], b[lane], c[lane]);
+        return found;
     }
+#else
+    return a * b + c;
+#endif
 }
 
 template <typename V>

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "plasticity.h"
+#include "arithmetic.h"
 
 namespace plastikern {
 
@@ -56,8 +56,9 @@ struct TraceRows {
     }
 };
 
-// Numbers as in plastikern/ops/fused.py (KINDS) and plastikern/plasticity.py (POSTS,
-// MODULATOR_INPUTS, MODULATOR_NONLINEARITIES).
+// Numbers as in plastikern/ops/fused.py (KINDS) and plastikern/plasticity.py
+// (LINEAR_NONLINEARITIES, POSTS, MODULATOR_INPUTS, MODULATOR_NONLINEARITIES).
+enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
 enum class NetworkKind : int64_t { rnn, lstm, linear };
 enum class Post : int64_t { candidate, recurrent, cell, hidden };
 enum class ModulatorInput : int64_t { hidden, previous_hidden, cell };
@@ -93,7 +94,7 @@ template <typename S>
 struct Network {
     NetworkKind kind;
     int64_t steps, batch, posts, pres, threads;
-    int64_t rule, constraint;  // places in Rules and Constraints
+    int64_t rule;  // its place in update.h
     Nonlinearity nonlinearity;
     Post post;
     bool retroactive;

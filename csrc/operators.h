@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "network.h"
+#include "update.h"
 
 namespace plastikern {
 
@@ -122,23 +123,18 @@ class Call {
         STD_TORCH_CHECK(dtype_ == ScalarType::Float || dtype_ == ScalarType::Double, first,
                         " must be float32 or float64");
         STD_TORCH_CHECK(codes.size() == 8, "codes must be 8 numbers; got ", codes.size());
-        const int64_t limits[8] = {3, Rules::size, Constraints::size, 5, 4, 2, 3, 3};
+        const int64_t limits[8] = {3, kRuleCount, kRuleCount, 5, 4, 2, 3, 3};
         for (size_t i = 0; i < 8; ++i) {
             STD_TORCH_CHECK(codes[i] >= 0 && codes[i] < limits[i], "code ", i,
                             " is out of range: ", codes[i]);
         }
-        bool known = false;
-        with_types(codes[1], codes[2], [&]<class R, class C>(R*, C*) {
-            using Backwards = typename Reversed<R, C>::Constraint;
-            known = true;
-            // Under `decay` at one rate for all steps only.
-            const bool fixed = !retroactive() && !modulator_weight.has_value();
-            reversible_ =
-                Device::reverses && (same<Backwards, Decay> ? fixed : !same<Backwards, void>);
-            loses_ = C::loses;
-        });
-        STD_TORCH_CHECK(known, "rule ", codes[1], " and constraint ", codes[2],
+        rule_ = find_rule(codes[1], codes[2]);
+        STD_TORCH_CHECK(rule_ >= 0, "rule ", codes[1], " and constraint ", codes[2],
                         " do not go together");
+        const bool fixed = !retroactive() && !modulator_weight.has_value();
+        const RuleFacts& facts = kRules[rule_];
+        reversible_ = Device::reverses && facts.reverses[retroactive()] &&
+                      (fixed || !facts.fades[retroactive()]);
         STD_TORCH_CHECK(checkpoint_every >= 0, "checkpoint_every must not be negative");
         STD_TORCH_CHECK(
             is(NetworkKind::linear) || codes[3] != static_cast<int64_t>(Nonlinearity::softmax),
@@ -214,7 +210,7 @@ class Call {
     int64_t drive_size() const { return posts_ * (is(NetworkKind::lstm) ? 4 : 1); }
     // Whether traces can be run backwards, and whether some rows must be excepted.
     bool can_reverse() const { return reversible_; }
-    bool loses() const { return loses_; }
+    bool loses() const { return kRules[rule_].loses; }
     // As Network::history_size and Network::traces.
     int64_t history_size() const {
         if (!is(NetworkKind::lstm)) return 0;
@@ -257,8 +253,7 @@ class Call {
         n.batch = batch_;
         n.posts = posts_;
         n.pres = pres_;
-        n.rule = codes_[1];
-        n.constraint = codes_[2];
+        n.rule = rule_;
         n.nonlinearity = static_cast<Nonlinearity>(codes_[3]);
         n.post = static_cast<Post>(codes_[4]);
         n.retroactive = retroactive();
@@ -321,7 +316,8 @@ class Call {
                Coefficients<S>{pointer<S>(tensor), pres_};
     }
 
-    bool batch_first_, reversible_ = false, loses_ = false;
+    bool batch_first_, reversible_ = false;
+    int64_t rule_;
     double clip_;
     std::vector<int64_t> codes_;
     ScalarType dtype_;

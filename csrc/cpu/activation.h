@@ -19,16 +19,12 @@ LANES_INLINE V exponential(V x) {
     x = x < -87.0f ? V{} - 87.0f : x;
     x = x > 88.0f ? V{} + 88.0f : x;
     const V round = V{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    V n = (x * 1.44269504f + round) - round;
-    V r = (x - n * 0.693359375f) - n * -2.12194440e-4f;  // ln 2 in two parts
-    V p = V{} + 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    V n = fused(x, number<V>(1.44269504f), round) - round;
+    // ln 2 in two parts
+    V r = fused(n, number<V>(2.12194440e-4f), fused(n, number<V>(-0.693359375f), x));
+    V p = number<V>(1.0f / 5040);
+    for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+        p = fused(p, r, number<V>(coefficient));
     Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
     return p * (V)exponent;
 }
@@ -47,11 +43,9 @@ LANES_INLINE V hyperbolic_tangent(V x) {
     far = x < 0.0f ? -far : far;
     V s = x * x;
     V p = V{} - 5.603908450e-3f;
-    p = p * s + 2.055171372e-2f;
-    p = p * s - 5.371410532e-2f;
-    p = p * s + 1.333115278e-1f;
-    p = p * s - 3.333327208e-1f;
-    return size < 0.625f ? x + x * (s * p) : far;
+    for (float coefficient : {2.055171372e-2f, -5.371410532e-2f, 1.333115278e-1f, -3.333327208e-1f})
+        p = fused(p, s, number<V>(coefficient));
+    return size < 0.625f ? fused(x, s * p, x) : far;
 }
 
 LANES_INLINE V tanh_of(V x) {
@@ -90,7 +84,7 @@ void lstm_forward(const plastikern::LstmStep<S>& s, int64_t begin, int64_t end) 
         const V forget = sigmoid_of(access.load(s.gates + f) + access.load(s.drive + f));
         const V candidate = tanh_of(recurrent + access.load(s.drive + g));
         const V output = sigmoid_of(access.load(s.gates + o) + access.load(s.drive + o));
-        const V cell = forget * access.load(s.cell_before + i) + input * candidate;
+        const V cell = fused(forget, access.load(s.cell_before + i), input * candidate);
         if (s.recurrent != nullptr) access.store(s.recurrent + i, recurrent);
         access.store(s.gates + i, input);
         access.store(s.gates + f, forget);
@@ -109,7 +103,7 @@ void lstm_backward(const plastikern::LstmStepGrad<S>& s, int64_t begin, int64_t 
         const V squashed = tanh_of(access.load(s.cell + i)),
                 grad_hidden = access.load(s.grad_hidden + i);
         const V grad_cell =
-            access.load(s.grad_cell + i) + grad_hidden * output * (1 - squashed * squashed);
+            fused(grad_hidden * output, 1 - squashed * squashed, access.load(s.grad_cell + i));
         V grad_candidate = grad_cell * input;
         if (s.grad_candidate != nullptr) grad_candidate += access.load(s.grad_candidate + i);
         access.store(s.grad_drive + i, grad_cell * candidate * input * (1 - input));

@@ -11,6 +11,7 @@
 // post-synaptic neuron; a row is read, used and written in one pass.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "../network.h"
@@ -97,6 +98,17 @@ struct ConnectionKernels {
                            const AlphaGradient<S>&, int64_t begin, int64_t end);
 };
 
+// By layout.
+template <typename S>
+using LayoutKernels = std::array<ConnectionKernels<S>, 3>;
+
+// Without and with eligibility traces; and those whose `backward` may run the traces backwards, for
+// rows that have lost nothing.
+template <typename S>
+struct RuleKernels {
+    const LayoutKernels<S>*traces[2], *free[2];
+};
+
 // Rows of the gates of one LSTM element, N values each.
 template <typename S>
 struct LstmStep {
@@ -122,12 +134,7 @@ struct LstmStepGrad {
 template <typename S>
 struct Kernels {
     const char* capability;
-    const ConnectionKernels<S>* (*connection)(int64_t rule, int64_t constraint, Layout,
-                                              bool eligible);
-    // Those whose `backward` runs the traces backwards, for rows that have lost nothing; null:
-    // there are none.
-    const ConnectionKernels<S>* (*reversed)(int64_t rule, int64_t constraint, Layout,
-                                            bool eligible);
+    const RuleKernels<S>* rules;  // by their places in ../update.h
     // Columns that are packed together, and the packing of the elements' pre for `alpha_gradient`:
     // tiles [first_tile, last_tile).
     int64_t tile;

@@ -1,8 +1,11 @@
 // The kernels of a plastic connection for one instruction set and one scalar type; compiled once
-// for each. Contract in connection.h, arithmetic in ../plasticity.h. What differs between variants
-// is a template parameter.
+// for each. Contract in connection.h, arithmetic in ../update.h. What differs between variants is a
+// template parameter.
 #include "connection.h"
 
+#include <type_traits>
+
+#include "../update.h"
 #include "activation.h"
 #include "lanes.h"
 #include "products.h"
@@ -11,27 +14,28 @@ namespace {
 
 using namespace plastikern;
 
-template <class R, class C, bool kEligible, Layout kLayout>
-struct Policy : Synapse<R, C, kEligible> {
+// A change, what it is for rows that lose nothing, and a read.
+template <class U, class F, class R, Layout kLayout>
+struct Policy {
     static constexpr bool alpha_per_synapse = kLayout != Layout::per_neuron;
     static constexpr bool rate_per_synapse = kLayout == Layout::per_synapse;
-    static constexpr bool reversible =
-        same<typename Reversed<R, C>::Constraint, C> && !(kEligible && same<C, Decay>);
+    static constexpr bool loses = !same<U, F>;
+    using Update = U;
+    using FreeUpdate = F;
+    using Synapse =
+        std::conditional_t<rate_per_synapse, typename U::by_synapse, typename U::by_row>;
+    using Free = std::conditional_t<rate_per_synapse, typename F::by_synapse, typename F::by_row>;
+    using Read = std::conditional_t<alpha_per_synapse, typename R::by_synapse, typename R::by_row>;
+    using States = typename U::template States<V>;
+    using Coefficients = typename U::template Coefficients<V>;
+    using Adjoint = typename Synapse::template Adjoint<V>;
+    static constexpr int state_count = sizeof(States) / sizeof(V);
+    static constexpr bool eligible = state_count == 2;
 };
 
 // A row after the other: its streams run straight on into the next row's, which is what hardware
 // prefetchers follow. Sums are kept in as many chains as hide the latency of an addition.
 constexpr int kForwardChains = 4;
-
-// 1 / (1 - rate) in two parts, for running the rule `decay` backwards. Exact where the compiler
-// fuses multiply and add.
-template <typename T>
-struct Inverse {
-    T value, rest;
-
-    explicit LANES_INLINE Inverse(T rate)
-        : value(1 / (1 - rate)), rest((1 - (1 - rate) * value) * value) {}
-};
 
 // A parameter of row j: a vector from memory where it is per synapse, else one number.
 template <bool kPerSynapse>
@@ -52,7 +56,13 @@ struct Coefficient {
     }
 };
 
-// The rates of row j: in force, rate + rate_scale * M; and of the eligibility trace.
+// The rate in force: the same bits wherever it is computed.
+template <typename T>
+LANES_INLINE T rate_in_force(T rate, T scale, T modulator) {
+    return fused(scale, modulator, rate);
+}
+
+// The coefficients of row j: the rate in force, and that of the eligibility trace.
 template <class P>
 struct RowRates {
     const S *rate, *scale, *eligibility;
@@ -64,18 +74,24 @@ struct RowRates {
           eligibility(P::eligible ? c.eligibility_rate.row(j) : nullptr),
           modulator(splat(m)) {
         if constexpr (!P::rate_per_synapse) {
-            in_force = splat(scale == nullptr ? *rate : *rate + *scale * m);
+            in_force = splat(scale == nullptr ? *rate : rate_in_force(*rate, *scale, m));
             if constexpr (P::eligible) fading = splat(*eligibility);
         }
     }
-    LANES_INLINE Traces<V> of_row() const { return {in_force, fading}; }
+    LANES_INLINE typename P::Coefficients of_row() const {
+        if constexpr (P::eligible) {
+            return {in_force, fading};
+        } else {
+            return {in_force};
+        }
+    }
     template <class Access>
-    LANES_INLINE Traces<V> at(int64_t i, Access access) const {
+    LANES_INLINE typename P::Coefficients at(int64_t i, Access access) const {
         if constexpr (P::rate_per_synapse) {
-            Traces<V> here;
-            here.trace = access.load(rate + i);
-            if (scale != nullptr) here.trace += access.load(scale + i) * modulator;
-            if constexpr (P::eligible) here.eligibility = access.load(eligibility + i);
+            typename P::Coefficients here;
+            here.r = access.load(rate + i);
+            if (scale != nullptr) here.r = rate_in_force(here.r, access.load(scale + i), modulator);
+            if constexpr (P::eligible) here.eta = access.load(eligibility + i);
             return here;
         } else {
             return of_row();
@@ -86,27 +102,59 @@ struct RowRates {
 // Rows of traces, or of their gradients.
 template <class P, typename T>
 struct TraceRow {
-    T *trace, *eligibility;
+    T* rows[P::state_count];
 
-    LANES_INLINE TraceRow(const TraceRows<T>& all, int64_t j)
-        : trace(all.row(j)), eligibility(P::eligible ? all.eligibility_row(j) : nullptr) {}
+    LANES_INLINE TraceRow(const TraceRows<T>& all, int64_t j) {
+        rows[0] = all.row(j);
+        if constexpr (P::eligible) rows[1] = all.eligibility_row(j);
+    }
     template <class Access>
-    LANES_INLINE Traces<V> load(int64_t i, Access access) const {
-        Traces<V> here;
-        here.trace = access.load(trace + i);
-        if constexpr (P::eligible) here.eligibility = access.load(eligibility + i);
+    LANES_INLINE typename P::States load(int64_t i, Access access) const {
+        typename P::States here;
+        P::Update::states([&](int state, V& value) { value = access.load(rows[state] + i); }, here);
         return here;
     }
     template <class Access>
-    LANES_INLINE void store(int64_t i, Access access, Traces<V> value) const {
-        access.store(trace + i, value.trace);
-        if constexpr (P::eligible) access.store(eligibility + i, value.eligibility);
+    LANES_INLINE void store(int64_t i, Access access, typename P::States values) const {
+        P::Update::states([&](int state, V value) { access.store(rows[state] + i, value); },
+                          values);
+    }
+    LANES_INLINE void advance(int64_t distance) {
+        for (T*& row : rows) row += distance;
+    }
+};
+
+// The states of some vectors of a row: apart, since compilers keep no array of records in
+// registers.
+template <class P, int kVectors>
+struct Held {
+    V values[P::state_count][kVectors];
+
+    LANES_INLINE typename P::States at(int vector) const {
+        typename P::States states;
+        P::Update::states([&](int state, V& value) { value = values[state][vector]; }, states);
+        return states;
+    }
+    LANES_INLINE void set(int vector, typename P::States states) {
+        P::Update::states([&](int state, V value) { values[state][vector] = value; }, states);
     }
 };
 
 // Columns to go through: where rows are padded, whole vectors.
 LANES_INLINE int64_t columns_of(const Connection<S>& c, bool padded) {
     return padded ? (c.pres + kLanes - 1) / kLanes * kLanes : c.pres;
+}
+
+// The trace after a step that loses nothing.
+template <class P>
+LANES_INLINE V free_next(V post, V bound, const typename P::States& before, V pre,
+                         const typename P::Coefficients& given) {
+    const auto copy = [](int, V& to, const V& from) { to = from; };
+    typename P::FreeUpdate::template States<V> states;
+    typename P::FreeUpdate::template Coefficients<V> coefficients;
+    P::Update::states(copy, states, before);
+    P::Update::coefficients(copy, coefficients, given);
+    return P::Free::next(P::Free::row(post, bound, coefficients), states, pre, coefficients).H;
 }
 
 // Connection and unit come by value: what is stored to traces might else be a pointer that has to
@@ -123,27 +171,27 @@ void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, 
         const Coefficient<P::alpha_per_synapse> alpha(c.alpha, j);
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{};
+        const auto row = P::Synapse::row(post, bound, rates.of_row());
+        const auto reading = P::Read::row(bound, alpha.value, V{});
         V sum[kForwardChains] = {};
         decltype(V{} < V{}) lost{};
         for_lanes<kForwardChains>(
             columns, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
-                Traces<V> traces;
+                typename P::States states;
                 if constexpr (kUpdate) {
-                    const Traces<V> before = traces_in.load(i, access),
-                                    rates_here = rates.at(i, access);
+                    const auto before = traces_in.load(i, access);
+                    const auto given = rates.at(i, access);
                     const V pre_before = access.load(pre_before_row + i);
-                    traces = P::next(before, pre_before, post, rates_here, bound);
+                    states = P::Synapse::next(row, before, pre_before, given);
                     if constexpr (kLost)
-                        lost |= traces.trace !=
-                                before.trace + P::change(before, pre_before, post, rates_here);
-                    traces_out.store(i, access, traces);
+                        lost |= states.H != free_next<P>(post, bound, before, pre_before, given);
+                    traces_out.store(i, access, states);
                 } else {
-                    traces.trace = access.load(traces_in.trace + i);
+                    states.H = access.load(traces_in.rows[0] + i);
                 }
                 if constexpr (kRead) {
-                    const V readable = P::Constraint::read(traces.trace, bound);
-                    const V effective = access.load(weight + i) + alpha.at(i, access) * readable;
-                    sum[chain] += effective * access.load(pre_row + i);
+                    sum[chain] = P::Read::sum(reading, access.load(weight + i), alpha.at(i, access),
+                                              states.H, access.load(pre_row + i), sum[chain]);
                 }
             });
         static_assert(kForwardChains == 4);
@@ -154,9 +202,9 @@ void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, 
 
 template <class P, bool kUpdate, bool kRead, bool kReverse>
 void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin, int64_t end) {
+    using Synapse = typename P::Synapse;
+    using Read = typename P::Read;
     const int64_t columns = columns_of(c, u.padded);
-    using Rule = typename P::Rule;
-    using Constraint = typename P::Constraint;
     const V bound = splat(c.bound);
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
     S *grad_pre_before_row = u.grad_pre_before, *grad_pre_row = u.grad_pre;
@@ -169,108 +217,82 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{},
                 grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        // What fades at a rate and is run backwards: the eligibility trace, or the trace under the
-        // rule `decay`.
-        const Inverse<S> row_inverse(
-            kReverse && !P::rate_per_synapse ? P::rule_rate(rates.of_row())[0] : S(0));
-        const V inverse_value = splat(row_inverse.value), inverse_rest = splat(row_inverse.rest);
-        RowSums<V> sums;
-        V rate_sum{}, fading_sum{}, plastic{};
+        const auto row = Synapse::row(post, bound, rates.of_row());
+        const auto reading = Read::row(bound, alpha.value, grad_sum);
+        typename Synapse::template Sums<V> sums{};
+        V rate_sum{}, plastic{};
         S* grad_alphas = u.grad_alphas == nullptr ? nullptr : u.grad_alphas + j * u.alpha_stride;
         for_lanes(columns, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
-            // `traces` are what the unit reads, `before` what they were before the change.
-            Traces<V> traces, before;
-            Traces<V> rates_here;
+            // `states` are what the unit reads, `before` what they were before the change.
+            typename P::States states, before;
+            typename P::Coefficients given;
             V pre_before{};
             if constexpr (kUpdate) {
                 before = traces_in.load(i, access);
                 pre_before = access.load(pre_before_row + i);
-                rates_here = rates.at(i, access);
+                given = rates.at(i, access);
                 if constexpr (kReverse) {
-                    traces = before;
-                    V inverse = inverse_value, rest = inverse_rest;
-                    if constexpr (P::rate_per_synapse) {
-                        const Inverse<V> here(P::rule_rate(rates_here));
-                        inverse = here.value, rest = here.rest;
-                    }
-                    if constexpr (P::eligible) {
-                        const V taken =
-                            Rule::change(before.trace, pre_before, post, rates_here.eligibility);
-                        before.eligibility =
-                            Decay::reverse(before.eligibility, taken, inverse, rest);
-                    }
-                    const V change = P::change(before, pre_before, post, rates_here);
-                    before.trace = Constraint::reverse(traces.trace, change, inverse, rest);
+                    states = before;
+                    before = Synapse::reverse(row, states, pre_before, given);
                     traces_out.store(i, access, before);
                 } else {
-                    traces = P::next(before, pre_before, post, rates_here, bound);
+                    states = Synapse::next(row, before, pre_before, given);
                 }
             } else {
-                traces.trace = access.load(traces_in.trace + i);
+                states.H = access.load(traces_in.rows[0] + i);
             }
-            Traces<V> grad = grads_in.load(i, access);
+            auto grad = grads_in.load(i, access);
             if constexpr (kRead) {
-                const V alpha_here = alpha.at(i, access),
-                        readable = Constraint::read(traces.trace, bound);
-                const V pre = access.load(pre_row + i),
-                        effective = access.load(weight + i) + alpha_here * readable;
-                access.store(grad_pre_row + i,
-                             access.load(grad_pre_row + i) + grad_sum * effective);
-                const V through = grad_sum * pre;
-                grad.trace += Constraint::read_adjoint(traces.trace, bound, through * alpha_here);
+                const V pre = access.load(pre_row + i);
+                const auto through =
+                    Read::adjoint(reading, access.load(weight + i), alpha.at(i, access), states.H,
+                                  pre, {grad.H, access.load(grad_pre_row + i)});
+                access.store(grad_pre_row + i, through.x);
+                grad.H = through.H;
                 if constexpr (!P::alpha_per_synapse) {
-                    plastic += readable * pre;
+                    plastic = Read::alpha(reading, states.H, pre, plastic);
                 } else if (grad_alphas != nullptr) {
                     access.store(grad_alphas + i,
-                                 access.load(grad_alphas + i) + through * readable);
+                                 Read::alpha(reading, states.H, pre, access.load(grad_alphas + i)));
                 }
             }
             if constexpr (kUpdate) {
-                const SynapseGrad<V> through =
-                    P::adjoint(before, pre_before, post, rates_here, bound, grad);
-                grad = through.before;
-                const V grad_pre_before = access.load(grad_pre_before_row + i) + through.pre;
-                access.store(grad_pre_before_row + i, grad_pre_before);
+                typename P::Adjoint so_far;
+                so_far.x = access.load(grad_pre_before_row + i);
+                so_far.sums = sums;
+                const auto through = Synapse::adjoint(row, before, pre_before, given, grad, so_far);
+                grad = through.states;
+                sums = through.sums;
+                access.store(grad_pre_before_row + i, through.x);
                 if constexpr (P::rate_per_synapse) {
-                    const V rule_rate = P::rule_rate(rates_here);
-                    Rule::accumulate(sums, before.trace, pre_before, rule_rate * through.change);
-                    V rule =
-                          through.change * Rule::change(before.trace, pre_before, post, splat(1)),
-                      in_force = through.rate;
-                    const auto add = [&](S* to, V value) __attribute__((always_inline)) {
+                    const V in_force = through.coefficients.r;
+                    const auto add = [&](S* to, V factor, V value) __attribute__((always_inline)) {
                         if (to == nullptr) return;
-                        access.store(to + in_matrix + i, access.load(to + in_matrix + i) + value);
+                        to += in_matrix + i;
+                        access.store(to, fused(factor, value, access.load(to)));
                     };
-                    if constexpr (P::eligible) {
-                        add(u.grad_eligibility_rates, rule + through.fading);
-                    } else {
-                        in_force += rule;
-                    }
-                    add(u.grad_rates, in_force);
-                    add(u.grad_rate_scales, in_force * rates.modulator);
-                    if (rates.scale != nullptr) rate_sum += in_force * access.load(rates.scale + i);
-                } else {
-                    Rule::accumulate(sums, before.trace, pre_before, through.change);
-                    if constexpr (P::has_rate) rate_sum += through.rate;
-                    if constexpr (P::eligible) fading_sum += through.fading;
+                    add(u.grad_rates, splat(1), in_force);
+                    add(u.grad_rate_scales, rates.modulator, in_force);
+                    if constexpr (P::eligible)
+                        add(u.grad_eligibility_rates, splat(1), through.coefficients.eta);
+                    if (rates.scale != nullptr)
+                        rate_sum = fused(in_force, access.load(rates.scale + i), rate_sum);
                 }
             }
             grads_out.store(i, access, grad);
         });
         if constexpr (kRead && !P::alpha_per_synapse)
-            u.grad_alpha[j] += u.grad_sum[j] * sum_of(plastic);
+            u.grad_alpha[j] += Read::finish(reading, splat(sum_of(plastic)))[0];
         if constexpr (kUpdate) {
-            const RowSums<S> totals = {sum_of(sums.with_pre), sum_of(sums.with_trace)};
-            S rule_rate = 1, through_rule,
-              rate = P::has_rate || P::rate_per_synapse ? sum_of(rate_sum) : S(0);
-            if constexpr (!P::rate_per_synapse) rule_rate = P::rule_rate(rates.of_row())[0];
-            Rule::finish(totals, u.post_before[j], rule_rate, u.grad_post_before[j], through_rule);
-            if constexpr (!P::rate_per_synapse && P::eligible) {
-                u.grad_eligibility_rate[j] += through_rule + sum_of(fading_sum);
-            } else if constexpr (!P::rate_per_synapse) {
-                rate += through_rule;
+            P::Synapse::sums([](int, V& sum) { sum = splat(sum_of(sum)); }, sums);
+            const auto found = Synapse::finish(row, sums);
+            u.grad_post_before[j] = found.y[0];
+            if constexpr (P::rate_per_synapse) {
+                u.grad_rate[j] = sum_of(rate_sum);
+            } else {
+                u.grad_rate[j] = found.coefficients.r[0];
+                if constexpr (P::eligible) u.grad_eligibility_rate[j] += found.coefficients.eta[0];
             }
-            u.grad_rate[j] = rate;
         }
     }
 }
@@ -278,7 +300,7 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
 template <class P>
 void forward(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int64_t end) {
     if (u.pre_before == nullptr) return forward_rows<P, false, true>(c, u, begin, end);
-    if constexpr (P::Constraint::loses) {
+    if constexpr (P::loses) {
         if (u.lost != nullptr && u.pre == nullptr)
             return forward_rows<P, true, false, true>(c, u, begin, end);
         if (u.lost != nullptr) return forward_rows<P, true, true, true>(c, u, begin, end);
@@ -290,7 +312,7 @@ void forward(const Connection<S>& c, const ForwardUnit<S>& u, int64_t begin, int
 template <class P>
 void backward(const Connection<S>& c, const BackwardUnit<S>& u, int64_t begin, int64_t end) {
     if (u.pre_before == nullptr) return backward_rows<P, false, true, false>(c, u, begin, end);
-    if constexpr (P::reversible) {
+    if constexpr (P::Update::reverses) {
         if (u.reverse && u.pre == nullptr)
             return backward_rows<P, true, false, true>(c, u, begin, end);
         if (u.reverse) return backward_rows<P, true, true, true>(c, u, begin, end);
@@ -306,14 +328,18 @@ constexpr int64_t kTile = kTileVectors * kLanes;
 
 // A vector of a row of which `remaining` columns are left; lanes beyond them are zero, or stay
 // untouched.
-LANES_INLINE V load_upto(const S* from, int64_t remaining) {
-    if (remaining >= kLanes) return Whole::load(from);
-    return remaining > 0 ? Part(remaining).load(from) : V{};
-}
-LANES_INLINE void store_upto(S* to, V value, int64_t remaining) {
-    if (remaining >= kLanes) return Whole::store(to, value);
-    if (remaining > 0) Part(remaining).store(to, value);
-}
+struct Upto {
+    int64_t remaining;
+    explicit LANES_INLINE Upto(int64_t columns) : remaining(columns) {}
+    LANES_INLINE V load(const S* from) const {
+        if (remaining >= kLanes) return Whole::load(from);
+        return remaining > 0 ? Part(remaining).load(from) : V{};
+    }
+    LANES_INLINE void store(S* to, V value) const {
+        if (remaining >= kLanes) return Whole::store(to, value);
+        if (remaining > 0) Part(remaining).store(to, value);
+    }
+};
 
 // kVectors vectors of a row through all steps, with its posts and, per neuron, its rates in force.
 template <class P, int kVectors>
@@ -323,13 +349,10 @@ void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, 
     const TraceRow<P, const S> traces_in(h.traces, j);
     TraceRow<P, S> to(out, j);
     RowRates<P> rates(c, j, 0);
-    V trace[kVectors],
-        eligibility[kVectors] = {};  // apart: compilers keep no array of records in registers
+    Held<P, kVectors> held;
     for (int v = 0; v < kVectors; ++v) {
         const int64_t at = i + v * kLanes;
-        trace[v] = load_upto(traces_in.trace + at, columns - at);
-        if constexpr (P::eligible)
-            eligibility[v] = load_upto(traces_in.eligibility + at, columns - at);
+        held.set(v, traces_in.load(at, Upto(columns - at)));
     }
     const S* pre = h.first_pre + i;
     for (int64_t t = 0; t < h.steps; ++t) {
@@ -339,21 +362,16 @@ void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, 
         } else {
             rates.in_force = splat(in_force[t]);
         }
+        const auto row = P::Synapse::row(post, bound, rates.of_row());
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
             const int64_t at = i + v * kLanes;
-            const Traces<V> before = {trace[v], eligibility[v]};
-            const Traces<V> after =
-                P::next(before, Whole::load(pre + v * kLanes), post, rates.at(at, Whole()), bound);
-            trace[v] = after.trace;
-            Whole::store(to.trace + at, after.trace);
-            if constexpr (P::eligible) {
-                eligibility[v] = after.eligibility;
-                Whole::store(to.eligibility + at, after.eligibility);
-            }
+            const auto states = P::Synapse::next(row, held.at(v), Whole::load(pre + v * kLanes),
+                                                 rates.at(at, Whole()));
+            to.store(at, Whole(), states);
+            held.set(v, states);
         }
-        to.trace += out_step;
-        if constexpr (P::eligible) to.eligibility += out_step;
+        to.advance(out_step);
         pre = h.pre + t * h.pre_stride + i;
     }
 }
@@ -404,44 +422,46 @@ template <class P>
 void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count,
                          const S* pres, const S* grads, const S* posts, const S* modulators,
                          int64_t j, int64_t i, S* alpha) {
-    V sum[kTileVectors] = {}, trace[kTileVectors], eligibility[kTileVectors] = {};
+    Held<P, kTileVectors> held;
+    V sum[kTileVectors] = {};
     V rate[kTileVectors] = {}, scale[kTileVectors] = {}, fading[kTileVectors] = {};
     const V bound = splat(c.bound);
     const RowRates<P> fixed(c, j, 0);
     if constexpr (P::rate_per_synapse) {
         for (int v = 0; v < kTileVectors; ++v) {
             const int64_t at = i + v * kLanes, left = c.pres - at;
-            rate[v] = load_upto(fixed.rate + at, left);
-            if (fixed.scale != nullptr) scale[v] = load_upto(fixed.scale + at, left);
-            if constexpr (P::eligible) fading[v] = load_upto(fixed.eligibility + at, left);
+            rate[v] = Upto(left).load(fixed.rate + at);
+            if (fixed.scale != nullptr) scale[v] = Upto(left).load(fixed.scale + at);
+            if constexpr (P::eligible) fading[v] = Upto(left).load(fixed.eligibility + at);
         }
     }
     for (const History<S>* e = elements; e != elements + count; ++e) {
         const TraceRow<P, const S> traces_in(e->traces, j);
         for (int v = 0; v < kTileVectors; ++v) {
             const int64_t at = i + v * kLanes, left = c.pres - at;
-            trace[v] = load_upto(traces_in.trace + at, left);
-            if constexpr (P::eligible) eligibility[v] = load_upto(traces_in.eligibility + at, left);
+            held.set(v, traces_in.load(at, Upto(left)));
         }
         for (int64_t t = 0; t < e->steps; ++t, pres += kTile) {
             const V grad = splat(*grads++), post = splat(*posts++);
             const RowRates<P> rates(c, j, *modulators++);
+            const auto row = P::Synapse::row(post, bound, rates.of_row());
+            const auto reading = P::Read::row(bound, V{}, grad);
 #pragma GCC unroll 8
             for (int v = 0; v < kTileVectors; ++v) {
                 const V pre = Whole::load(pres + v * kLanes);
-                sum[v] += (grad * pre) * P::Constraint::read(trace[v], bound);
-                Traces<V> here = {rates.in_force, rates.fading};
+                const auto before = held.at(v);
+                sum[v] = P::Read::alpha(reading, before.H, pre, sum[v]);
+                auto given = rates.of_row();
                 if constexpr (P::rate_per_synapse)
-                    here = {rate[v] + scale[v] * rates.modulator, fading[v]};
-                const Traces<V> after = P::next({trace[v], eligibility[v]}, pre, post, here, bound);
-                trace[v] = after.trace;
-                if constexpr (P::eligible) eligibility[v] = after.eligibility;
+                    given.r = rate_in_force(rate[v], scale[v], rates.modulator);
+                if constexpr (P::rate_per_synapse && P::eligible) given.eta = fading[v];
+                held.set(v, P::Synapse::next(row, before, pre, given));
             }
         }
     }
     for (int v = 0; v < kTileVectors; ++v) {
         const int64_t at = i + v * kLanes;
-        store_upto(alpha + j * c.pres + at, sum[v], c.pres - at);
+        Upto(c.pres - at).store(alpha + j * c.pres + at, sum[v]);
     }
 }
 
@@ -485,47 +505,26 @@ constexpr ConnectionKernels<S> kernels_of() {
     }
 }
 
-template <class R, class C, bool kEligible>
-const ConnectionKernels<S>* table(Layout layout) {
-    static constexpr ConnectionKernels<S> all[3] = {
-        kernels_of<Policy<R, C, kEligible, Layout::per_neuron>>(),
-        kernels_of<Policy<R, C, kEligible, Layout::alpha_per_synapse>>(),
-        kernels_of<Policy<R, C, kEligible, Layout::per_synapse>>(),
-    };
-    return &all[static_cast<int>(layout)];
-}
+template <class U, class F, class R>
+constexpr LayoutKernels<S> layouts = {
+    kernels_of<Policy<U, F, R, Layout::per_neuron>>(),
+    kernels_of<Policy<U, F, R, Layout::alpha_per_synapse>>(),
+    kernels_of<Policy<U, F, R, Layout::per_synapse>>(),
+};
 
-const ConnectionKernels<S>* connection(int64_t rule, int64_t constraint, Layout layout,
-                                       bool eligible) {
-    const ConnectionKernels<S>* found = nullptr;
-    with_types(rule, constraint, [&]<class R, class C>(R*, C*) __attribute__((always_inline)) {
-        found = eligible ? table<R, C, true>(layout) : table<R, C, false>(layout);
-    });
-    return found;
-}
-
-const ConnectionKernels<S>* reversed(int64_t rule, int64_t constraint, Layout layout,
-                                     bool eligible) {
-    const ConnectionKernels<S>* found = nullptr;
-    with_types(rule, constraint, [&]<class R, class C>(R*, C*) __attribute__((always_inline)) {
-        using Backwards = typename Reversed<R, C>::Constraint;
-        // An eligibility trace under `decay`: the trace would fade at a rate of its own.
-        if constexpr (!same<Backwards, void>) {
-            if (!eligible) {
-                found = table<R, Backwards, false>(layout);
-            } else if constexpr (!same<Backwards, Decay>) {
-                found = table<R, Backwards, true>(layout);
-            }
-        }
-    });
-    return found;
-}
+#define RULE_KERNELS(rule, constraint, update, free, read, served)                                \
+    {{&layouts<generated::update, generated::free, generated::read>,                              \
+      &layouts<generated::update##_retroactive, generated::free##_retroactive, generated::read>}, \
+     {&layouts<generated::free, generated::free, generated::read>,                                \
+      &layouts<generated::free##_retroactive, generated::free##_retroactive, generated::read>}},
+constexpr RuleKernels<S> rules[] = {PLASTIKERN_RULES(RULE_KERNELS)};
+#undef RULE_KERNELS
 
 // The traffic of a forward unit without its dependencies: three streams read, one of them written.
 void bandwidth(const S* a, const S* b, S* c, int64_t count) {
     for_lanes<4>(count, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
         access.store(c + i,
-                     access.load(c + i) * S(0.999) + access.load(a + i) * access.load(b + i));
+                     fused(access.load(a + i), access.load(b + i), access.load(c + i) * S(0.999)));
     });
 }
 
@@ -541,8 +540,7 @@ namespace plastikern {
 extern const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR);
 const Kernels<S> JOIN(kernels_, PLASTIKERN_CAPABILITY, PLASTIKERN_SCALAR) = {
     .capability = TEXT(PLASTIKERN_CAPABILITY),
-    .connection = connection,
-    .reversed = reversed,
+    .rules = rules,
     .tile = kTile,
     .pack_history = pack_history,
     .activate = activate,

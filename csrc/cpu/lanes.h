@@ -9,9 +9,13 @@
 #include <immintrin.h>
 #endif
 
+#include "../arithmetic.h"
+
 // Everything in a kernel object stays inside it, so that no other object can be linked to code for
 // its instruction set.
 namespace {
+
+using plastikern::arithmetic::fused, plastikern::arithmetic::number;
 
 using S = PLASTIKERN_SCALAR;
 #if defined(__AVX512F__)

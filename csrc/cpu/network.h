@@ -15,8 +15,9 @@ void for_kernels(const Network<S>& n, int64_t begin, int64_t end, Backwards back
         const bool traced = n.eligible(first), back = backwards(first);
         for (last = first + 1; last < end && n.eligible(last) == traced && backwards(last) == back;)
             ++last;
-        const auto choose = back ? all.reversed : all.connection;
-        run(*choose(n.rule, n.constraint, n.connection.layout, traced), first, last, back);
+        const RuleKernels<S>& rule = all.rules[n.rule];
+        const auto layout = static_cast<size_t>(n.connection.layout);
+        run((*(back ? rule.free : rule.traces)[traced])[layout], first, last, back);
     }
 }
 template <typename S, class Run>

@@ -48,7 +48,7 @@ void multiply_tile(const S* matrix, int64_t columns, const S* const* vectors, S*
         for (int e = 0; e < kVectors; ++e) {
             const V factor = access.load(vectors[e] + i);
 #pragma GCC unroll 8
-            for (int r = 0; r < kRows; ++r) sums[r][e] += values[r] * factor;
+            for (int r = 0; r < kRows; ++r) sums[r][e] = fused(values[r], factor, sums[r][e]);
         }
     });
 #pragma GCC unroll 8
@@ -90,7 +90,7 @@ LANES_INLINE void add_rows_tile(const S* matrix, int64_t columns, const S* const
         for (int e = 0; e < kVectors; ++e) {
             const V factor = splat(factors[e][row]);
 #pragma GCC unroll 8
-            for (int c = 0; c < kColumns; ++c) sums[e][c] += factor * values[c];
+            for (int c = 0; c < kColumns; ++c) sums[e][c] = fused(factor, values[c], sums[e][c]);
         }
     }
 #pragma GCC unroll 8

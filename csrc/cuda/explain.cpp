@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "../update.h"
 #include "plan.h"
 
 namespace plastikern::cuda {
@@ -18,8 +19,7 @@ Plan plan_for(const std::vector<int64_t>& codes, const std::vector<int64_t>& siz
     static S found = 0;
     Network<S> n{};
     n.kind = static_cast<NetworkKind>(codes[0]);
-    n.rule = codes[1];
-    n.constraint = codes[2];
+    n.rule = find_rule(codes[1], codes[2]);
     n.nonlinearity = static_cast<Nonlinearity>(codes[3]);
     n.post = static_cast<Post>(codes[4]);
     n.retroactive = codes[5] != 0;

@@ -99,12 +99,10 @@ void launch_units(void (*kernel)(Job), Job job, int64_t first, int64_t last, int
     for (int64_t k = first; k != last + by; k += by) run(k, k);
 }
 
-// With infinite bounds where there are none: see Served.
+// With infinite bounds where there are none.
 template <typename S>
 Network<S> bounded(Network<S> n) {
-    with_types(n.rule, n.constraint, [&]<class R, class C>(R*, C*) {
-        if (same<C, None>) n.connection.bound = std::numeric_limits<S>::infinity();
-    });
+    if (kRules[n.rule].unbounded) n.connection.bound = std::numeric_limits<S>::infinity();
     return n;
 }
 

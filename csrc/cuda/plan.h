@@ -28,17 +28,6 @@ PLASTIKERN_INLINE constexpr int64_t most_warps(bool backward, bool retroactive,
     return backward ? (retroactive ? 8 : 12) : (retroactive ? 12 : 16);
 }
 
-// The constraint whose kernel serves a constraint: without one, that of reads within bounds that
-// are infinite, which saves a fifth of the kernels.
-template <class C>
-struct Served {
-    using Constraint = C;
-};
-template <>
-struct Served<None> {
-    using Constraint = ClipOnRead;
-};
-
 struct Device {
     int64_t processors;        // SMs
     int64_t shared_per_block;  // bytes, the most that a kernel may opt in to

@@ -95,7 +95,6 @@ struct hebb_clip {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -124,7 +123,7 @@ struct hebb_clip {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
     };
 };
@@ -219,7 +218,6 @@ struct hebb_clip_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -250,7 +248,7 @@ struct hebb_clip_retroactive {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
     };
 };

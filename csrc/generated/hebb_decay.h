@@ -99,7 +99,6 @@ struct hebb_decay {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -123,7 +122,7 @@ struct hebb_decay {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
         template <typename V>
         static PLASTIKERN_INLINE States<V> reverse(const Row<V>& row, const States<V>& after, V x,
@@ -138,7 +137,7 @@ struct hebb_decay {
 
 // H' = (1 - r) * H + r * E; E' = (1 - eta) * E + eta * (y * x)
 struct hebb_decay_retroactive {
-    static constexpr bool reverses = true, fades = true;
+    static constexpr bool reverses = false, fades = false;
     template <typename V>
     struct States {
         V H, E;
@@ -163,7 +162,7 @@ struct hebb_decay_retroactive {
         };
         template <typename V>
         struct Row {
-            V r, v1, v2, v3, eta, y, v6, v7, v8, v9;
+            V r, v1, v2, v3, eta, y;
         };
         template <typename V>
         struct Adjoint {
@@ -182,12 +181,8 @@ struct hebb_decay_retroactive {
         }
         template <typename V>
         static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
-            const V t0 = number<V>(1.0) - given.r;
-            const V t1 = number<V>(1.0) - given.eta;
-            const V t2 = number<V>(1.0) / t1;
-            const V t3 = number<V>(1.0) / t0;
-            return {given.r, t0, t1, given.eta * y, given.eta, y, t2, fused(-t1, t2, number<V>(1.0))
-                    * t2, t3, fused(-t0, t3, number<V>(1.0)) * t3};
+            return {given.r, number<V>(1.0) - given.r, number<V>(1.0) - given.eta, given.eta * y,
+                    given.eta, y};
         }
         template <typename V>
         static PLASTIKERN_INLINE States<V> next(const Row<V>& row, const States<V>& before, V x,
@@ -205,14 +200,6 @@ struct hebb_decay_retroactive {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             return {row.eta * sums.s0, {sums.s1 - sums.s2, fused(row.y, sums.s0, -sums.s3)}};
-        }
-        template <typename V>
-        static PLASTIKERN_INLINE States<V> reverse(const Row<V>& row, const States<V>& after, V x,
-                const Coefficients<V>& /*given*/) {
-            const V t0 = fused(-row.v3, x, after.E);
-            const V t1 = fused(row.v6, t0, row.v7 * t0);
-            const V t2 = fused(-row.r, t1, after.H);
-            return {fused(row.v8, t2, row.v9 * t2), t1};
         }
     };
     struct by_synapse {
@@ -235,7 +222,6 @@ struct hebb_decay_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -262,19 +248,7 @@ struct hebb_decay_retroactive {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
-        }
-        template <typename V>
-        static PLASTIKERN_INLINE States<V> reverse(const Row<V>& row, const States<V>& after, V x,
-                const Coefficients<V>& given) {
-            const V t0 = fused(-(row.y * x), given.eta, after.E);
-            const V t1 = number<V>(1.0) - given.eta;
-            const V t2 = number<V>(1.0) / t1;
-            const V t3 = fused(t0, t2, (t0 * fused(-t1, t2, number<V>(1.0))) * t2);
-            const V t4 = number<V>(1.0) - given.r;
-            const V t5 = number<V>(1.0) / t4;
-            const V t6 = fused(-given.r, t3, after.H);
-            return {fused(t5, t6, (t5 * fused(-t5, t4, number<V>(1.0))) * t6), t3};
+            return {sums.s0};
         }
     };
 };

@@ -96,7 +96,6 @@ struct hebb_none {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -121,7 +120,7 @@ struct hebb_none {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
         template <typename V>
         static PLASTIKERN_INLINE States<V> reverse(const Row<V>& row, const States<V>& after, V x,
@@ -133,7 +132,7 @@ struct hebb_none {
 
 // H' = H + r * E; E' = (1 - eta) * E + eta * (y * x)
 struct hebb_none_retroactive {
-    static constexpr bool reverses = true, fades = true;
+    static constexpr bool reverses = true, fades = false;
     template <typename V>
     struct States {
         V H, E;
@@ -226,7 +225,6 @@ struct hebb_none_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -252,7 +250,7 @@ struct hebb_none_retroactive {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
         template <typename V>
         static PLASTIKERN_INLINE States<V> reverse(const Row<V>& row, const States<V>& after, V x,

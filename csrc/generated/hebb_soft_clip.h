@@ -105,7 +105,6 @@ struct hebb_soft_clip {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -145,7 +144,7 @@ struct hebb_soft_clip {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
     };
 };
@@ -251,7 +250,6 @@ struct hebb_soft_clip_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -290,7 +288,7 @@ struct hebb_soft_clip_retroactive {
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& /*row*/, const Sums<V>& sums) {
-            return {sums.s0, {}};
+            return {sums.s0};
         }
     };
 };

@@ -99,7 +99,6 @@ struct oja_clip {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -131,7 +130,7 @@ struct oja_clip {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             const V t0 = sums.s1 * row.y;
-            return {(sums.s0 - t0) - t0, {}};
+            return {(sums.s0 - t0) - t0};
         }
     };
 };
@@ -231,7 +230,6 @@ struct oja_clip_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -265,7 +263,7 @@ struct oja_clip_retroactive {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             const V t0 = sums.s1 * row.y;
-            return {(sums.s0 - t0) - t0, {}};
+            return {(sums.s0 - t0) - t0};
         }
     };
 };

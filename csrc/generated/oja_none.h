@@ -94,7 +94,6 @@ struct oja_none {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -121,7 +120,7 @@ struct oja_none {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             const V t0 = sums.s1 * row.y;
-            return {(sums.s0 - t0) - t0, {}};
+            return {(sums.s0 - t0) - t0};
         }
     };
 };
@@ -217,7 +216,6 @@ struct oja_none_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -246,7 +244,7 @@ struct oja_none_retroactive {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             const V t0 = sums.s1 * row.y;
-            return {(sums.s0 - t0) - t0, {}};
+            return {(sums.s0 - t0) - t0};
         }
     };
 };

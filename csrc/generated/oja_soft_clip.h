@@ -114,7 +114,6 @@ struct oja_soft_clip {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -157,7 +156,7 @@ struct oja_soft_clip {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             const V t0 = sums.s1 * row.y;
-            return {(sums.s0 - t0) - t0, {}};
+            return {(sums.s0 - t0) - t0};
         }
     };
 };
@@ -268,7 +267,6 @@ struct oja_soft_clip_retroactive {
         template <typename V>
         struct Finished {
             V y;
-            Coefficients<V> coefficients;
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
@@ -310,7 +308,7 @@ struct oja_soft_clip_retroactive {
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             const V t0 = sums.s1 * row.y;
-            return {(sums.s0 - t0) - t0, {}};
+            return {(sums.s0 - t0) - t0};
         }
     };
 };

@@ -23,12 +23,12 @@ struct read_trace {
             return {alpha, grad_sum, alpha * grad_sum};
         }
         template <typename V>
-        static PLASTIKERN_INLINE V sum(const Row<V>& row, V w, V alpha, V H, V x, V so_far) {
+        static PLASTIKERN_INLINE V sum(const Row<V>& row, V w, V /*alpha*/, V H, V x, V so_far) {
             return fused(x, fused(row.alpha, H, w), so_far);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, V w, V alpha, V H, V x, const
-                Adjoint<V>& so_far) {
+        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, V w, V /*alpha*/, V H, V x,
+                const Adjoint<V>& so_far) {
             return {fused(row.v2, x, so_far.H), fused(row.grad_sum, fused(row.alpha, H, w),
                     so_far.x)};
         }
@@ -87,13 +87,13 @@ struct read_clipped {
             return {alpha, c, -c, grad_sum, alpha * grad_sum};
         }
         template <typename V>
-        static PLASTIKERN_INLINE V sum(const Row<V>& row, V w, V alpha, V H, V x, V so_far) {
+        static PLASTIKERN_INLINE V sum(const Row<V>& row, V w, V /*alpha*/, V H, V x, V so_far) {
             const V t0 = (H < row.v2) ? row.v2 : H;
             return fused(x, fused(row.alpha, (row.c < t0) ? row.c : t0, w), so_far);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, V w, V alpha, V H, V x, const
-                Adjoint<V>& so_far) {
+        static PLASTIKERN_INLINE Adjoint<V> adjoint(const Row<V>& row, V w, V /*alpha*/, V H, V x,
+                const Adjoint<V>& so_far) {
             const V t0 = (H < row.v2) ? row.v2 : H;
             const V t1 = (row.c < t0) ? row.c : t0;
             return {so_far.H + ((t1 == H) ? (row.v4 * x) : number<V>(0.0)), fused(row.grad_sum,

@@ -10,15 +10,15 @@
 #include "oja_soft_clip.h"
 #include "reads.h"
 
-// What goes together: a number (rule * number of constraints + constraint, by their places in
-// plastikern/plasticity.py), the change, the change where a step loses nothing, the read.
+// What goes together: rule and constraint, by their places in plastikern/plasticity.py; the change,
+// the change where a step loses nothing, the read.
 #define PLASTIKERN_RULES(X) \
-    X(0, hebb_decay, hebb_decay, read_trace) \
-    X(1, hebb_clip, hebb_none, read_trace) \
-    X(2, hebb_soft_clip, hebb_soft_clip, read_trace) \
-    X(3, hebb_none, hebb_none, read_clipped) \
-    X(4, hebb_none, hebb_none, read_trace) \
-    X(6, oja_clip, oja_none, read_trace) \
-    X(7, oja_soft_clip, oja_soft_clip, read_trace) \
-    X(8, oja_none, oja_none, read_clipped) \
-    X(9, oja_none, oja_none, read_trace)
+    X(0, 0, hebb_decay, hebb_decay, read_trace, read_trace) \
+    X(0, 1, hebb_clip, hebb_none, read_trace, read_trace) \
+    X(0, 2, hebb_soft_clip, hebb_soft_clip, read_trace, read_trace) \
+    X(0, 3, hebb_none, hebb_none, read_clipped, read_clipped) \
+    X(0, 4, hebb_none, hebb_none, read_trace, read_clipped) \
+    X(1, 1, oja_clip, oja_none, read_trace, read_trace) \
+    X(1, 2, oja_soft_clip, oja_soft_clip, read_trace, read_trace) \
+    X(1, 3, oja_none, oja_none, read_clipped, read_clipped) \
+    X(1, 4, oja_none, oja_none, read_trace, read_clipped)

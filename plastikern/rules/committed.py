@@ -50,14 +50,15 @@ def _table(stems: list[str]) -> str:
     rows = []
     for rule, constraint in pairs():
         free = "none" if constraint == "clip" else constraint
-        number = RULES.index(rule) * len(CONSTRAINTS) + CONSTRAINTS.index(constraint)
-        rows.append(
-            f"    X({number}, {stem(rule, constraint)}, {stem(rule, free)}, {read(constraint, True).name})"
-        )
+        places = f"{RULES.index(rule)}, {CONSTRAINTS.index(constraint)}"
+        name = stem(rule, constraint)
+        alike = [other for own, other in pairs() if own == rule and stem(rule, other) == name]
+        reads = [read(read_as, True).name for read_as in (constraint, alike[0])]
+        rows.append(f"    X({', '.join([places, name, stem(rule, free), *reads])})")
     return "\n".join([
         HEADER, "#pragma once", "", *(f'#include "{name}.h"' for name in (*stems, "reads")), "",
-        *_commented("What goes together: a number (rule * number of constraints + constraint, by their places in "
-                    "plastikern/plasticity.py), the change, the change where a step loses nothing, the read."),
+        *_commented("What goes together: rule and constraint, by their places in "
+                    "plastikern/plasticity.py; the change, the change where a step loses nothing, the read."),
         "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
     ])  # fmt: skip
 

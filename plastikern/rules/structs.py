@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ def update_struct(by_row: Update, by_synapse: Update) -> list[str]:
     """The struct of a change, with coefficients by row and by synapse; csrc/update.h says what its functions are."""
     states, coefficients = by_row.states, by_row.coefficients
     lines = [
-        f"static constexpr bool reverses = {_truth(by_row.reverse)}, fades = {_truth(by_row.fades)};",
+        f"static constexpr bool reverses = {_truth(by_row.reverse)}, fades = {_truth(by_row.fades[:1] == coefficients[:1])};",
         *_record("States", states), *_record("Coefficients", coefficients),
         *_visitor("states", states), *_visitor("coefficients", coefficients),
         *_update_struct("by_row", by_row), *_update_struct("by_synapse", by_synapse),
@@ -53,7 +54,8 @@ def _update_struct(name: str, update: Update) -> list[str]:
         *_record("Row", update.row.outputs),
         *_record("Adjoint", (), "States<V> states;", "V x;", "Sums<V> sums;",
                  *["Coefficients<V> coefficients;"] * update.by_synapse),
-        *_record("Finished", (), "V y;", "Coefficients<V> coefficients;"),
+        *_record("Finished", (), "V y;",
+                 *["Coefficients<V> coefficients;"] * (not update.by_synapse)),
         *_visitor("sums", sums),
         *_function("Row<V>", "row", f"V y, V c, {given}", update.row, for_row,
                    lambda of: _braces(of(name) for name in update.row.outputs)),
@@ -66,7 +68,7 @@ def _update_struct(name: str, update: Update) -> list[str]:
                        _braces(map(of, sums)), *([_braces(map(of, grads))] if own else [])])),
         *_function("Finished<V>", "finish", f"{row}, const Sums<V>& sums", update.finish, to_finish,
                    lambda of: _braces([
-                       of("grad_y"), _braces([] if update.by_synapse else map(of, grads))])),
+                       of("grad_y"), *([] if own else [_braces(map(of, grads))])])),
     ]  # fmt: skip
     if update.reverse is not None:
         lines += _function(
@@ -157,7 +159,7 @@ def _function(
     listed = []
     for parameter in parameters.split(", "):
         own = parameter.rsplit(" ", 1)[1]
-        used = any(f"{own}{end}" in f"{text} " for end in (".", ")", " ", ",", ";", "}"))
+        used = re.search(rf"(?<![.\w]){own}\b", text)
         listed.append(parameter if used else parameter.replace(f" {own}", f" /*{own}*/"))
     return [
         "template <typename V>", f"static PLASTIKERN_INLINE {result} {name}({', '.join(listed)}) {{",

@@ -121,7 +121,7 @@ class _Cutting:
         )
 
 
-KIND_OF_SIGNAL = {"x": "pre", "y": "post", "c": "bound"}
+SIGNALS = {"x": "pre", "y": "post", "c": "bound"}
 
 
 def stem(rule: str, constraint: str) -> str:
@@ -138,7 +138,7 @@ def update(rule: str, constraint: str, retroactive: bool, by_synapse: bool) -> U
     states = ("H", "E") if retroactive else ("H",)
     coefficients = ("r", "eta") if retroactive else ("r",)
     leaves = {name: leaf(name, "synapse") for name in states}
-    leaves |= {name: leaf(name, kind) for name, kind in KIND_OF_SIGNAL.items()}
+    leaves |= {name: leaf(name, kind) for name, kind in SIGNALS.items()}
     leaves |= {name: leaf(name, "synapse" if by_synapse else "post") for name in coefficients}
     made = modulation(rule, constraint)(**leaves)
     following = dict(zip(states, made if retroactive else (made,), strict=True))
@@ -149,7 +149,9 @@ def update(rule: str, constraint: str, retroactive: bool, by_synapse: bool) -> U
     cutting = _Cutting()
     after, _ = cutting.cut(following)
     before, finish = cutting.cut({f"grad_{s.payload}": grad for s, grad in grads.items()})
-    backwards, fades = _reversed(following, [leaves[name] for name in states])
+    # Under retroactive modulation r is a modulator's, which may be anything.
+    signals = {*SIGNALS, *states, *(["r"] if retroactive else [])}
+    backwards, fades = _reversed(following, [leaves[name] for name in states], signals)
     reverse = None if backwards is None else cutting.cut(backwards)[0]
     return Update(
         f"{stem(rule, constraint)}{'_retroactive' if retroactive else ''}",
@@ -179,7 +181,7 @@ def read(constraint: str, by_synapse: bool) -> Read:
 
 
 def _reversed(
-    following: dict[str, Symbol], states: list[Symbol]
+    following: dict[str, Symbol], states: list[Symbol], signals: set[str]
 ) -> tuple[dict[str, Symbol] | None, Names]:
     """The states before a step from those after it, where each is affine in itself with a factor that only
     coefficients are in; and these coefficients. The quotient comes with what rounding leaves of the inverse:
@@ -192,7 +194,7 @@ def _reversed(
         if factor is None:
             return None, ()
         named = [s.payload for s in walk([factor]) if s.operation == "leaf"]
-        if any(name in (*KIND_OF_SIGNAL, *(s.payload for s in states)) for name in named):
+        if signals & {*named}:
             return None, ()
         difference = leaf(f"after_{state.payload}", "synapse")
         if rest is not None:
