@@ -10,7 +10,7 @@ struct BackwardJob {
     Network<S> network;
     Gradients<S> gradients;
     Plan plan;
-    Scratch layout;
+    BackwardLayout layout;
     S* scratch;
     int64_t first,
         last;  // units, from the last to the first; -1 is what comes back to the first state

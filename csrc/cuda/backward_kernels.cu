@@ -12,7 +12,7 @@
 namespace plastikern::cuda {
 namespace {
 
-// Sums over a row's synapses, in the order in which they lie in BackwardPlaces::sums.
+// Sums over a row's synapses, in the order in which they lie in BackwardLayout::sums.
 enum RowSum { kWithPre, kWithTrace, kRate, kFading, kAlpha, kRowSums };
 
 template <class Synapse, typename S>
@@ -24,27 +24,30 @@ class BackwardBlock {
           g_(job.gradients),
           a_(g_.activities),
           plan_(job.plan),
+          layout_(job.layout),
           at_(plan_, n_.posts),
-          zeros_(job.layout.zeros_in(job.scratch)),
-          places_(places_in(job, at_)),
-          parameters_(n_, places_.parameters, at_),
-          grad_tile_(n_, places_.grad_traces, plan_.rows),
-          counter_(job.layout.counter_in(job.scratch, at_.group)),
+          zeros_(job.scratch + layout_.zeros),
+          chip_(reinterpret_cast<S*>(shared_memory())),
+          own_(layout_.own.of(job.scratch, blockIdx.x)),
+          vectors_(plan_.vectors_on_chip ? chip_ : own_),
+          group_(plan_.alone() ? chip_ : layout_.group.of(job.scratch, at_.group)),
+          zeroed_(layout_.zeroed.of(job.scratch, at_.group)),
+          parameters_(n_, plan_, layout_, chip_, at_),
+          grad_tile_(n_, (plan_.traces_on_chip ? chip_ : own_) + layout_.grad_traces, plan_.rows),
+          counter_(layout_.counter_in(job.scratch, at_.group)),
           sums_(g_.sum ? g_.sum : g_.drive) {
         if (!g_.sum && n_.kind == NetworkKind::lstm) sums_.data += 2 * n_.posts;
     }
 
     __device__ __forceinline__ void run() {
         if (plan_.alphas_on_chip)
-            for_threads(at_.rows * n_.pres, [&](int64_t i) { places_.grad_alphas[i] = 0; });
+            for_threads(at_.rows * n_.pres, [&](int64_t i) { grad_alphas()[i] = 0; });
         for (int64_t wave = 0; wave < plan_.waves; ++wave) {
             at_.elements(plan_, wave, n_.batch, first_, last_);
             for (int64_t k = job_.first; k >= job_.last; --k) unit(k);
         }
         if (plan_.alphas_on_chip) {
-            for_threads(at_.rows * n_.pres, [&](int64_t i) {
-                places_.alphas[at_.first_row * n_.pres + i] = places_.grad_alphas[i];
-            });
+            for_threads(at_.rows * n_.pres, [&](int64_t i) { alphas()[i] = grad_alphas()[i]; });
         }
     }
 
@@ -54,33 +57,34 @@ class BackwardBlock {
     const Gradients<S>& g_;
     const Activities<const S>& a_;
     const Plan& plan_;
+    const BackwardLayout& layout_;
     const Position at_;
     const S* zeros_;
-    const BackwardPlaces<S> places_;
+    // Where the layout's offsets count from.
+    S *const chip_, *const own_, *const vectors_, *const group_, *const zeroed_;
     const BlockParameters<S> parameters_;
     const Tile<S> grad_tile_;
     unsigned *counter_, passed_ = 0;
     Sequence<S> sums_;
     int64_t first_, last_;  // elements
 
-    __device__ __forceinline__ static BackwardPlaces<S> places_in(const BackwardJob<S>& job,
-                                                                  const Position& at) {
-        const Scratch& layout = job.layout;
-        Parts<S> chip(reinterpret_cast<S*>(shared_memory())),
-            own(layout.own_in(job.scratch, blockIdx.x)),
-            zeroed(layout.zeroed_in(job.scratch, at.group)),
-            group(layout.group_in(job.scratch, at.group));
-        return BackwardPlaces<S>(job.network, job.gradients, job.plan, chip, own, zeroed, group);
+    // Of this block's rows: the gradient of alpha, on the chip and in the group's.
+    __device__ __forceinline__ S* grad_alphas() const { return chip_ + layout_.grad_alphas; }
+    __device__ __forceinline__ S* alphas() const {
+        return zeroed_ + layout_.alphas + at_.first_row * n_.pres;
+    }
+    __device__ __forceinline__ S* columns_of(int warp) const {
+        return (plan_.columns_on_chip ? chip_ : own_) + layout_.columns + warp * 2 * n_.pres;
     }
     __device__ __forceinline__ S* copied_pre(int64_t k, int64_t b) const {
-        return places_.pres + ((b - first_) * 3 + k % 3) * n_.pres;
+        return chip_ + layout_.pres + ((b - first_) * 3 + k % 3) * n_.pres;
     }
     __device__ __forceinline__ const S* pre(int64_t k, int64_t b) const {
         return plan_.vectors_on_chip ? copied_pre(k, b) : pre_of(n_, a_, zeros_, k, b);
     }
     // What block `rank` of this group found for the pre of step k.
     __device__ __forceinline__ S* total(int64_t k, int64_t b, int64_t rank) const {
-        return places_.totals +
+        return group_ + layout_.totals +
                ((k % 3 * plan_.together + b - first_) * plan_.share + rank) * n_.pres;
     }
     __device__ __forceinline__ S sum_of_totals(int64_t k, int64_t b, int64_t i) const {
@@ -90,17 +94,19 @@ class BackwardBlock {
     }
     // Of the step whose M the rows change: in rotation over two steps.
     __device__ __forceinline__ S* rate_rows(int64_t t, int64_t b) const {
-        return places_.rate_rows + (t % 2 * plan_.together + b - first_) * n_.posts;
+        return group_ + layout_.rate_rows + (t % 2 * plan_.together + b - first_) * n_.posts;
     }
     __device__ __forceinline__ S fresh(const S* address) const {
         return plan_.alone() ? *address : load_fresh(address);
     }
-    __device__ __forceinline__ S* of_rows(S* values, int64_t b) const {
-        return values + (b - first_) * plan_.rows;
+    __device__ __forceinline__ S* grad_posts(int64_t b) const {
+        return vectors_ + layout_.grad_posts + (b - first_) * plan_.rows;
+    }
+    __device__ __forceinline__ S* grad_cells(int64_t b) const {
+        return vectors_ + layout_.grad_cells + (b - first_) * plan_.rows;
     }
     __device__ __forceinline__ Tile<S> segment(int64_t inside) const {
-        const int64_t size = Tile<S>::size(n_, plan_.rows, plan_.together);
-        return Tile<S>(n_, places_.segment + inside * size, plan_.rows);
+        return Tile<S>(n_, own_ + layout_.segment + inside * layout_.tile, plan_.rows);
     }
     __device__ __forceinline__ int64_t segment_of(int64_t k) const {
         return (k - 1) / n_.checkpoint_every * n_.checkpoint_every;
@@ -167,7 +173,7 @@ class BackwardBlock {
             for_threads(at_.rows, [&](int64_t row) {
                 const int64_t j = b * n_.posts + at_.first_row + row;
                 const S grad_cell = g_.cell == nullptr ? S(0) : g_.cell[j];
-                of_rows(places_.grad_cells, b)[row] = grad_cell;
+                grad_cells(b)[row] = grad_cell;
                 if (length > 0) return;
                 if (g_.hidden_in != nullptr)
                     g_.hidden_in[j] = g_.hidden == nullptr ? S(0) : g_.hidden[j];
@@ -217,7 +223,7 @@ class BackwardBlock {
                     grad += load_fresh(g_.modulator.at(k + 1, b)) * n_.modulator.weight[j];
             }
         }
-        S& grad_cell = of_rows(places_.grad_cells, b)[row];
+        S& grad_cell = grad_cells(b)[row];
         if (k < 0) {
             g_.hidden_in[of_state] = grad;
             if (g_.cell_in != nullptr) g_.cell_in[of_state] = grad_cell;
@@ -226,7 +232,7 @@ class BackwardBlock {
         if (g_.output) grad += g_.output.at(k, b)[j];
         if (n_.modulator && n_.modulator.input == ModulatorInput::hidden)
             grad += through_modulator * n_.modulator.weight[j];
-        const S grad_post = of_rows(places_.grad_posts, b)[row];
+        const S grad_post = grad_posts(b)[row];
         S *drive = g_.drive.at(k, b) + j, *sum = sums_.at(k, b) + j;
         if (n_.kind != NetworkKind::lstm) {
             const S y = a_.output.at(k, b)[j];
@@ -317,7 +323,7 @@ class BackwardBlock {
         const S* here = reads ? pre(k, b) : zeros_;
         const S* posts = changes ? post_of(n_, a_, k - 1, b) + at_.first_row : nullptr;
         const S* grad_sums = reads ? sums_.at(k, b) + at_.first_row : zeros_;
-        S* columns = places_.columns + at_.warp * 2 * n_.pres;
+        S* columns = columns_of(at_.warp);
         const int pres = static_cast<int>(n_.pres);
 
         for (int row = at_.first_of_warp(); row < at_.rows; row += at_.stride()) {
@@ -393,7 +399,7 @@ class BackwardBlock {
                     *so_far = is_first ? through_change : *so_far + through_change;
                 }
             }
-            S* to = places_.sums + row + at_.row_of_lane();
+            S* to = vectors_ + layout_.sums + row + at_.row_of_lane();
 #pragma unroll
             for (int which = 0; which < kRowSums; ++which) {
                 const S sum = sums_of_two(sums[which][0], sums[which][1], at_.lane);
@@ -415,9 +421,9 @@ class BackwardBlock {
 
     __device__ __forceinline__ void add_alpha(int row, int i, S value) const {
         if (plan_.alphas_on_chip) {
-            places_.grad_alphas[row * n_.pres + i] += value;
-        } else if (places_.alphas != nullptr) {
-            places_.alphas[(at_.first_row + row) * n_.pres + i] += value;
+            grad_alphas()[row * n_.pres + i] += value;
+        } else if (g_.alpha != nullptr) {
+            alphas()[row * n_.pres + i] += value;
         }
     }
 
@@ -437,10 +443,10 @@ class BackwardBlock {
             const S rule = through.change * Rule::change(before.trace, pre, post, S(1));
             const S in_force = Changed::eligible ? through.rate : through.rate + rule;
             const int64_t at = (at_.first_row + row) * n_.pres + i, matrix = n_.synapses();
-            places_.rates[at] += in_force;
-            places_.rates[matrix + at] += in_force * m;
-            if constexpr (Changed::eligible)
-                places_.rates[2 * matrix + at] += rule + through.fading;
+            S* grad_rates = zeroed_ + layout_.rates + at;
+            grad_rates[0] += in_force;
+            grad_rates[matrix] += in_force * m;
+            if constexpr (Changed::eligible) grad_rates[2 * matrix] += rule + through.fading;
             if (parameters_.modulated) sums[kRate][r] += in_force * parameters_.scale(row, i);
         } else {
             Rule::accumulate(row_sums, before.trace, pre, through.change);
@@ -455,9 +461,11 @@ class BackwardBlock {
     // From the sums over a row to the gradients of its post, its rates and its alpha.
     __device__ __forceinline__ void finish_row(int64_t k, int64_t b, int row, bool changes,
                                                bool reads) const {
-        const auto sum = [&](RowSum which) { return places_.sums[which * plan_.rows + row]; };
+        const S* sums = vectors_ + layout_.sums + row;
+        const auto sum = [&](RowSum which) { return sums[which * plan_.rows]; };
         const int64_t j = at_.first_row + row, posts = n_.posts;
-        if (reads && !parameters_.alpha_per_synapse) places_.row_sums[3 * posts + j] += sum(kAlpha);
+        S* row_sums = zeroed_ + layout_.row_sums + j;
+        if (reads && !parameters_.alpha_per_synapse) row_sums[3 * posts] += sum(kAlpha);
         if (!changes) return;
         const S m = modulator(k - 1, b), post = post_of(n_, a_, k - 1, b)[j];
         const bool eligible = Synapse::eligible && parameters_.eligible(row);
@@ -468,16 +476,15 @@ class BackwardBlock {
             rule_rate = eligible ? rates.eligibility : rates.trace;
         }
         const RowSums<S> totals{sum(kWithPre), sum(kWithTrace)};
-        Synapse::Rule::finish(totals, post, rule_rate, of_rows(places_.grad_posts, b)[row],
-                              through_rule);
+        Synapse::Rule::finish(totals, post, rule_rate, grad_posts(b)[row], through_rule);
         if (!per_synapse) {
             if (eligible) {
-                places_.row_sums[2 * posts + j] += through_rule + sum(kFading);
+                row_sums[2 * posts] += through_rule + sum(kFading);
             } else {
                 rate += through_rule;
             }
-            places_.row_sums[j] += rate;
-            places_.row_sums[posts + j] += rate * m;
+            row_sums[0] += rate;
+            row_sums[posts] += rate * m;
             if (parameters_.modulated) rate *= parameters_.scale(row, 0);
         }
         if (parameters_.modulated) rate_rows(k - 1, b)[j] = rate;
@@ -491,7 +498,7 @@ class BackwardBlock {
         for_threads(n_.pres, [&](int64_t i) {
             S through_read = 0, through_change = 0;
             for (int warp = 0; warp < warps; ++warp) {
-                const S* of_warp = places_.columns + warp * 2 * n_.pres + i;
+                const S* of_warp = columns_of(warp) + i;
                 if (k < length) through_read += of_warp[0];
                 if (k > 0) through_change += of_warp[n_.pres];
             }

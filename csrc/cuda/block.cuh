@@ -64,8 +64,9 @@ struct BlockParameters {
     const bool* eligible_rows;
     int64_t pres;
 
-    __device__ __forceinline__ BlockParameters(const Network<S>& n,
-                                               const ParameterPlaces<S>& places, const Position& at)
+    __device__ __forceinline__ BlockParameters(const Network<S>& n, const Plan& plan,
+                                               const BlockLayout& layout, S* chip,
+                                               const Position& at)
         : weight(n.connection.weight),
           alpha(n.connection.alpha),
           rate(n.connection.rate),
@@ -89,24 +90,19 @@ struct BlockParameters {
             gates[1] = gates[0] + n.posts * pres;
             gates[2] = gates[1] + 2 * n.posts * pres;
         }
-        if (places.weight == nullptr) return;
+        if (!plan.parameters_on_chip) return;
         const int64_t count = at.rows * pres;
+        S *weights = chip + layout.weight, *alphas = chip + layout.alpha;
+        S* of_gates = chip + layout.gates;
         for_threads(count, [&](int64_t i) {
-            places.weight[i] = weight.data[i];
-            if (places.alpha != nullptr) places.alpha[i] = alpha.data[i];
-            if (places.gates != nullptr) {
-                places.gates[i] = gates[0][i];
-                places.gates[count + i] = gates[1][i];
-                places.gates[2 * count + i] = gates[2][i];
-            }
+            weights[i] = weight.data[i];
+            if (alpha_per_synapse) alphas[i] = alpha.data[i];
+            for (int64_t gate = 0; gated && gate < 3; ++gate)
+                of_gates[gate * count + i] = gates[gate][i];
         });
-        weight.data = places.weight;
-        if (places.alpha != nullptr) alpha.data = places.alpha;
-        if (places.gates != nullptr) {
-            gates[0] = places.gates;
-            gates[1] = places.gates + count;
-            gates[2] = places.gates + 2 * count;
-        }
+        weight.data = weights;
+        if (alpha_per_synapse) alpha.data = alphas;
+        for (int64_t gate = 0; gated && gate < 3; ++gate) gates[gate] = of_gates + gate * count;
         __syncthreads();
     }
     __device__ __forceinline__ bool eligible(int row) const {

@@ -10,7 +10,7 @@ struct ForwardJob {
     Network<S> network;
     Outputs<S> out;
     Plan plan;
-    Scratch layout;
+    ForwardLayout layout;
     S* scratch;
     int64_t first, last;  // units
 };

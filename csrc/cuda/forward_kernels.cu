@@ -14,12 +14,14 @@ class ForwardBlock {
           n_(job.network),
           a_(job.out.activities),
           plan_(job.plan),
+          layout_(job.layout),
           at_(plan_, n_.posts),
-          places_(places_in(job)),
-          parameters_(n_, places_.parameters, at_),
-          tile_(n_, places_.traces, plan_.rows),
-          zeros_(job.layout.zeros_in(job.scratch)),
-          counter_(job.layout.counter_in(job.scratch, at_.group)) {}
+          chip_(reinterpret_cast<S*>(shared_memory())),
+          vectors_(plan_.vectors_on_chip ? chip_ : layout_.own.of(job.scratch, blockIdx.x)),
+          parameters_(n_, plan_, layout_, chip_, at_),
+          tile_(n_, chip_ + layout_.traces, plan_.rows),
+          zeros_(job.scratch + layout_.zeros),
+          counter_(layout_.counter_in(job.scratch, at_.group)) {}
 
     __device__ __forceinline__ void run() {
         for (int64_t wave = 0; wave < plan_.waves; ++wave) {
@@ -33,8 +35,10 @@ class ForwardBlock {
     const Network<S>& n_;
     const Activities<S>& a_;
     const Plan& plan_;
+    const ForwardLayout& layout_;
     const Position at_;
-    const ForwardPlaces<S> places_;
+    // Where the layout's offsets count from.
+    S *const chip_, *const vectors_;
     const BlockParameters<S> parameters_;
     const Tile<S> tile_;
     const S* zeros_;
@@ -43,13 +47,8 @@ class ForwardBlock {
 
     // Activities that a kernel reads while others of this launch write them are copied; else they
     // are where they are.
-    __device__ __forceinline__ static ForwardPlaces<S> places_in(const ForwardJob<S>& job) {
-        Parts<S> chip(reinterpret_cast<S*>(shared_memory())),
-            own(job.layout.own_in(job.scratch, blockIdx.x));
-        return ForwardPlaces<S>(job.network, job.plan, chip, own);
-    }
     __device__ __forceinline__ S* copied_pre(int64_t k, int64_t b) const {
-        return places_.pres + ((b - first_) * 3 + k % 3) * n_.pres;
+        return chip_ + layout_.pres + ((b - first_) * 3 + k % 3) * n_.pres;
     }
     __device__ __forceinline__ const S* pre(int64_t k, int64_t b) const {
         return plan_.vectors_on_chip ? copied_pre(k, b) : pre_of(n_, a_, zeros_, k, b);
@@ -238,7 +237,7 @@ class ForwardBlock {
 
     // The sums of the connection for this block's rows, then those of the gates i, f and o.
     __device__ __forceinline__ S* sums_of(int64_t b) const {
-        return places_.sums + (b - first_) * ForwardPlaces<S>::sums_of_row(n_) * plan_.rows;
+        return vectors_ + layout_.sums + (b - first_) * layout_.element_sums;
     }
 
     // One neuron, from its sums to its activity.

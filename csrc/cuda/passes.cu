@@ -137,7 +137,7 @@ bool captures(void* stream) {
 template <typename S>
 void forward(const Network<S>& n, const Outputs<S>& out, const Plan& plan, void* scratch,
              void* stream) {
-    const Scratch layout = scratch_of(n, plan);
+    const ForwardLayout layout = forward_layout(n, plan);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     check(cudaMemsetAsync(scratch, 0, layout.cleared() * sizeof(S), on), "scratch");
     const ForwardJob<S> job = {bounded(n), out, plan, layout, static_cast<S*>(scratch), 0, 0};
@@ -147,33 +147,32 @@ void forward(const Network<S>& n, const Outputs<S>& out, const Plan& plan, void*
 template <typename S>
 void backward(const Network<S>& n, const Gradients<S>& g, const Plan& plan, void* scratch,
               void* stream) {
-    const Scratch layout = scratch_of(n, g, plan);
+    const BackwardLayout layout = backward_layout(n, g, plan);
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     S* memory = static_cast<S*>(scratch);
     check(cudaMemsetAsync(scratch, 0, layout.cleared() * sizeof(S), on), "scratch");
     const BackwardJob<S> job = {bounded(n), g, plan, layout, memory, 0, 0};
     launch_units(backward_kernel(n), job, n.steps, -1, -1, on);
     // The parts of the first group; those of the others follow at a distance.
-    Parts<S> chip, own, zeroed(layout.zeroed_in(memory, 0)), group;
-    const BackwardPlaces<S> first(n, g, plan, chip, own, zeroed, group);
+    const S* first = layout.zeroed.of(memory, 0);
     const Connection<S>& c = n.connection;
     const auto sum = [&](const S* parts, int64_t size, bool whole, S* to) {
-        add_up(parts, plan.groups, layout.zeroed, size, whole, to, on);
+        add_up(parts, plan.groups, layout.zeroed.size, size, whole, to, on);
     };
     if (c.layout == Layout::per_synapse) {
-        sum(first.rates, n.synapses(), false, g.rate);
-        sum(first.rates + n.synapses(), n.synapses(), false, g.rate_scale);
-        sum(first.rates + 2 * n.synapses(), n.synapses(), false, g.eligibility_rate);
+        sum(first + layout.rates, n.synapses(), false, g.rate);
+        sum(first + layout.rates + n.synapses(), n.synapses(), false, g.rate_scale);
+        sum(first + layout.rates + 2 * n.synapses(), n.synapses(), false, g.eligibility_rate);
     } else {
-        sum(first.row_sums, n.posts, c.rate.stride == 0, g.rate);
-        sum(first.row_sums + n.posts, n.posts, c.rate_scale.stride == 0, g.rate_scale);
-        sum(first.row_sums + 2 * n.posts, n.posts, c.eligibility_rate.stride == 0,
+        sum(first + layout.row_sums, n.posts, c.rate.stride == 0, g.rate);
+        sum(first + layout.row_sums + n.posts, n.posts, c.rate_scale.stride == 0, g.rate_scale);
+        sum(first + layout.row_sums + 2 * n.posts, n.posts, c.eligibility_rate.stride == 0,
             g.eligibility_rate);
     }
     if (c.layout == Layout::per_neuron) {
-        sum(first.row_sums + 3 * n.posts, n.posts, c.alpha.stride == 0, g.alpha);
+        sum(first + layout.row_sums + 3 * n.posts, n.posts, c.alpha.stride == 0, g.alpha);
     } else {
-        sum(first.alphas, n.synapses(), false, g.alpha);
+        sum(first + layout.alphas, n.synapses(), false, g.alpha);
     }
 }
 

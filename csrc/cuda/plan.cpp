@@ -54,19 +54,10 @@ struct Pass {
     }
 
     void count(Plan& plan) const {
-        Parts<S> chip;
-        Scratch scratch;
-        if (backward()) {
-            Parts<S> own, zeroed, group;
-            BackwardPlaces<S>(n, *g, plan, chip, own, zeroed, group);
-            scratch = scratch_of(n, *g, plan);
-        } else {
-            Parts<S> own;
-            ForwardPlaces<S>(n, plan, chip, own);
-            scratch = scratch_of(n, plan);
-        }
-        plan.shared_bytes = chip.count() * static_cast<int64_t>(sizeof(S));
-        plan.scratch_bytes = scratch.values() * static_cast<int64_t>(sizeof(S));
+        const BlockLayout layout =
+            backward() ? BlockLayout(backward_layout(n, *g, plan)) : forward_layout(n, plan);
+        plan.shared_bytes = layout.chip * static_cast<int64_t>(sizeof(S));
+        plan.scratch_bytes = layout.scratch * static_cast<int64_t>(sizeof(S));
     }
     bool fits(Plan& plan) const {
         count(plan);
@@ -211,14 +202,30 @@ struct Pass {
     }
 };
 
-Scratch empty_scratch(const Plan& plan, int64_t posts, int64_t pres, int64_t size) {
-    const auto rounded = [](int64_t count) { return (count + 3) / 4 * 4; };
-    Scratch scratch{};
-    scratch.groups = plan.groups;
-    scratch.blocks = plan.blocks();
-    scratch.counters = plan.groups * (kCounterBytes / size);
-    scratch.zeros = rounded(std::max(posts, pres));
-    return scratch;
+// The offset of a part of `count` values that follows the `size` values of an area so far, which
+// include it from then on.
+int64_t placed(int64_t& size, int64_t count) {
+    const int64_t offset = size;
+    size += (count + 3) / 4 * 4;
+    return offset;
+}
+
+template <typename S>
+void place_parameters(BlockLayout& at, const Network<S>& n, const Plan& plan) {
+    const int64_t count = plan.parameters_on_chip ? plan.rows * n.pres : 0;
+    at.weight = placed(at.chip, count);
+    at.alpha = placed(at.chip, n.connection.layout == Layout::per_neuron ? 0 : count);
+    at.gates = placed(at.chip, n.kind == NetworkKind::lstm ? 3 * count : 0);
+}
+
+// Once the sizes of all areas are known.
+template <typename S>
+void place_areas(BlockLayout& at, const Network<S>& n, const Plan& plan) {
+    placed(at.scratch, plan.groups * (kCounterBytes / static_cast<int64_t>(sizeof(S))));
+    at.zeros = placed(at.scratch, std::max(n.posts, n.pres));
+    at.zeroed.start = placed(at.scratch, plan.groups * at.zeroed.size);
+    at.group.start = placed(at.scratch, plan.groups * at.group.size);
+    at.own.start = placed(at.scratch, plan.blocks() * at.own.size);
 }
 
 }  // namespace
@@ -234,30 +241,53 @@ Plan plan_backward(const Network<S>& n, const Gradients<S>& g, const Device& dev
 }
 
 template <typename S>
-Scratch scratch_of(const Network<S>& n, const Plan& plan) {
-    Scratch scratch = empty_scratch(plan, n.posts, n.pres, sizeof(S));
-    Parts<S> chip, own;
-    ForwardPlaces<S>(n, plan, chip, own);
-    scratch.own = own.count();
-    return scratch;
+ForwardLayout forward_layout(const Network<S>& n, const Plan& plan) {
+    ForwardLayout at{};
+    int64_t& vectors = plan.vectors_on_chip ? at.chip : at.own.size;
+    at.element_sums = (n.kind == NetworkKind::lstm ? 4 : 1) * plan.rows;
+    at.pres = placed(at.chip, plan.vectors_on_chip ? plan.together * 3 * n.pres : 0);
+    at.sums = placed(vectors, plan.together * at.element_sums);
+    at.traces =
+        placed(at.chip, plan.traces_on_chip ? Tile<S>::size(n, plan.rows, plan.together) : 0);
+    place_parameters(at, n, plan);
+    place_areas(at, n, plan);
+    return at;
 }
 
 template <typename S>
-Scratch scratch_of(const Network<S>& n, const Gradients<S>& g, const Plan& plan) {
-    Scratch scratch = empty_scratch(plan, n.posts, n.pres, sizeof(S));
-    Parts<S> chip, own, zeroed, group;
-    BackwardPlaces<S>(n, g, plan, chip, own, zeroed, group);
-    scratch.zeroed = zeroed.count();
-    scratch.group = group.count();
-    scratch.own = own.count();
-    return scratch;
+BackwardLayout backward_layout(const Network<S>& n, const Gradients<S>& g, const Plan& plan) {
+    BackwardLayout at{};
+    int64_t &chip = at.chip, &own = at.own.size, &zeroed = at.zeroed.size;
+    int64_t& vectors = plan.vectors_on_chip ? chip : own;
+    int64_t& group = plan.alone() ? chip : at.group.size;
+    // Traces between two checkpoints that are computed again together.
+    const int64_t segment = std::min(n.checkpoint_every, n.steps) - (n.steps > 0 ? 1 : 0);
+    const bool alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
+    const bool per_synapse = n.connection.layout == Layout::per_synapse;
+    at.tile = Tile<S>::size(n, plan.rows, plan.together);
+    at.pres = placed(chip, plan.vectors_on_chip ? plan.together * 3 * n.pres : 0);
+    at.columns = placed(plan.columns_on_chip ? chip : own, plan.warps * 2 * n.pres);
+    at.grad_traces = placed(plan.traces_on_chip ? chip : own, at.tile);
+    place_parameters(at, n, plan);
+    at.grad_alphas = placed(chip, plan.alphas_on_chip ? plan.rows * n.pres : 0);
+    at.grad_posts = placed(vectors, plan.together * plan.rows);
+    at.grad_cells = placed(vectors, plan.together * plan.rows);
+    at.sums = placed(vectors, 5 * plan.rows);
+    at.segment = placed(own, segment * at.tile);
+    at.totals = placed(group, 3 * plan.together * plan.share * n.pres);
+    at.rate_rows = placed(group, n.modulator ? 2 * plan.together * n.posts : 0);
+    at.row_sums = placed(zeroed, 4 * n.posts);
+    at.alphas = placed(zeroed, alphas ? n.synapses() : 0);
+    at.rates = placed(zeroed, per_synapse ? 3 * n.synapses() : 0);
+    place_areas(at, n, plan);
+    return at;
 }
 
 #define PLASTIKERN_PLANS(S)                                                             \
     template Plan plan_forward(const Network<S>&, const Device&);                       \
     template Plan plan_backward(const Network<S>&, const Gradients<S>&, const Device&); \
-    template Scratch scratch_of(const Network<S>&, const Plan&);                        \
-    template Scratch scratch_of(const Network<S>&, const Gradients<S>&, const Plan&);
+    template ForwardLayout forward_layout(const Network<S>&, const Plan&);              \
+    template BackwardLayout backward_layout(const Network<S>&, const Gradients<S>&, const Plan&);
 PLASTIKERN_PLANS(float)
 PLASTIKERN_PLANS(double)
 

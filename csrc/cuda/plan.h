@@ -64,32 +64,6 @@ struct Plan {
     PLASTIKERN_INLINE int64_t blocks() const { return share * groups; }
 };
 
-// Divides a stretch of memory into parts: counted first, without memory, then handed out, by the
-// same lines.
-template <typename S>
-class Parts {
-   public:
-    PLASTIKERN_INLINE explicit Parts(S* start = nullptr) : start_(start) {}
-    PLASTIKERN_INLINE S* take(int64_t count) {
-        S* part = start_ == nullptr ? nullptr : start_ + used_;
-        used_ += (count + 3) / 4 * 4;
-        return part;
-    }
-    PLASTIKERN_INLINE int64_t count() const { return used_; }
-
-   private:
-    S* start_;
-    int64_t used_ = 0;
-};
-
-// From one of two: a choice between the two themselves would keep both in memory.
-template <typename S>
-PLASTIKERN_INLINE S* take(bool from_first, Parts<S>& first, Parts<S>& second, int64_t count) {
-    S* one = first.take(from_first ? count : 0);
-    S* other = second.take(from_first ? 0 : count);
-    return from_first ? one : other;
-}
-
 // Traces, or their gradients, of some rows of some elements, next to each other.
 template <typename S>
 struct Tile {
@@ -107,127 +81,70 @@ struct Tile {
     }
 };
 
-// Parameters of a block's rows, where they lie on the chip.
-template <typename S>
-struct ParameterPlaces {
-    S *weight = nullptr, *alpha = nullptr, *gates = nullptr;
-
-    PLASTIKERN_INLINE ParameterPlaces(const Network<S>& n, const Plan& plan, Parts<S>& chip) {
-        if (!plan.parameters_on_chip) return;
-        weight = chip.take(plan.rows * n.pres);
-        if (n.connection.layout != Layout::per_neuron) alpha = chip.take(plan.rows * n.pres);
-        if (n.kind == NetworkKind::lstm) gates = chip.take(3 * plan.rows * n.pres);
-    }
-};
-
-// What a block of a forward pass works in: on the chip, or in its own part of the scratch.
-template <typename S>
-struct ForwardPlaces {
-    S* pres;    // (together, 3, I): of three steps; or none
-    S* sums;    // (together, 4 or 1, rows): of the connection, and of an LSTM's gates i, f, o
-    S* traces;  // Tile of (together); or none
-    ParameterPlaces<S> parameters;
-
-    PLASTIKERN_INLINE static int64_t sums_of_row(const Network<S>& n) {
-        return n.kind == NetworkKind::lstm ? 4 : 1;
-    }
-    PLASTIKERN_INLINE ForwardPlaces(const Network<S>& n, const Plan& plan, Parts<S>& chip,
-                                    Parts<S>& own)
-        : pres(plan.vectors_on_chip ? chip.take(plan.together * 3 * n.pres) : nullptr),
-          sums(take(plan.vectors_on_chip, chip, own, plan.together * sums_of_row(n) * plan.rows)),
-          traces(plan.traces_on_chip ? chip.take(Tile<S>::size(n, plan.rows, plan.together))
-                                     : nullptr),
-          parameters(n, plan, chip) {}
-};
-
-// What a block of a backward pass works in: its own, on the chip or in its part of the scratch; and
-// its group's.
-template <typename S>
-struct BackwardPlaces {
-    S* pres;         // as forward
-    S* columns;      // (warps, 2, I): sums over a warp's rows, of the pre of this step and the one
-                     // before
-    S* grad_traces;  // Tile of (together)
-    ParameterPlaces<S> parameters;
-    S* grad_alphas;              // (rows, I); or none: straight to the group's part
-    S *grad_posts, *grad_cells;  // (together, rows)
-    S* sums;                     // (5, rows), as RowSum says: of one element
-    S* segment;                  // (checkpoint_every - 1) tiles: the traces between two checkpoints
-    // Of the group.
-    S* totals;     // (3, together, share, I): of the gradient of pre, of three steps
-    S* rate_rows;  // (2, together, O): what each row gives to the gradient of the modulator, of two
-                   // steps
-    S* row_sums;   // (4, O): gradients of rate, rate_scale, eligibility_rate and alpha, as far as
-                   // they are per neuron
-    S* alphas;     // (O, I), or none
-    S* rates;      // (3, O, I): of the three rates per synapse, or none
-
-    // Traces between two checkpoints that are computed again together.
-    PLASTIKERN_INLINE static int64_t segment_steps(const Network<S>& n) {
-        return (n.checkpoint_every < n.steps ? n.checkpoint_every : n.steps) -
-               (n.steps > 0 ? 1 : 0);
-    }
-    PLASTIKERN_INLINE BackwardPlaces(const Network<S>& n, const Gradients<S>& g, const Plan& plan,
-                                     Parts<S>& chip, Parts<S>& own, Parts<S>& zeroed,
-                                     Parts<S>& group)
-        : pres(plan.vectors_on_chip ? chip.take(plan.together * 3 * n.pres) : nullptr),
-          columns(take(plan.columns_on_chip, chip, own, plan.warps * 2 * n.pres)),
-          grad_traces(
-              take(plan.traces_on_chip, chip, own, Tile<S>::size(n, plan.rows, plan.together))),
-          parameters(n, plan, chip),
-          grad_alphas(plan.alphas_on_chip ? chip.take(plan.rows * n.pres) : nullptr) {
-        const bool alone = plan.alone();
-        const auto local = [&](int64_t count) {
-            return take(plan.vectors_on_chip, chip, own, count);
-        };
-        grad_posts = local(plan.together * plan.rows);
-        grad_cells = local(plan.together * plan.rows);
-        sums = local(5 * plan.rows);
-        segment = own.take(segment_steps(n) * Tile<S>::size(n, plan.rows, plan.together));
-        totals = take(alone, chip, group, 3 * plan.together * plan.share * n.pres);
-        rate_rows = take(alone, chip, group, n.modulator ? 2 * plan.together * n.posts : 0);
-        row_sums = zeroed.take(4 * n.posts);
-        const bool per_synapse = n.connection.layout == Layout::per_synapse;
-        alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron
-                     ? zeroed.take(n.synapses())
-                     : nullptr;
-        rates = per_synapse ? zeroed.take(3 * n.synapses()) : nullptr;
-    }
-};
-
 // Bytes from one barrier's counter to the next: a cache line each, or blocks that wait at one
 // barrier slow down others.
 constexpr int64_t kCounterBytes = 128;
 
-// The whole scratch: counters of the barriers, zeros to read, what starts as zero for each group,
-// what does not for each group and each block.
-struct Scratch {
-    int64_t counters, zeros, zeroed, group, own;  // values, of one group or block
-    int64_t groups, blocks;
+// A stretch of the scratch of which each group of blocks, or each block, has a part of its own: the
+// offset of the first part, and the size of each, in values.
+struct Area {
+    int64_t start, size;
 
-    PLASTIKERN_INLINE int64_t cleared() const { return counters + zeros + groups * zeroed; }
-    PLASTIKERN_INLINE int64_t values() const { return cleared() + groups * group + blocks * own; }
     template <typename S>
-    PLASTIKERN_INLINE static unsigned* counter_in(S* memory, int64_t g) {
-        return reinterpret_cast<unsigned*>(memory +
+    PLASTIKERN_INLINE S* of(S* scratch, int64_t i) const {
+        return scratch + start + i * size;
+    }
+};
+
+// Where the blocks of either pass have what they work in: offsets within an area, and sizes, in
+// values. What the plan or the network does without has no values.
+struct BlockLayout {
+    int64_t chip;     // size of a block's shared memory
+    int64_t scratch;  // size of the scratch: counters of the barriers, zeros to read, the areas
+    int64_t zeros;    // in the scratch
+    Area zeroed;      // of groups: zero at first
+    Area group;       // of groups
+    Area own;         // of blocks
+    // On the chip.
+    int64_t pres;           // (together, 3, I): of three steps
+    int64_t weight, alpha;  // (rows, I)
+    int64_t gates;          // (3, rows, I)
+
+    // Of the scratch, values that start as zero.
+    PLASTIKERN_INLINE int64_t cleared() const { return group.start; }
+    template <typename S>
+    PLASTIKERN_INLINE static unsigned* counter_in(S* scratch, int64_t g) {
+        return reinterpret_cast<unsigned*>(scratch +
                                            g * (kCounterBytes / static_cast<int64_t>(sizeof(S))));
     }
-    template <typename S>
-    PLASTIKERN_INLINE S* zeros_in(S* memory) const {
-        return memory + counters;
-    }
-    template <typename S>
-    PLASTIKERN_INLINE S* zeroed_in(S* memory, int64_t g) const {
-        return memory + counters + zeros + g * zeroed;
-    }
-    template <typename S>
-    PLASTIKERN_INLINE S* group_in(S* memory, int64_t g) const {
-        return memory + cleared() + g * group;
-    }
-    template <typename S>
-    PLASTIKERN_INLINE S* own_in(S* memory, int64_t block) const {
-        return memory + cleared() + groups * group + block * own;
-    }
+};
+
+struct ForwardLayout : BlockLayout {
+    int64_t traces;        // chip: Tile of (together)
+    int64_t sums;          // chip or own, as `vectors_on_chip` says: (together, 4 or 1, rows): of
+                           // the connection, and of an LSTM's gates i, f, o
+    int64_t element_sums;  // distance from one element's sums to those of the next one
+};
+
+struct BackwardLayout : BlockLayout {
+    int64_t columns;      // chip or own: (warps, 2, I): sums over a warp's rows, of the pre of this
+                          // step and the one before
+    int64_t grad_traces;  // chip or own: Tile of (together)
+    int64_t grad_alphas;  // chip: (rows, I); else straight to the group's
+    // Chip or own, as `vectors_on_chip` says.
+    int64_t grad_posts, grad_cells;  // (together, rows)
+    int64_t sums;                    // (5, rows), as RowSum says: of one element
+    int64_t segment;  // own: (checkpoint_every - 1) tiles: the traces between two checkpoints
+    int64_t tile;     // size of each
+    // Of the group; on the chip of a block that is `alone`.
+    int64_t totals;     // (3, together, share, I): of the gradient of pre, of three steps
+    int64_t rate_rows;  // (2, together, O): what each row gives to the gradient of the modulator,
+                        // of two steps
+    // Zeroed.
+    int64_t row_sums;  // (4, O): gradients of rate, rate_scale, eligibility_rate and alpha, as far
+                       // as they are per neuron
+    int64_t alphas;    // (O, I): where wanted
+    int64_t rates;     // (3, O, I): of the three rates per synapse
 };
 
 template <typename S>
@@ -235,8 +152,8 @@ Plan plan_forward(const Network<S>&, const Device&);
 template <typename S>
 Plan plan_backward(const Network<S>&, const Gradients<S>&, const Device&);
 template <typename S>
-Scratch scratch_of(const Network<S>&, const Plan&);
+ForwardLayout forward_layout(const Network<S>&, const Plan&);
 template <typename S>
-Scratch scratch_of(const Network<S>&, const Gradients<S>&, const Plan&);
+BackwardLayout backward_layout(const Network<S>&, const Gradients<S>&, const Plan&);
 
 }  // namespace plastikern::cuda
