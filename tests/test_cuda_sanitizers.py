@@ -89,7 +89,7 @@ def test_a_kernel_that_computes_something_else_is_told_with_its_network(run: Run
         ),
         pytest.param(
             "20 0 cooperative", FORWARD,
-            "if (plan_.one_launch()) barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);",
+            "barrier_of_blocks(counter_, static_cast<unsigned>(plan_.share), passed_);",
             "__syncthreads();",
             id="blocks do not wait for each other's activities",
         ),

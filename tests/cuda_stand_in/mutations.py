@@ -44,7 +44,7 @@ MUTATIONS = (
     ),
     Mutation(PASSES, "    config.stream = stream;", "    config.stream = nullptr;", "current_stream and cuda"),
     Mutation(
-        PASSES, "kSumThreads, 0, false, stream, job", "kSumThreads, 0, false, nullptr, job",
+        PASSES, "kSumThreads, 0, false, stream,", "kSumThreads, 0, false, nullptr,",
         "current_stream and cuda",
     ),
     # Lengths, and what a graph captures.
