@@ -87,7 +87,7 @@ def disassembled(
 
 
 def change_needs(rule: str, constraint: str, retroactive: bool) -> Needs:
-    """Least arithmetic of ``Synapse::next`` in csrc/plasticity.h, for the trace, without what is constant in a row.
+    """Least arithmetic of ``next`` in csrc/generated, for the trace, without what is constant in a row.
 
     A multiplication and the addition to it are one instruction; a bound is two comparisons.
     """

@@ -86,6 +86,7 @@ def compile_command(
         str(nvcc),
         LANGUAGE,
         "-O3",
+        "-fmad=false",  # products are fused with sums where the source says so
         "-ccbin",
         compiler,
         "--cudart",

@@ -146,7 +146,7 @@ def _emulated(root: Path, compiler: toolchain.Compiler, torch: toolchain.Torch) 
 def emulated_flags(compiler: toolchain.Compiler, torch: toolchain.Torch) -> list[str]:
     """Command line that compiles what nvcc does against the emulator."""
     return [
-        *compiler.command, toolchain.LANGUAGE, "-O1", *native.HIDE, *native.HIDE_CXX, *native.WARN,
+        *compiler.command, toolchain.LANGUAGE, "-O1", native.PRECISE, *native.HIDE, *native.HIDE_CXX, *native.WARN,
         "-Wno-unknown-pragmas", "-DPLASTIKERN_EMULATED", f"-DTORCH_TARGET_VERSION={toolchain.TORCH_TARGET_VERSION}",
         "-Icsrc", f"-I{EMULATOR}", "-isystem", str(torch.folder / "include"),
     ]  # fmt: skip

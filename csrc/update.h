@@ -28,7 +28,7 @@ namespace plastikern {
 
 // What a host knows of a rule.
 struct RuleFacts {
-    int64_t rule, constraint;    // by their places in plastikern/plasticity.py
+    int64_t rule, constraint;    // by their places in plastikern/rules/papers.py
     bool loses;                  // a step may lose what the trace was before it: only rows that
                                  // have lost nothing may be run backwards
     bool unbounded;              // its read is served by one with bounds, which are infinite then

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-RULES = ("hebb", "oja")
-CONSTRAINTS = ("decay", "clip", "soft_clip", "clip_on_read", "none")
+from .rules import papers
+
+RULES = tuple(papers.INCREMENTS)
+CONSTRAINTS = tuple(papers.CONSTRAINTS)
 GRANULARITIES = ("connection", "neuron", "layer")
 NONLINEARITIES = ("tanh", "relu", "sigmoid", "identity")
 LINEAR_NONLINEARITIES = (*NONLINEARITIES, "softmax")
@@ -131,9 +133,10 @@ class Plasticity:
             raise ValueError(
                 f"Plasticity: alpha_init is a standard deviation, not negative; got {self.alpha_init!r}"
             )
-        if self.rule == "oja" and self.constraint == "decay":
+        if not papers.go_together(self.rule, self.constraint):
             raise ValueError(
-                "Plasticity: rule 'oja' decays by itself; combine it with 'none' or a clip, not with 'decay'"
+                f"Plasticity: rule {self.rule!r} decays by itself; combine it with 'none' or a clip, "
+                f"not with {self.constraint!r}"
             )
         if self.modulation == "none":
             for name in ("modulator_input", "modulator_nonlinearity", "fan_out"):

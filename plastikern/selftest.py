@@ -13,6 +13,7 @@ from . import backends
 from .nn import PlasticLinear, PlasticLSTM, PlasticRNN
 from .nn.base import PlasticModule
 from .plasticity import CONSTRAINTS, MODULATIONS, RULES, Plasticity
+from .rules import papers
 
 TOLERANCE = 2e-4
 """Of single precision against the reference in double precision, relative to the largest value of a tensor: 100 times
@@ -23,7 +24,7 @@ def cases() -> Iterator[tuple[str, PlasticModule, Tensor]]:
     """Every rule, constraint and modulation in every network, in sizes that fill no warp: name, network, input."""
     for rule in RULES:
         for constraint in CONSTRAINTS:
-            if (rule, constraint) == ("oja", "decay"):
+            if not papers.go_together(rule, constraint):
                 continue
             for modulation in MODULATIONS:
                 options: dict[str, Any] = {

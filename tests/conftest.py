@@ -18,6 +18,7 @@ import plastikern.functional as PF
 from plastikern import Plasticity, library
 from plastikern.network import Modulator
 from plastikern.plasticity import CONSTRAINTS, MODULATOR_INPUTS, RULES, granular_shape
+from plastikern.rules import papers
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
@@ -30,7 +31,7 @@ KINDS = [
     (rule, constraint)
     for rule in RULES
     for constraint in CONSTRAINTS
-    if (rule, constraint) != ("oja", "decay")
+    if papers.go_together(rule, constraint)
 ]
 NETWORKS = ("rnn", "lstm", "linear")
 MODULATED_BY = {

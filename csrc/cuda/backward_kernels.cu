@@ -12,11 +12,16 @@
 namespace plastikern::cuda {
 namespace {
 
-// Sums over a row's synapses, in the order in which they lie in BackwardLayout::sums.
-enum RowSum { kWithPre, kWithTrace, kRate, kFading, kAlpha, kRowSums };
+// Sums over a row's synapses, in the order in which they lie in BackwardLayout::sums: those of the
+// change, by synapse with the gradient of the modulator's share last, and that of alpha.
+constexpr int kRate = 3, kAlpha = 4, kRowSums = 5;
 
-template <class Synapse, typename S>
+template <class Rule, typename S>
 class BackwardBlock {
+    using Update = typename Rule::Update;
+    using Read = typename Rule::Read;
+    static_assert(Update::by_row::sum_count <= kRate + 1 && Update::by_synapse::sum_count <= kRate);
+
    public:
     __device__ __forceinline__ BackwardBlock(const BackwardJob<S>& job)
         : job_(job),
@@ -179,7 +184,7 @@ class BackwardBlock {
                     g_.hidden_in[j] = g_.hidden == nullptr ? S(0) : g_.hidden[j];
                 if (g_.cell_in != nullptr) g_.cell_in[j] = grad_cell;
             });
-            if (length == 0) copy_traces<Synapse, S>(grads_in(b), grads_out(b), n_.pres, at_);
+            if (length == 0) copy_traces<Update, S>(grads_in(b), grads_out(b), n_.pres, at_);
         }
     }
 
@@ -290,15 +295,16 @@ class BackwardBlock {
             for (int r = row; r < row + count; ++r) {
                 const bool eligible = parameters_.eligible(r);
                 for (int i = at_.lane; i < static_cast<int>(n_.pres); i += kLanes) {
-                    Traces<S> traces = TraceRow<Synapse, const S>(from, r).load(i);
+                    auto states = TraceRow<Update, const S>(from, r).load(i);
                     for (int64_t t = 0; t < inside; ++t) {
                         const S x = pre_of(n_, a_, zeros_, start + t, b)[i],
                                 m = modulator(start + t, b);
                         const S post = post_of(n_, a_, start + t, b)[at_.first_row + r];
-                        const Traces<S> rates = parameters_.template rates<Synapse>(
-                            r, parameters_.rates_per_synapse ? i : 0, m);
-                        traces = next<Synapse>(eligible, traces, x, post, rates, bound);
-                        TraceRow<Synapse, S>(segment(t).of(b - first_), r).store(i, traces);
+                        const bool by_synapse = parameters_.rates_per_synapse;
+                        const auto given =
+                            parameters_.template coefficients<Update>(r, by_synapse ? i : 0, m);
+                        states = next<Rule, S>(eligible, by_synapse, states, x, post, bound, given);
+                        TraceRow<Update, S>(segment(t).of(b - first_), r).store(i, states);
                     }
                 }
             }
@@ -329,25 +335,26 @@ class BackwardBlock {
         for (int row = at_.first_of_warp(); row < at_.rows; row += at_.stride()) {
             const int count = at_.at_once(row);
             const int second = row + count - 1;
-            const TraceRow<Synapse, const S> rows_in[kRows] = {{from, row}, {from, second}};
-            const TraceRow<Synapse, const S> grads_in[kRows] = {{grads, row}, {grads, second}};
-            const TraceRow<Synapse, S> grads_out[kRows] = {{grads_before, row},
-                                                           {grads_before, second}};
+            const TraceRow<Update, const S> rows_in[kRows] = {{from, row}, {from, second}};
+            const TraceRow<Update, const S> grads_in[kRows] = {{grads, row}, {grads, second}};
+            const TraceRow<Update, S> grads_out[kRows] = {{grads_before, row},
+                                                          {grads_before, second}};
             const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
             const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
-            S post[kRows] = {}, grad_sum[kRows], sums[kRowSums][kRows] = {};
-            Traces<S> rates[kRows];
+            S post[kRows] = {}, sums[kRowSums][kRows] = {};
+            Given<Update, S> given[kRows];
+            typename Read::template Row<S> reading[kRows];
             bool eligible[kRows];
             const bool is_first = row == at_.warp * static_cast<int>(kRows);
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
                 const int own = r == 0 ? row : second;
                 eligible[r] = parameters_.eligible(own);
-                grad_sum[r] = grad_sums[own];
+                reading[r] = Read::row(bound, S(0), grad_sums[own]);
                 if (!changes) continue;
                 post[r] = posts[own];
                 if (!parameters_.rates_per_synapse)
-                    rates[r] = parameters_.template rates<Synapse>(own, 0, m);
+                    given[r] = parameters_.template coefficients<Update>(own, 0, m);
             }
             for (int i = at_.lane; i < pres; i += kLanes) {
                 const S x = here[i], x_before = before[i];
@@ -355,40 +362,36 @@ class BackwardBlock {
 #pragma unroll
                 for (int r = 0; r < kRows; ++r) {
                     if (r >= count) continue;
-                    const Traces<S> earlier = rows_in[r].load(i);
-                    Traces<S> traces = earlier, grad = grads_in[r].load(i);
+                    const auto before = rows_in[r].load(i);
+                    auto states = before, grad = grads_in[r].load(i);
                     if (changes) {
                         if (parameters_.rates_per_synapse)
-                            rates[r] = parameters_.template rates<Synapse>(row + r, i, m);
-                        traces =
-                            next<Synapse>(eligible[r], earlier, x_before, post[r], rates[r], bound);
+                            given[r] = parameters_.template coefficients<Update>(row + r, i, m);
+                        states = next<Rule, S>(eligible[r], parameters_.rates_per_synapse, before,
+                                               x_before, post[r], bound, given[r]);
                     }
                     if (reads) {
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
-                        const S readable = Synapse::Constraint::read(traces.trace, bound);
-                        const S through = grad_sum[r] * x;
-                        through_read += grad_sum[r] * (weights[r][i] + alpha * readable);
+                        const auto through = Read::adjoint(reading[r], weights[r][i], alpha,
+                                                           states.H, x, {grad.H, through_read});
+                        grad.H = through.H;
+                        through_read = through.x;
                         if (parameters_.gated) through_read += through_gates(k, b, row + r, i);
-                        grad.trace +=
-                            Synapse::Constraint::read_adjoint(traces.trace, bound, through * alpha);
                         if (parameters_.alpha_per_synapse) {
-                            add_alpha(row + r, i, through * readable);
+                            add_alpha(row + r, i, reading[r], states.H, x);
                         } else {
-                            sums[kAlpha][r] += through * readable;
+                            sums[kAlpha][r] = Read::alpha(reading[r], states.H, x, sums[kAlpha][r]);
                         }
                     }
                     if (changes) {
-                        const auto through = [&](auto changed) {
-                            return change<decltype(changed)>(earlier, x_before, post[r], rates[r],
-                                                             bound, grad, m, row + r, i,
-                                                             through_change, sums, r);
-                        };
-                        if (Synapse::eligible && !eligible[r]) {
-                            const S faded = grad.eligibility;
-                            grad = through(WithoutEligibility<Synapse>());
-                            grad.eligibility = faded;
+                        if (!kEligible<Update> || eligible[r]) {
+                            grad = change<Update>(before, x_before, post[r], given[r], bound, grad,
+                                                  m, row + r, i, through_change, sums, r);
                         } else {
-                            grad = through(Synapse());
+                            grad.H = change<typename Rule::AtOnce>(
+                                         {before.H}, x_before, post[r], {given[r].r}, bound,
+                                         {grad.H}, m, row + r, i, through_change, sums, r)
+                                         .H;
                         }
                     }
                     grads_out[r].store(i, grad);
@@ -402,6 +405,8 @@ class BackwardBlock {
             S* to = vectors_ + layout_.sums + row + at_.row_of_lane();
 #pragma unroll
             for (int which = 0; which < kRowSums; ++which) {
+                // What no kernel of this rule adds to need not be summed.
+                if (which >= Update::by_row::sum_count && which < kRate) continue;
                 const S sum = sums_of_two(sums[which][0], sums[which][1], at_.lane);
                 if (at_.tells(count)) to[which * plan_.rows] = sum;
             }
@@ -414,78 +419,90 @@ class BackwardBlock {
         S sum = 0;
 #pragma unroll
         for (int gate = 0; gate < 3; ++gate)
-            sum += parameters_.gates[gate][row * n_.pres + i] *
-                   drive[(gate == 2 ? 3 : gate) * n_.posts];
+            sum = fused(parameters_.gates[gate][row * n_.pres + i],
+                        drive[(gate == 2 ? 3 : gate) * n_.posts], sum);
         return sum;
     }
 
-    __device__ __forceinline__ void add_alpha(int row, int i, S value) const {
-        if (plan_.alphas_on_chip) {
-            grad_alphas()[row * n_.pres + i] += value;
-        } else if (g_.alpha != nullptr) {
-            alphas()[row * n_.pres + i] += value;
-        }
+    __device__ __forceinline__ void add_alpha(int row, int i,
+                                              const typename Read::template Row<S>& reading, S H,
+                                              S x) const {
+        if (!plan_.alphas_on_chip && g_.alpha == nullptr) return;
+        S& so_far = (plan_.alphas_on_chip ? grad_alphas() : alphas())[row * n_.pres + i];
+        so_far = Read::alpha(reading, H, x, so_far);
     }
 
     // The adjoint of one synapse's change by step k - 1: the gradient of its traces before it.
     template <class Changed>
-    __device__ __forceinline__ Traces<S> change(Traces<S> before, S pre, S post, Traces<S> rates,
-                                                S bound, Traces<S> grad, S m, int row, int i,
-                                                S& through_change, S (&sums)[kRowSums][kRows],
-                                                int r) const {
-        using Rule = typename Changed::Rule;
-        const SynapseGrad<S> through = Changed::adjoint(before, pre, post, rates, bound, grad);
-        through_change += through.pre;
-        RowSums<S> row_sums{sums[kWithPre][r], sums[kWithTrace][r]};
-        if (parameters_.rates_per_synapse) {
-            Rule::accumulate(row_sums, before.trace, pre,
-                             Changed::rule_rate(rates) * through.change);
-            const S rule = through.change * Rule::change(before.trace, pre, post, S(1));
-            const S in_force = Changed::eligible ? through.rate : through.rate + rule;
-            const int64_t at = (at_.first_row + row) * n_.pres + i, matrix = n_.synapses();
-            S* grad_rates = zeroed_ + layout_.rates + at;
-            grad_rates[0] += in_force;
-            grad_rates[matrix] += in_force * m;
-            if constexpr (Changed::eligible) grad_rates[2 * matrix] += rule + through.fading;
-            if (parameters_.modulated) sums[kRate][r] += in_force * parameters_.scale(row, i);
-        } else {
-            Rule::accumulate(row_sums, before.trace, pre, through.change);
-            if constexpr (Changed::has_rate) sums[kRate][r] += through.rate;
-            if constexpr (Changed::eligible) sums[kFading][r] += through.fading;
-        }
-        sums[kWithPre][r] = row_sums.with_pre;
-        sums[kWithTrace][r] = row_sums.with_trace;
-        return through.before;
+    __device__ __forceinline__ States<Changed, S> change(const States<Changed, S>& before, S pre,
+                                                         S post, const Given<Changed, S>& given,
+                                                         S bound, const States<Changed, S>& grad,
+                                                         S m, int row, int i, S& through_change,
+                                                         S (&sums)[kRowSums][kRows], int r) const {
+        const auto adjoint = [&](auto text) {
+            using Text = decltype(text);
+            typename Text::template Adjoint<S> so_far;
+            so_far.x = through_change;
+            Text::sums([&](int which, S& sum) { sum = sums[which][r]; }, so_far.sums);
+            const auto found =
+                Text::adjoint(Text::row(post, bound, given), before, pre, given, grad, so_far);
+            Text::sums([&](int which, const S& sum) { sums[which][r] = sum; }, found.sums);
+            through_change = found.x;
+            return found;
+        };
+        if (!parameters_.rates_per_synapse) return adjoint(typename Changed::by_row()).states;
+        const auto found = adjoint(typename Changed::by_synapse());
+        const S in_force = found.coefficients.r;
+        const int64_t at = (at_.first_row + row) * n_.pres + i, matrix = n_.synapses();
+        S* grad_rates = zeroed_ + layout_.rates + at;
+        grad_rates[0] += in_force;
+        grad_rates[matrix] = fused(in_force, m, grad_rates[matrix]);
+        if constexpr (kEligible<Changed>) grad_rates[2 * matrix] += found.coefficients.eta;
+        if (parameters_.modulated)
+            sums[kRate][r] = fused(in_force, parameters_.scale(row, i), sums[kRate][r]);
+        return found.states;
     }
 
     // From the sums over a row to the gradients of its post, its rates and its alpha.
     __device__ __forceinline__ void finish_row(int64_t k, int64_t b, int row, bool changes,
                                                bool reads) const {
         const S* sums = vectors_ + layout_.sums + row;
-        const auto sum = [&](RowSum which) { return sums[which * plan_.rows]; };
-        const int64_t j = at_.first_row + row, posts = n_.posts;
-        S* row_sums = zeroed_ + layout_.row_sums + j;
-        if (reads && !parameters_.alpha_per_synapse) row_sums[3 * posts] += sum(kAlpha);
+        if (reads && !parameters_.alpha_per_synapse)
+            zeroed_[layout_.row_sums + 3 * n_.posts + at_.first_row + row] +=
+                sums[kAlpha * plan_.rows];
         if (!changes) return;
-        const S m = modulator(k - 1, b), post = post_of(n_, a_, k - 1, b)[j];
-        const bool eligible = Synapse::eligible && parameters_.eligible(row);
-        const bool per_synapse = parameters_.rates_per_synapse;
-        S rule_rate = 1, through_rule, rate = sum(kRate);
-        if (!per_synapse) {
-            const Traces<S> rates = parameters_.template rates<Synapse>(row, 0, m);
-            rule_rate = eligible ? rates.eligibility : rates.trace;
+        if (!kEligible<Update> || parameters_.eligible(row)) {
+            finish_change<Update>(k, b, row, sums);
+        } else {
+            finish_change<typename Rule::AtOnce>(k, b, row, sums);
         }
-        const RowSums<S> totals{sum(kWithPre), sum(kWithTrace)};
-        Synapse::Rule::finish(totals, post, rule_rate, grad_posts(b)[row], through_rule);
-        if (!per_synapse) {
-            if (eligible) {
-                row_sums[2 * posts] += through_rule + sum(kFading);
-            } else {
-                rate += through_rule;
-            }
+    }
+
+    template <class Changed>
+    __device__ __forceinline__ void finish_change(int64_t k, int64_t b, int row,
+                                                  const S* sums) const {
+        const int64_t j = at_.first_row + row, posts = n_.posts;
+        const S m = modulator(k - 1, b), post = post_of(n_, a_, k - 1, b)[j];
+        const auto given = parameters_.template coefficients<Changed>(row, 0, m);
+        const auto finish = [&](auto text) {
+            using Text = decltype(text);
+            typename Text::template Sums<S> totals;
+            Text::sums([&](int which, S& sum) { sum = sums[which * plan_.rows]; }, totals);
+            const auto found = Text::finish(Text::row(post, n_.connection.bound, given), totals);
+            grad_posts(b)[row] = found.y;
+            return found;
+        };
+        S rate = sums[kRate * plan_.rows];
+        if (parameters_.rates_per_synapse) {
+            finish(typename Changed::by_synapse());
+        } else {
+            const auto found = finish(typename Changed::by_row());
+            S* row_sums = zeroed_ + layout_.row_sums + j;
+            rate = found.coefficients.r;
             row_sums[0] += rate;
-            row_sums[posts] += rate * m;
-            if (parameters_.modulated) rate *= parameters_.scale(row, 0);
+            row_sums[posts] = fused(rate, m, row_sums[posts]);
+            if constexpr (kEligible<Changed>) row_sums[2 * posts] += found.coefficients.eta;
+            rate *= parameters_.modulated ? parameters_.scale(row, 0) : S(1);
         }
         if (parameters_.modulated) rate_rows(k - 1, b)[j] = rate;
     }
@@ -508,24 +525,26 @@ class BackwardBlock {
     }
 };
 
-template <class Synapse, typename S>
-__global__ void __launch_bounds__(most_warps(true, Synapse::eligible, sizeof(S)) * kLanes)
-    run_backward(const __grid_constant__ BackwardJob<S> job) {
-    BackwardBlock<Synapse, S>(job).run();
+template <class Rule, typename S>
+__global__ void __launch_bounds__(most_warps(true, kEligible<typename Rule::Update>, sizeof(S)) *
+                                  kLanes) run_backward(const __grid_constant__ BackwardJob<S> job) {
+    BackwardBlock<Rule, S>(job).run();
 }
 
 }  // namespace
 
+#define BACKWARD_KERNELS(rule, constraint, update, free, read, served)                         \
+    {run_backward<Rule<generated::update, generated::update, generated::served>,               \
+                  PLASTIKERN_SCALAR>,                                                          \
+     run_backward<Rule<generated::update##_retroactive, generated::update, generated::served>, \
+                  PLASTIKERN_SCALAR>},
+
 template <>
 BackwardKernel<PLASTIKERN_SCALAR> backward_kernel<PLASTIKERN_SCALAR>(
     const Network<PLASTIKERN_SCALAR>& n) {
-    BackwardKernel<PLASTIKERN_SCALAR> found = nullptr;
-    with_types(n.rule, n.constraint, [&]<class R, class Asked>(R*, Asked*) {
-        using C = typename Served<Asked>::Constraint;
-        found = n.retroactive ? run_backward<Synapse<R, C, true>, PLASTIKERN_SCALAR>
-                              : run_backward<Synapse<R, C, false>, PLASTIKERN_SCALAR>;
-    });
-    return found;
+    static const BackwardKernel<PLASTIKERN_SCALAR> kernels[][2] = {
+        PLASTIKERN_RULES(BACKWARD_KERNELS)};
+    return kernels[n.rule][n.retroactive];
 }
 
 }  // namespace plastikern::cuda

@@ -2,10 +2,30 @@
 // that it works on.
 #pragma once
 
+#include "../update.h"
 #include "device.h"
 #include "plan.h"
 
 namespace plastikern::cuda {
+
+using arithmetic::fused;
+
+// A row of the table in update.h: a change, that of rows that change at once where others have
+// eligibility traces, and a read.
+template <class UpdateOf, class AtOnceOf, class ReadOf>
+struct Rule {
+    using Update = UpdateOf;
+    using AtOnce = AtOnceOf;
+    using Read = typename ReadOf::by_synapse;
+};
+template <class Update, typename S>
+using States = typename Update::template States<S>;
+template <class Update, typename S>
+using Given = typename Update::template Coefficients<S>;
+template <class Update>
+constexpr int kStates = sizeof(States<Update, float>) / sizeof(float);
+template <class Update>
+constexpr bool kEligible = kStates<Update> == 2;
 
 // Columns that a lane has under way at once.
 constexpr int kColumns = 2;
@@ -108,13 +128,13 @@ struct BlockParameters {
     __device__ __forceinline__ bool eligible(int row) const {
         return eligible_rows == nullptr || eligible_rows[row];
     }
-    // The rates of a row, or of its synapse i, under the modulator m.
-    template <class Synapse>
-    __device__ __forceinline__ Traces<S> rates(int row, int i, S m) const {
+    // The coefficients of a row, or of its synapse i, under the modulator m.
+    template <class Update>
+    __device__ __forceinline__ Given<Update, S> coefficients(int row, int i, S m) const {
         const S offset = rate.data == nullptr ? S(0) : rate.row(row)[i];
-        Traces<S> found;
-        found.trace = modulated ? offset + scale(row, i) * m : offset;
-        if constexpr (Synapse::eligible) found.eligibility = eligibility_rate.row(row)[i];
+        Given<Update, S> found;
+        found.r = modulated ? fused(scale(row, i), m, offset) : offset;
+        if constexpr (kEligible<Update>) found.eta = eligibility_rate.row(row)[i];
         return found;
     }
     __device__ __forceinline__ S scale(int row, int i) const {
@@ -122,43 +142,53 @@ struct BlockParameters {
     }
 };
 
-// A row without an eligibility trace in a network that has them: its trace changes at once, its E
-// stays.
-template <class S>
-using WithoutEligibility = Synapse<typename S::Rule, typename S::Constraint, false>;
-
-template <class Synapse, typename S>
-__device__ __forceinline__ Traces<S> next(bool eligible, Traces<S> before, S pre, S post,
-                                          Traces<S> rates, S bound) {
-    if constexpr (Synapse::eligible) {
+// The states after a step of a synapse whose coefficients are its own or its row's.
+template <class Update, typename S>
+__device__ __forceinline__ States<Update, S> next(bool by_synapse, States<Update, S> before, S pre,
+                                                  S post, S bound, const Given<Update, S>& given) {
+    using BySynapse = typename Update::by_synapse;
+    using ByRow = typename Update::by_row;
+    if (by_synapse) return BySynapse::next(BySynapse::row(post, bound, given), before, pre, given);
+    return ByRow::next(ByRow::row(post, bound, given), before, pre, given);
+}
+// The same in a network in which some rows have eligibility traces: the others' traces change at
+// once, and their E stays.
+template <class Rule, typename S>
+__device__ __forceinline__ States<typename Rule::Update, S> next(
+    bool eligible, bool by_synapse, States<typename Rule::Update, S> before, S pre, S post, S bound,
+    const Given<typename Rule::Update, S>& given) {
+    if constexpr (kEligible<typename Rule::Update>) {
         if (!eligible) {
-            Traces<S> after = WithoutEligibility<Synapse>::next(before, pre, post, rates, bound);
-            after.eligibility = before.eligibility;
-            return after;
+            before.H =
+                next<typename Rule::AtOnce, S>(by_synapse, {before.H}, pre, post, bound, {given.r})
+                    .H;
+            return before;
         }
     }
-    return Synapse::next(before, pre, post, rates, bound);
+    return next<typename Rule::Update, S>(by_synapse, before, pre, post, bound, given);
 }
 
 // One row of traces, or of their gradients; null: nobody wants them.
-template <class Synapse, typename S>
+template <class Update, typename S>
 struct TraceRow {
-    S *trace, *eligibility;
+    using Values = States<Update, std::remove_const_t<S>>;
+    S* rows[kStates<Update>];
 
-    __device__ __forceinline__ TraceRow(const TraceRows<S>& rows, int row)
-        : trace(rows.row(row)),
-          eligibility(Synapse::eligible ? rows.eligibility_row(row) : nullptr) {}
-    __device__ __forceinline__ Traces<std::remove_const_t<S>> load(int i) const {
-        Traces<std::remove_const_t<S>> found;
-        found.trace = trace[i];
-        if constexpr (Synapse::eligible) found.eligibility = eligibility[i];
+    __device__ __forceinline__ TraceRow(const TraceRows<S>& all, int row) {
+        rows[0] = all.row(row);
+        if constexpr (kEligible<Update>) rows[1] = all.eligibility_row(row);
+    }
+    __device__ __forceinline__ Values load(int i) const {
+        Values found;
+        Update::states([&](int state, auto& value) { value = rows[state][i]; }, found);
         return found;
     }
-    __device__ __forceinline__ void store(int i, const Traces<S>& value) const {
-        if (trace != nullptr) trace[i] = value.trace;
-        if constexpr (Synapse::eligible) {
-            if (eligibility != nullptr) eligibility[i] = value.eligibility;
-        }
+    __device__ __forceinline__ void store(int i, const Values& values) const {
+        Update::states(
+            [&](int state, const auto& value) {
+                if (rows[state] != nullptr) rows[state][i] = value;
+            },
+            values);
     }
 };
 
@@ -170,13 +200,13 @@ __device__ __forceinline__ TraceRows<T> rows_of_tensors(const Network<S>& n, T* 
     return below(tensor_traces<S, T>(n, trace, eligibility, zeros, b), at.first_row);
 }
 
-template <class Synapse, typename S>
+template <class Update, typename S>
 __device__ __forceinline__ void copy_traces(const TraceRows<const S>& from, const TraceRows<S>& to,
                                             int64_t pres, const Position& at) {
     for_threads(at.rows * pres, [&](int64_t i) {
         const int row = static_cast<int>(i / pres), column = static_cast<int>(i % pres);
-        TraceRow<Synapse, S>(to, row).store(column,
-                                            TraceRow<Synapse, const S>(from, row).load(column));
+        TraceRow<Update, S>(to, row).store(column,
+                                           TraceRow<Update, const S>(from, row).load(column));
     });
 }
 

@@ -6,8 +6,11 @@
 namespace plastikern::cuda {
 namespace {
 
-template <class Synapse, typename S>
+template <class Rule, typename S>
 class ForwardBlock {
+    using Update = typename Rule::Update;
+    using Read = typename Rule::Read;
+
    public:
     __device__ __forceinline__ ForwardBlock(const ForwardJob<S>& job)
         : job_(job),
@@ -100,7 +103,7 @@ class ForwardBlock {
     __device__ __forceinline__ void begin() const {
         for (int64_t b = first_; b < last_; ++b) {
             const int64_t length = n_.length(b);
-            if (length == 0) copy_traces<Synapse, S>(traces_in(b), traces_out(b), n_.pres, at_);
+            if (length == 0) copy_traces<Update, S>(traces_in(b), traces_out(b), n_.pres, at_);
             const int64_t ended = (n_.steps - length) * at_.rows;
             for_threads(ended, [&](int64_t i) {
                 const int64_t t = length + i / at_.rows, j = at_.first_row + i % at_.rows;
@@ -144,7 +147,7 @@ class ForwardBlock {
             source = copied_pre(n_.modulator.input == ModulatorInput::hidden ? t + 1 : t, b);
         S sum = 0;
         for (int64_t i = at_.lane; i < n_.posts; i += kLanes)
-            sum += n_.modulator.weight[i] * (copied ? source[i] : load_fresh(source + i));
+            sum = fused(n_.modulator.weight[i], copied ? source[i] : load_fresh(source + i), sum);
         const S z = sum_of_lanes(sum) + *n_.modulator.bias;
         S m = z;
         if (n_.modulator.nonlinearity == ModulatorNonlinearity::tanh) m = tanh(z);
@@ -168,11 +171,12 @@ class ForwardBlock {
         const S* here = reads ? pre(k, b) : zeros_;
         const S* posts = changes ? post_of(n_, a_, k - 1, b) + at_.first_row : nullptr;
         const int pres = static_cast<int>(n_.pres);
+        const auto reading = Read::row(bound, S(0), S(0));
 
         for (int row = at_.first_of_warp(); row < at_.rows; row += at_.stride()) {
             const int count = at_.at_once(row);
-            using Row = TraceRow<Synapse, S>;
-            using ConstRow = TraceRow<Synapse, const S>;
+            using Row = TraceRow<Update, S>;
+            using ConstRow = TraceRow<Update, const S>;
             const int second = row + count - 1;
             const ConstRow rows_in[kRows] = {{from, row}, {from, second}};
             const Row rows_out[kRows] = {{to, row}, {to, second}},
@@ -180,7 +184,7 @@ class ForwardBlock {
             const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
             const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
             S sums[kRows] = {}, gates[3][kRows] = {}, post[kRows] = {};
-            Traces<S> rates[kRows];
+            Given<Update, S> given[kRows];
             bool eligible[kRows];
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
@@ -189,7 +193,7 @@ class ForwardBlock {
                 if (!changes) continue;
                 post[r] = posts[own];
                 if (!parameters_.rates_per_synapse)
-                    rates[r] = parameters_.template rates<Synapse>(own, 0, m);
+                    given[r] = parameters_.template coefficients<Update>(own, 0, m);
             }
             for (int first = at_.lane; first < pres; first += kLanes * kColumns) {
 #pragma unroll
@@ -200,24 +204,23 @@ class ForwardBlock {
 #pragma unroll
                     for (int r = 0; r < kRows; ++r) {
                         if (r >= count) continue;
-                        Traces<S> traces = rows_in[r].load(i);
+                        auto states = rows_in[r].load(i);
                         if (changes) {
                             if (parameters_.rates_per_synapse)
-                                rates[r] = parameters_.template rates<Synapse>(row + r, i, m);
-                            traces = next<Synapse>(eligible[r], traces, x_before, post[r], rates[r],
-                                                   bound);
+                                given[r] = parameters_.template coefficients<Update>(row + r, i, m);
+                            states = next<Rule, S>(eligible[r], parameters_.rates_per_synapse,
+                                                   states, x_before, post[r], bound, given[r]);
                         }
-                        if (stores) rows_out[r].store(i, traces);
-                        if (kept.trace != nullptr) rows_kept[r].store(i, traces);
+                        if (stores) rows_out[r].store(i, states);
+                        if (kept.trace != nullptr) rows_kept[r].store(i, states);
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
-                        sums[r] += (weights[r][i] +
-                                    alpha * Synapse::Constraint::read(traces.trace, bound)) *
-                                   x;
+                        sums[r] = Read::sum(reading, weights[r][i], alpha, states.H, x, sums[r]);
                         if (parameters_.gated) {
 #pragma unroll
                             for (int gate = 0; gate < 3; ++gate)
-                                gates[gate][r] +=
-                                    parameters_.gates[gate][(row + r) * n_.pres + i] * x;
+                                gates[gate][r] =
+                                    fused(parameters_.gates[gate][(row + r) * n_.pres + i], x,
+                                          gates[gate][r]);
                         }
                     }
                 }
@@ -251,7 +254,7 @@ class ForwardBlock {
             const S input = sigmoid(sums[plan_.rows] + drive[0]);
             const S forget = sigmoid(sums[2 * plan_.rows] + drive[neurons]), candidate = tanh(z);
             const S output = sigmoid(sums[3 * plan_.rows] + drive[3 * neurons]);
-            const S cell = forget * cell_before(n_, a_, zeros_, k, b)[j] + input * candidate;
+            const S cell = fused(forget, cell_before(n_, a_, zeros_, k, b)[j], input * candidate);
             y = output * tanh(cell);
             kept[0] = input;
             kept[neurons] = forget;
@@ -289,24 +292,26 @@ class ForwardBlock {
     }
 };
 
-template <class Synapse, typename S>
-__global__ void __launch_bounds__(most_warps(false, Synapse::eligible, sizeof(S)) * kLanes)
-    run_forward(const __grid_constant__ ForwardJob<S> job) {
-    ForwardBlock<Synapse, S>(job).run();
+template <class Rule, typename S>
+__global__ void __launch_bounds__(most_warps(false, kEligible<typename Rule::Update>, sizeof(S)) *
+                                  kLanes) run_forward(const __grid_constant__ ForwardJob<S> job) {
+    ForwardBlock<Rule, S>(job).run();
 }
 
 }  // namespace
 
+#define FORWARD_KERNELS(rule, constraint, update, free, read, served)                         \
+    {run_forward<Rule<generated::update, generated::update, generated::served>,               \
+                 PLASTIKERN_SCALAR>,                                                          \
+     run_forward<Rule<generated::update##_retroactive, generated::update, generated::served>, \
+                 PLASTIKERN_SCALAR>},
+
 template <>
 ForwardKernel<PLASTIKERN_SCALAR> forward_kernel<PLASTIKERN_SCALAR>(
     const Network<PLASTIKERN_SCALAR>& n) {
-    ForwardKernel<PLASTIKERN_SCALAR> found = nullptr;
-    with_types(n.rule, n.constraint, [&]<class R, class Asked>(R*, Asked*) {
-        using C = typename Served<Asked>::Constraint;
-        found = n.retroactive ? run_forward<Synapse<R, C, true>, PLASTIKERN_SCALAR>
-                              : run_forward<Synapse<R, C, false>, PLASTIKERN_SCALAR>;
-    });
-    return found;
+    static const ForwardKernel<PLASTIKERN_SCALAR> kernels[][2] = {
+        PLASTIKERN_RULES(FORWARD_KERNELS)};
+    return kernels[n.rule][n.retroactive];
 }
 
 }  // namespace plastikern::cuda

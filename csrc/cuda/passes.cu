@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "../update.h"
 #include "backward.h"
 #include "device.h"
 #include "forward.h"

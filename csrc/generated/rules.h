@@ -10,8 +10,8 @@
 #include "oja_soft_clip.h"
 #include "reads.h"
 
-// What goes together: rule and constraint, by their places in plastikern/plasticity.py; the change,
-// the change where a step loses nothing, the read.
+// What goes together: rule and constraint, by their places in plastikern/rules/papers.py; the
+// change, the change where a step loses nothing, the read.
 #define PLASTIKERN_RULES(X) \
     X(0, 0, hebb_decay, hebb_decay, read_trace, read_trace) \
     X(0, 1, hebb_clip, hebb_none, read_trace, read_trace) \

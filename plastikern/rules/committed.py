@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
 from textwrap import wrap
 
-from ..plasticity import CONSTRAINTS, RULES
 from . import papers
 from .structs import read_struct, update_struct
 from .updates import read, stem, update
@@ -17,8 +17,8 @@ WIDTH = 100
 
 def pairs() -> list[tuple[str, str]]:
     """Rule and constraint, where they go together."""
-    return [(rule, constraint) for rule in RULES for constraint in CONSTRAINTS
-            if (rule, constraint) != ("oja", "decay")]  # fmt: skip
+    both = product(papers.INCREMENTS, papers.CONSTRAINTS)
+    return [pair for pair in both if papers.go_together(*pair)]
 
 
 def files() -> dict[str, str]:
@@ -47,10 +47,11 @@ def _reads_file() -> str:
 
 
 def _table(stems: list[str]) -> str:
+    rules, constraints = [*papers.INCREMENTS], [*papers.CONSTRAINTS]
     rows = []
     for rule, constraint in pairs():
         free = "none" if constraint == "clip" else constraint
-        places = f"{RULES.index(rule)}, {CONSTRAINTS.index(constraint)}"
+        places = f"{rules.index(rule)}, {constraints.index(constraint)}"
         name = stem(rule, constraint)
         alike = [other for own, other in pairs() if own == rule and stem(rule, other) == name]
         reads = [read(read_as, True).name for read_as in (constraint, alike[0])]
@@ -58,7 +59,7 @@ def _table(stems: list[str]) -> str:
     return "\n".join([
         HEADER, "#pragma once", "", *(f'#include "{name}.h"' for name in (*stems, "reads")), "",
         *_commented("What goes together: rule and constraint, by their places in "
-                    "plastikern/plasticity.py; the change, the change where a step loses nothing, the read."),
+                    "plastikern/rules/papers.py; the change, the change where a step loses nothing, the read."),
         "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
     ])  # fmt: skip
 

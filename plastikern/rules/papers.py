@@ -59,6 +59,11 @@ CONSTRAINTS: dict[str, Callable[..., Value]] = {
 """The next trace from the trace and its change."""
 
 
+def go_together(rule: str, constraint: str) -> bool:
+    """Whether there is such a change: Oja's rule decays by itself."""
+    return (rule, constraint) != ("oja", "decay")
+
+
 def clipped_read(H: Value, c: float) -> Value:
     """The trace as the sums read it: within the bounds, which it may itself leave."""
     return torch.clamp(H, -c, c)

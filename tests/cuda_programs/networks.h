@@ -86,12 +86,7 @@ class Drawn {
    private:
     void draw_options(bool large) {
         n.kind = static_cast<NetworkKind>(draw_.below(3));
-        bool compatible = false;
-        do {
-            n.rule = draw_.below(Rules::size);
-            n.constraint = draw_.below(Constraints::size);
-            with_types(n.rule, n.constraint, [&]<class R, class C>(R*, C*) { compatible = true; });
-        } while (!compatible);
+        n.rule = draw_.below(kRuleCount);
         n.steps = large ? draw_.of({1, 5, 12}) : draw_.of({0, 1, 2, 5, 5});
         n.batch = large ? draw_.of({1, 3, 30}) : draw_.of({1, 3});
         n.posts = large ? draw_.of({33, 100, 257, 600}) : draw_.of({1, 5, 33});
@@ -109,8 +104,7 @@ class Drawn {
     // Rule hebb, constraint clip, as benchmarks/workloads has them.
     void draw_maze() {
         n.kind = NetworkKind::rnn;
-        n.rule = 0;
-        n.constraint = 1;
+        n.rule = find_rule(0, 1);
         n.steps = 200;
         n.batch = 30;
         n.posts = n.pres = 100;
@@ -202,14 +196,15 @@ class Drawn {
     }
     void describe() {
         char text[300];
-        std::snprintf(text, sizeof(text),
-                      "kind %d, rule %d, constraint %d, T %d, B %d, O %d, I %d, checkpoint_every "
-                      "%d, nonlinearity %d, "
-                      "post %d, retroactive %d, modulator %d, layout %d, lengths %d, clamp %d",
-                      int(n.kind), int(n.rule), int(n.constraint), int(n.steps), int(n.batch),
-                      int(n.posts), int(n.pres), int(n.checkpoint_every), int(n.nonlinearity),
-                      int(n.post), n.retroactive, n.modulator ? int(n.modulator.input) : -1,
-                      int(n.connection.layout), n.lengths != nullptr, bool(n.clamp));
+        std::snprintf(
+            text, sizeof(text),
+            "kind %d, rule %d with constraint %d, T %d, B %d, O %d, I %d, checkpoint_every "
+            "%d, nonlinearity %d, "
+            "post %d, retroactive %d, modulator %d, layout %d, lengths %d, clamp %d",
+            int(n.kind), int(kRules[n.rule].rule), int(kRules[n.rule].constraint), int(n.steps),
+            int(n.batch), int(n.posts), int(n.pres), int(n.checkpoint_every), int(n.nonlinearity),
+            int(n.post), n.retroactive, n.modulator ? int(n.modulator.input) : -1,
+            int(n.connection.layout), n.lengths != nullptr, bool(n.clamp));
         name_ = text;
     }
 

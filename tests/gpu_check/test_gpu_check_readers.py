@@ -76,7 +76,7 @@ def test_ncu_tells_metrics_with_their_units() -> None:
         "==PROF== Connected to process 1\n"
         '"ID","Kernel Name","gpu__time_duration.sum","launch__registers_per_thread"\n'
         '"","","us","register/thread"\n'
-        '"0","run_forward<Synapse<Hebb, Clip>, float>(ForwardJob<float>)","512.3","124"\n'
+        '"0","run_forward<Rule<hebb_clip, hebb_clip, read_trace>, float>(ForwardJob<float>)","512.3","124"\n'
     )
     (found,) = read(readers.Ncu(), text)
     assert found["metrics"] == {
