@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := $(sort $(shell find csrc build_backend -type f -not -name '*.pyc' 2>/dev/null)) setup.py pyproject.toml
-CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | grep -v generated/)
 
 # pip builds CUDA kernels for all architectures, which takes minutes; here they are built for the cards of this machine,
 # or for one where there is none: with PTX, from which a driver makes code for newer ones.

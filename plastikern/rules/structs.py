@@ -17,8 +17,9 @@ INDENT = "    "
 def update_struct(by_row: Update, by_synapse: Update) -> list[str]:
     """The struct of a change, with coefficients by row and by synapse; csrc/update.h says what its functions are."""
     states, coefficients = by_row.states, by_row.coefficients
+    fades = _truth(by_row.fades[:1] == coefficients[:1])
     lines = [
-        f"static constexpr bool reverses = {_truth(by_row.reverse)}, fades = {_truth(by_row.fades[:1] == coefficients[:1])};",
+        f"static constexpr bool reverses = {_truth(by_row.reverse)}, fades = {fades};",
         *_record("States", states), *_record("Coefficients", coefficients),
         *_visitor("states", states), *_visitor("coefficients", coefficients),
         *_update_struct("by_row", by_row), *_update_struct("by_synapse", by_synapse),
