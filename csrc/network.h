@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "arithmetic.h"
+#include "neuron.h"
 
 namespace plastikern {
 
@@ -57,12 +57,10 @@ struct TraceRows {
 };
 
 // Numbers as in plastikern/ops/fused.py (KINDS) and plastikern/plasticity.py
-// (LINEAR_NONLINEARITIES, POSTS, MODULATOR_INPUTS, MODULATOR_NONLINEARITIES).
-enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
+// (POSTS, MODULATOR_INPUTS).
 enum class NetworkKind : int64_t { rnn, lstm, linear };
 enum class Post : int64_t { candidate, recurrent, cell, hidden };
 enum class ModulatorInput : int64_t { hidden, previous_hidden, cell };
-enum class ModulatorNonlinearity : int64_t { tanh, sigmoid, linear };
 
 // Length of a row that starts on a cache line wherever the matrix does.
 template <typename S>
@@ -85,7 +83,7 @@ template <typename S>
 struct Modulator {
     const S *weight = nullptr, *bias = nullptr;  // (N,), (); null: none
     ModulatorInput input;
-    ModulatorNonlinearity nonlinearity;
+    Nonlinearity nonlinearity;
 
     PLASTIKERN_INLINE explicit operator bool() const { return weight != nullptr; }
 };

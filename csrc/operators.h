@@ -283,8 +283,7 @@ class Call {
         }
         c.bound = static_cast<S>(clip_);
         n.modulator = {pointer<S>(modulator_weight_), pointer<S>(modulator_bias_),
-                       static_cast<ModulatorInput>(codes_[6]),
-                       static_cast<ModulatorNonlinearity>(codes_[7])};
+                       static_cast<ModulatorInput>(codes_[6]), kModulatorNonlinearities[codes_[7]]};
         n.modulated = pointer<bool>(modulated_);
         n.features = layout(pointer<S>(features_), pres_);
         n.clamp = layout(pointer<bool>(clamp_), posts_);

@@ -22,39 +22,20 @@ template <typename S>
 void through_activity(Nonlinearity nonlinearity, const S* activity, const bool* clamp,
                       const S* grad_activity, S* grad_drive, S* grad_sum, int64_t begin,
                       int64_t end) {
-    const auto apply = [&](auto slope) {
-        if (clamp == nullptr) {
-            for (int64_t j = begin; j < end; ++j)
-                grad_sum[j] = grad_drive[j] = grad_activity[j] * slope(activity[j]);
-            return;
-        }
-        for (int64_t j = begin; j < end; ++j) {
-            grad_sum[j] = clamp[j] ? S(0) : grad_activity[j] * slope(activity[j]);
-            grad_drive[j] = clamp[j] ? grad_activity[j] : grad_sum[j];
-        }
-    };
-    switch (nonlinearity) {
-        case Nonlinearity::tanh:
-            return apply([](S y) { return 1 - y * y; });
-        case Nonlinearity::relu:
-            return apply([](S y) { return y > 0 ? S(1) : S(0); });
-        case Nonlinearity::sigmoid:
-            return apply([](S y) { return y * (1 - y); });
-        case Nonlinearity::identity:
-            return apply([](S) { return S(1); });
-        case Nonlinearity::softmax: {
-            S mean = 0;
-            for (int64_t j = begin; j < end; ++j) mean += activity[j] * grad_activity[j];
-            for (int64_t j = begin; j < end; ++j)
-                grad_sum[j] = grad_drive[j] = activity[j] * (grad_activity[j] - mean);
-        }
+    if (nonlinearity == Nonlinearity::softmax) {
+        S mean = 0;
+        for (int64_t j = begin; j < end; ++j) mean += activity[j] * grad_activity[j];
+        for (int64_t j = begin; j < end; ++j)
+            grad_sum[j] = grad_drive[j] = activity[j] * (grad_activity[j] - mean);
     }
-}
-
-template <typename S>
-S modulator_slope(ModulatorNonlinearity nonlinearity, S m) {
-    if (nonlinearity == ModulatorNonlinearity::tanh) return 1 - m * m;
-    return nonlinearity == ModulatorNonlinearity::sigmoid ? m * (1 - m) : S(1);
+    with_activity(nonlinearity, [&](auto of) {
+        for (int64_t j = begin; j < end; ++j) {
+            const bool clamped = clamp != nullptr && clamp[j];
+            const S grad = of.template adjoint<S>({activity[j], grad_activity[j]}).grad_z;
+            grad_sum[j] = clamped ? S(0) : grad;
+            grad_drive[j] = clamped ? grad_activity[j] : grad;
+        }
+    });
 }
 
 // The passage of a group of elements through the steps, on one thread or on a team that shares the
@@ -387,7 +368,7 @@ class BackwardGroup {
         S grad = 0;
         for (int64_t member = 0; member < team_.size; ++member)
             grad += *grad_modulator(member, k, b);
-        grad *= modulator_slope(n_.modulator.nonlinearity, modulator(k - 1, b));
+        grad = activity_adjoint(n_.modulator.nonlinearity, modulator(k - 1, b), grad);
         if (team_.rank == 0) *g_.modulator.at(k - 1, b) = grad;
         through_input_[b - group_.first] = 0;
         switch (n_.modulator.input) {

@@ -48,12 +48,6 @@ struct ForwardMemory {
 };
 
 template <typename S>
-S modulated(ModulatorNonlinearity nonlinearity, S z) {
-    if (nonlinearity == ModulatorNonlinearity::tanh) return std::tanh(z);
-    return nonlinearity == ModulatorNonlinearity::sigmoid ? 1 / (1 + std::exp(-z)) : z;
-}
-
-template <typename S>
 void softmax(const S* drive, S* sum_to_activity, int64_t count) {
     S most = sum_to_activity[0] + drive[0], total = 0;
     for (int64_t j = 0; j < count; ++j) most = std::max(most, sum_to_activity[j] += drive[j]);
@@ -118,7 +112,7 @@ void modulate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
     kernels<S>().multiply(n.modulator.weight, 1, n.posts, inputs, out, running.count);
     for (int64_t e = 0; e < running.count; ++e) {
         const int64_t b = running.elements[e];
-        const S m = modulated(n.modulator.nonlinearity, sums[e] + *n.modulator.bias);
+        const S m = activity(n.modulator.nonlinearity, sums[e] + *n.modulator.bias);
         modulators[e] = m;
         if (team.rank == 0) *a.modulators.at(k, b) = m;
     }

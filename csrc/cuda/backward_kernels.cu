@@ -198,8 +198,8 @@ class BackwardBlock {
             const S* rows = rate_rows(k, b);
             for (int64_t j = at_.lane; j < n_.posts; j += kLanes)
                 through_modulator += fresh(rows + j);
-            through_modulator = sum_of_lanes(through_modulator) *
-                                modulator_slope(n_.modulator.nonlinearity, modulator(k, b));
+            through_modulator = activity_adjoint(n_.modulator.nonlinearity, modulator(k, b),
+                                                 sum_of_lanes(through_modulator));
             if (at_.rank == 0 && threadIdx.x == 0) *g_.modulator.at(k, b) = through_modulator;
         }
         if (g_.features && k + 1 < length) {
@@ -243,33 +243,34 @@ class BackwardBlock {
             const S y = a_.output.at(k, b)[j];
             const bool clamped = n_.clamp && n_.clamp.at(k, b)[j];
             grad += grad_post;
-            const S slope = n_.nonlinearity == Nonlinearity::tanh      ? 1 - y * y
-                            : n_.nonlinearity == Nonlinearity::relu    ? (y > 0 ? S(1) : S(0))
-                            : n_.nonlinearity == Nonlinearity::sigmoid ? y * (1 - y)
-                                                                       : S(1);
-            *sum = clamped ? S(0) : grad * slope;
-            *drive = clamped ? grad : grad * slope;
+            const S through = activity_adjoint(n_.nonlinearity, y, grad);
+            *sum = clamped ? S(0) : through;
+            *drive = clamped ? grad : through;
             return;
         }
         const S* kept = a_.history.at(k, b) + j;
         const int64_t next = n_.posts;
-        const S input = kept[0], forget = kept[next], candidate = kept[2 * next],
-                output = kept[3 * next];
-        const S squashed = tanh(kept[4 * next]);
         if (n_.post == Post::hidden) grad += grad_post;
-        S through_cell = grad_cell + grad * output * (1 - squashed * squashed);
+        S through_cell = grad_cell;
         if (n_.post == Post::cell) through_cell += grad_post;
         if (n_.modulator && n_.modulator.input == ModulatorInput::cell)
-            through_cell += through_modulator * n_.modulator.weight[j];
-        const S grad_candidate =
-            through_cell * input + (n_.post == Post::candidate ? grad_post : S(0));
-        const S grad_sum = grad_candidate * (1 - candidate * candidate);
-        drive[0] = through_cell * candidate * input * (1 - input);
-        drive[next] = through_cell * cell_before(n_, a_, zeros_, k, b)[j] * forget * (1 - forget);
-        drive[2 * next] = grad_sum;
-        drive[3 * next] = grad * squashed * output * (1 - output);
-        if (n_.post == Post::recurrent) *sum = grad_sum + grad_post;
-        grad_cell = through_cell * forget;
+            through_cell = fused(through_modulator, n_.modulator.weight[j], through_cell);
+        const auto grads = generated::lstm::adjoint<S>(
+            {.input = kept[0],
+             .forget = kept[next],
+             .candidate = kept[2 * next],
+             .output = kept[3 * next],
+             .cell = kept[4 * next],
+             .cell_before = cell_before(n_, a_, zeros_, k, b)[j],
+             .grad_candidate = n_.post == Post::candidate ? grad_post : S(0),
+             .grad_cell = through_cell,
+             .grad_hidden = grad});
+        drive[0] = grads.grad_input_sum;
+        drive[next] = grads.grad_forget_sum;
+        drive[2 * next] = grads.grad_candidate_sum;
+        drive[3 * next] = grads.grad_output_sum;
+        if (n_.post == Post::recurrent) *sum = grads.grad_candidate_sum + grad_post;
+        grad_cell = grads.grad_cell_before;
     }
 
     // Of the whole layer, which one block has; `activity` has left the gradients of the activities.

@@ -210,15 +210,4 @@ __device__ __forceinline__ void copy_traces(const TraceRows<const S>& from, cons
     });
 }
 
-template <typename S>
-__device__ __forceinline__ S modulator_slope(ModulatorNonlinearity nonlinearity, S m) {
-    if (nonlinearity == ModulatorNonlinearity::tanh) return 1 - m * m;
-    return nonlinearity == ModulatorNonlinearity::sigmoid ? m * (1 - m) : S(1);
-}
-
-template <typename S>
-__device__ __forceinline__ S sigmoid(S x) {
-    return 1 / (1 + exp(-x));
-}
-
 }  // namespace plastikern::cuda

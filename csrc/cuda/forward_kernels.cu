@@ -149,9 +149,7 @@ class ForwardBlock {
         for (int64_t i = at_.lane; i < n_.posts; i += kLanes)
             sum = fused(n_.modulator.weight[i], copied ? source[i] : load_fresh(source + i), sum);
         const S z = sum_of_lanes(sum) + *n_.modulator.bias;
-        S m = z;
-        if (n_.modulator.nonlinearity == ModulatorNonlinearity::tanh) m = tanh(z);
-        if (n_.modulator.nonlinearity == ModulatorNonlinearity::sigmoid) m = sigmoid(z);
+        const S m = plastikern::activity(n_.modulator.nonlinearity, z);
         if (at_.rank == 0 && threadIdx.x == 0) *a_.modulators.at(t, b) = m;
         return m;
     }
@@ -251,21 +249,21 @@ class ForwardBlock {
         S y = z;
         if (n_.kind == NetworkKind::lstm) {
             S* kept = a_.history.at(k, b) + j;
-            const S input = sigmoid(sums[plan_.rows] + drive[0]);
-            const S forget = sigmoid(sums[2 * plan_.rows] + drive[neurons]), candidate = tanh(z);
-            const S output = sigmoid(sums[3 * plan_.rows] + drive[3 * neurons]);
-            const S cell = fused(forget, cell_before(n_, a_, zeros_, k, b)[j], input * candidate);
-            y = output * tanh(cell);
-            kept[0] = input;
-            kept[neurons] = forget;
-            kept[2 * neurons] = candidate;
-            kept[3 * neurons] = output;
-            kept[4 * neurons] = cell;
+            const auto step = generated::lstm::forward<S>(
+                {.input_sum = sums[plan_.rows] + drive[0],
+                 .forget_sum = sums[2 * plan_.rows] + drive[neurons],
+                 .candidate_sum = z,
+                 .output_sum = sums[3 * plan_.rows] + drive[3 * neurons],
+                 .cell_before = cell_before(n_, a_, zeros_, k, b)[j]});
+            y = step.hidden;
+            kept[0] = step.input;
+            kept[neurons] = step.forget;
+            kept[2 * neurons] = step.candidate;
+            kept[3 * neurons] = step.output;
+            kept[4 * neurons] = step.cell;
             if (n_.post == Post::recurrent) kept[5 * neurons] = sums[0];
         } else {
-            if (n_.nonlinearity == Nonlinearity::tanh) y = tanh(z);
-            if (n_.nonlinearity == Nonlinearity::relu) y = z < 0 ? S(0) : z;
-            if (n_.nonlinearity == Nonlinearity::sigmoid) y = sigmoid(z);
+            y = plastikern::activity(n_.nonlinearity, z);
             if (n_.clamp && n_.clamp.at(k, b)[j]) y = drive[0];
         }
         a_.output.at(k, b)[j] = y;

@@ -1,11 +1,11 @@
-// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit.
+// Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit.
 #pragma once
 
 #include "../arithmetic.h"
 
 namespace plastikern::generated {
 
-using arithmetic::fused, arithmetic::number;
+using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
 
 // H' = H + r * (y * (x - y * H))
 struct oja_none {

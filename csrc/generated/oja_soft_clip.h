@@ -1,11 +1,11 @@
-// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit.
+// Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit.
 #pragma once
 
 #include "../arithmetic.h"
 
 namespace plastikern::generated {
 
-using arithmetic::fused, arithmetic::number;
+using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
 
 // H' = clamp(H + (r * (y * (x - y * H))) * (1 - sign(r * (y * (x - y * H))) * H), -1, 1)
 struct oja_soft_clip {

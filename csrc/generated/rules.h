@@ -1,4 +1,4 @@
-// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit.
+// Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit.
 #pragma once
 
 #include "hebb_clip.h"

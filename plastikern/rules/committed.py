@@ -6,12 +6,14 @@ from itertools import product
 from textwrap import wrap
 
 from . import papers
-from .structs import read_struct, update_struct
+from .cells import ACTIVITIES
+from .neurons import activity, long_short_term_memory
+from .structs import neuron_struct, read_struct, update_struct
 from .updates import read, stem, update
 
-HEADER = "// Written by `python -m plastikern.rules` from plastikern/rules/papers.py; do not edit."
+HEADER = "// Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit."
 INCLUDE = ['#pragma once', "", '#include "../arithmetic.h"', "",
-           "namespace plastikern::generated {", "", "using arithmetic::fused, arithmetic::number;", ""]  # fmt: skip
+           "namespace plastikern::generated {", "", "using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;", ""]  # fmt: skip
 WIDTH = 100
 
 
@@ -26,6 +28,7 @@ def files() -> dict[str, str]:
     stems = {stem(*pair): pair for pair in pairs()}
     found = {f"csrc/generated/{name}.h": _update_file(*pair) for name, pair in stems.items()}
     found["csrc/generated/reads.h"] = _reads_file()
+    found["csrc/generated/neurons.h"] = _neurons_file()
     found["csrc/generated/rules.h"] = _table(sorted(stems))
     return found
 
@@ -44,6 +47,16 @@ def _reads_file() -> str:
         both = [read(constraint, by_synapse) for by_synapse in (False, True)]
         structs.append([*_commented(both[0].formula), *read_struct(*both)])
     return _text(structs)
+
+
+def _neurons_file() -> str:
+    activities = {function: name for name, function in reversed(ACTIVITIES.items())}
+    structs = [
+        neuron_struct(f"activity_{name}", activity(name)) for name in reversed(activities.values())
+    ]
+    structs.append(neuron_struct("lstm", long_short_term_memory()))
+    names = " ".join(f"X({name})" for name in reversed(activities.values()))
+    return f"{_text(structs)}\n#define PLASTIKERN_ACTIVITIES(X) {names}\n"
 
 
 def _table(stems: list[str]) -> str:

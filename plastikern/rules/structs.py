@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
+from .neurons import Neuron
 from .printers import CPP, statements
 from .stages import Stage
 from .symbols import leaf
@@ -115,6 +117,25 @@ def _read_struct(name: str, read: Read) -> list[str]:
             "V", "finish", "const Row<V>& row, V sum", read.finish, names, lambda of: of("grad_alpha")
         )  # fmt: skip
     return _struct(name, lines)
+
+
+def neuron_struct(name: str, neuron: Neuron) -> list[str]:
+    """The struct of a neuron's step: ``forward`` and ``adjoint`` take and return records of values."""
+    lines = []
+    for function in ("forward", "adjoint"):
+        stage: Stage = getattr(neuron, function)
+        given, found = function.title() + "Given", function.title()
+        lines += [
+            *_record(given, stage.inputs), *_record(found, stage.outputs),
+            *_function(f"{found}<V>", function, f"const {given}<V>& given", stage,
+                       {name: f"given.{name}" for name in stage.inputs},
+                       partial(_members, stage.outputs)),
+        ]  # fmt: skip
+    return _struct(name, lines)
+
+
+def _members(names: Iterable[str], of: Callable[[str], str]) -> str:
+    return _braces(map(of, names))
 
 
 def _truth(value: object) -> str:

@@ -121,7 +121,7 @@ class Drawn {
         n.modulator = {uniform("modulator_weight", n.posts, -most, most),
                        uniform("modulator_bias", 1, -0.5, 0.5),
                        static_cast<ModulatorInput>(maze ? 0 : draw_.below(inputs)),
-                       static_cast<ModulatorNonlinearity>(maze ? 0 : draw_.below(3))};
+                       kModulatorNonlinearities[maze ? 0 : draw_.below(3)]};
         if (n.retroactive && draw_.maybe()) n.modulated = flags("modulated", n.posts);
     }
     Coefficients<S> coefficients(const std::string& name, bool per_synapse, double low,

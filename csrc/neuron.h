@@ -1,0 +1,37 @@
+// What a neuron makes of its sums. The arithmetic is printed (csrc/generated/neurons.h), from the
+// definitions in plastikern/rules/cells.py.
+#pragma once
+
+#include <cstdint>
+
+#include "generated/neurons.h"
+
+namespace plastikern {
+
+// Numbers as in plastikern/plasticity.py: LINEAR_NONLINEARITIES.
+enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
+// By their places in plastikern/plasticity.py: MODULATOR_NONLINEARITIES.
+constexpr Nonlinearity kModulatorNonlinearities[] = {Nonlinearity::tanh, Nonlinearity::sigmoid,
+                                                     Nonlinearity::identity};
+
+// Calls run with the activity of a neuron by itself, which a softmax is not.
+template <class Run>
+PLASTIKERN_INLINE void with_activity(Nonlinearity kind, const Run& run) {
+#define PLASTIKERN_CASE(name) \
+    if (kind == Nonlinearity::name) return run(generated::activity_##name());
+    PLASTIKERN_ACTIVITIES(PLASTIKERN_CASE)
+#undef PLASTIKERN_CASE
+}
+template <typename V>
+PLASTIKERN_INLINE V activity(Nonlinearity kind, V z) {
+    with_activity(kind, [&](auto of) { z = of.template forward<V>({z}).y; });
+    return z;
+}
+// The gradient of z from that of the activity y.
+template <typename V>
+PLASTIKERN_INLINE V activity_adjoint(Nonlinearity kind, V y, V grad) {
+    with_activity(kind, [&](auto of) { grad = of.template adjoint<V>({y, grad}).grad_z; });
+    return grad;
+}
+
+}  // namespace plastikern
