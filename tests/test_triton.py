@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -338,6 +339,26 @@ def test_kernels_of_a_single_step_compile_without_a_gpu_and_spill_nothing(target
 
 
 @needs_triton
+def test_kernels_are_compiled_again_where_a_printed_function_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from plastikern.triton import generated, vocabulary
+
+    folder = Path(generated.__file__).parent
+    shutil.copytree(folder, tmp_path / "generated")
+    monkeypatch.setattr(generated, "__file__", str(tmp_path / "generated" / "__init__.py"))
+    assert vocabulary._digest() == vocabulary.TEXT
+    (tmp_path / "generated" / "reads.py").write_text("# something else")
+    assert vocabulary._digest() != vocabulary.TEXT
+    launch = launches(Network("rnn", Plasticity()), 16)[-1]
+    options = launch.constants["network"]
+    assert options.text == vocabulary.TEXT
+    changed = {**launch.constants, "network": replace(options, text=vocabulary._digest())}
+    found = {compiled(each, "sm_90").hash for each in (launch, launch._replace(constants=changed))}
+    assert len(found) == 2
+
+
+@needs_triton
 def test_the_page_has_every_configuration_that_the_library_may_choose() -> None:
     _, table = triton_resources.written()
     assert [
@@ -345,7 +366,7 @@ def test_the_page_has_every_configuration_that_the_library_may_choose() -> None:
     ] == list(table)
 
 
-def test_default_configurations_spill_nothing_but_a_few_values_on_one_target() -> None:
+def test_default_configurations_spill_nothing_but_a_few_values_on_two_targets() -> None:
     _, table = triton_resources.written()
     assert all(tuple(cells) == triton_resources.TARGETS for cells in table.values())
     defaults = {line: cells for line, cells in table.items() if not line.warps.startswith("(")}
@@ -356,9 +377,12 @@ def test_default_configurations_spill_nothing_but_a_few_values_on_one_target() -
         for target, cell in cells.items()
         if "(" in cell
     ]
-    # What docs/kernels-triton.md says of 128 neurons with eligibility traces.
+    # What docs/kernels-triton.md says of 128 neurons.
     assert {(line.network, line.kernel, target) for line, target, _ in spilled} == {
+        ("rnn", "`plastic_alpha_gradient`", "sm_100"),
+        ("lstm, simple", "`plastic_alpha_gradient`", "sm_100"),
         ("rnn, retroactive", "`plastic_sequence_forward`", "sm_100"),
+        ("rnn, retroactive", "`plastic_sequence_forward`", "sm_120"),
         ("lstm, retroactive", "`plastic_sequence_forward`", "sm_120"),
     }
     assert all(int(re.findall(r"\((\d+) spilled", cell)[0]) <= 24 for _, _, cell in spilled)

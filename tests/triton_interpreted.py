@@ -106,9 +106,30 @@ def test_several_blocks_of_every_network_equal_the_reference(form: str, case: Ca
     check(replace(case, steps=4, batch=2, lengths=(4, 2), checkpoint_every=3))
 
 
+@pytest.mark.parametrize("eta", ["neuron", "connection"])
 @pytest.mark.parametrize("rule, constraint", KINDS)
-def test_every_rule_and_constraint_equals_the_reference(rule: str, constraint: str) -> None:
-    check(Case(3, 1, 5, ruled(rule, constraint, eta="neuron"), with_clamp=True, checkpoint_every=2))
+def test_every_rule_and_constraint_equals_the_reference(
+    rule: str, constraint: str, eta: str
+) -> None:
+    check(Case(3, 1, 5, ruled(rule, constraint, eta=eta), with_clamp=True, checkpoint_every=2))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("eta", ["neuron", "connection"])
+@pytest.mark.parametrize("rule, constraint", KINDS)
+def test_every_retroactive_rule_and_constraint_equals_the_reference(
+    rule: str, constraint: str, eta: str, half: bool
+) -> None:
+    plasticity = ruled(rule, constraint, eta=eta, modulation="retroactive")
+    check(Case(3, 1, 3, plasticity, checkpoint_every=2, half_modulated=half))
+
+
+@pytest.mark.parametrize("fan_out", ["neuron", "connection"])
+def test_rates_of_any_shape_beside_each_other_equal_the_reference(fan_out: str) -> None:
+    """A rate by neuron beside an eligibility's by connection, and the other way about."""
+    for eta in ("layer", "connection"):
+        plasticity = ruled("oja", "soft_clip", eta=eta, fan_out=fan_out, modulation="retroactive")
+        check(Case(3, 1, 3, plasticity, checkpoint_every=2))
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ struct hebb_soft_clip_retroactive {
                     number<V>(0.0);
             return {{fused(-(t1 * t6), t0, t6), fused(row.r, t3 * t6, row.v1 * grad.E)},
                     fused(row.v2, grad.E, so_far.x), {fused(x, grad.E, so_far.sums.s0),
-                    so_far.sums.s1 + fused(-(before.E * t2), t6, before.E * t6), fused(before.E,
+                    so_far.sums.s1 + fused(-t6, before.E * t2, before.E * t6), fused(before.E,
                     grad.E, so_far.sums.s2)}};
         }
         template <typename V>

@@ -27,14 +27,14 @@ struct oja_soft_clip {
         f(0, a.r...);
     }
     struct by_row {
-        static constexpr int sum_count = 4;
+        static constexpr int sum_count = 3;
         template <typename V>
         struct Sums {
-            V s0, s1, s2, s3;
+            V s0, s1, s2;
         };
         template <typename V>
         struct Row {
-            V y, v1, r, v3, v4, v5, v6, v7;
+            V y, v1, r, v3, v4, v5, v6;
         };
         template <typename V>
         struct Adjoint {
@@ -49,14 +49,14 @@ struct oja_soft_clip {
         };
         template <class F, class... A>
         static PLASTIKERN_INLINE void sums(const F& f, A&... a) {
-            f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
+            f(0, a.s0...); f(1, a.s1...); f(2, a.s2...);
         }
         template <typename V>
         static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
             const V t0 = given.r * y;
             const V t1 = -y;
             const V t2 = -given.r;
-            return {y, t0, given.r, t1, t1 * t2, t2 * y, t1 * y, t0 * y};
+            return {y, t0, given.r, t1, t1 * t2, t2 * y, t0 * y};
         }
         template <typename V>
         static PLASTIKERN_INLINE States<V> next(const Row<V>& row, const States<V>& before, V x,
@@ -81,17 +81,15 @@ struct oja_soft_clip {
             const V t6 = (((number<V>(1.0) < t5) ? number<V>(1.0) : t5) == t4) ? grad.H :
                     number<V>(0.0);
             const V t7 = t2 * t6;
-            const V t8 = before.H * t6;
-            const V t9 = before.H * t7;
-            return {{fused(-row.v7, t3 * t6, fused(-(t1 * t0), t6, t6))}, so_far.x + fused(-row.v1,
-                    t7, row.v1 * t6), {so_far.sums.s0 + fused(-x, t7, x * t6), so_far.sums.s1 + t8,
-                    so_far.sums.s2 + t9, so_far.sums.s3 + (t8 - t9)}};
+            return {{fused(-row.v6, t3 * t6, fused(-(t1 * t0), t6, t6))}, so_far.x + fused(-row.v1,
+                    t7, row.v1 * t6), {so_far.sums.s0 + fused(-x, t7, x * t6), fused(before.H, t6,
+                    so_far.sums.s1), fused(before.H, t7, so_far.sums.s2)}};
         }
         template <typename V>
         static PLASTIKERN_INLINE Finished<V> finish(const Row<V>& row, const Sums<V>& sums) {
             return {fused(row.v4, sums.s2, fused(row.v3 * sums.s1, row.r, sums.s0 * row.r)) +
-                    fused(-row.v5, sums.s2, -((sums.s1 * row.r) * row.y)), {fused(row.v6, sums.s3,
-                    sums.s0 * row.y)}};
+                    fused(-row.v5, sums.s2, -((sums.s1 * row.r) * row.y)), {fused(row.v3 * (sums.s1
+                    - sums.s2), row.y, sums.s0 * row.y)}};
         }
     };
     struct by_synapse {
@@ -238,7 +236,7 @@ struct oja_soft_clip_retroactive {
             const V t7 = row.v3 * grad.E;
             return {{fused(-(t1 * t6), t0, fused(-row.y, t7, t6)), fused(row.r, t3 * t6, row.v1 *
                     grad.E)}, so_far.x + t7, {fused(x, grad.E, so_far.sums.s0), fused(before.H,
-                    grad.E, so_far.sums.s1), so_far.sums.s2 + fused(-(before.E * t2), t6, before.E *
+                    grad.E, so_far.sums.s1), so_far.sums.s2 + fused(-t6, before.E * t2, before.E *
                     t6), fused(before.E, grad.E, so_far.sums.s3)}};
         }
         template <typename V>

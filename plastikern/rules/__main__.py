@@ -18,15 +18,16 @@ def main() -> int:
         "--check", action="store_true", help="write nothing; 1 where a file differs"
     )
     check = parser.parse_args().check
+    found = files()
     differ = [
-        path for path, text in files().items()
+        path for path, text in found.items()
         if not (ROOT / path).exists() or (ROOT / path).read_text() != text
     ]  # fmt: skip
     for path in differ:
         print(f"{path}: {'differs' if check else 'written'}")
         if not check:
             (ROOT / path).parent.mkdir(exist_ok=True)
-            (ROOT / path).write_text(files()[path])
+            (ROOT / path).write_text(found[path])
     return int(check and bool(differ))
 
 

@@ -71,10 +71,11 @@ def _regrouped(outputs: dict[str, Symbol]) -> dict[str, Symbol]:
     order = walk(outputs.values())
     uses = Counter(argument for symbol in order for argument in symbol.arguments)
     uses.update(outputs.values())
+    summed = {symbol.arguments[0] for symbol in order if symbol.operation in SUMS}
     for symbol in order:
         arguments = tuple(found[argument] for argument in symbol.arguments)
         if symbol.operation in SUMS:
-            found[symbol] = _extracted(symbol.operation, arguments[0])
+            found[symbol] = _extracted(symbol.operation, arguments[0], summed)
         elif symbol.operation in ("mul", "div", "neg"):
             found[symbol] = _product(*_factors(symbol, uses, found, True))
         elif symbol.arguments:
@@ -125,29 +126,30 @@ def _product(negative: bool, factors: list[Symbol]) -> Symbol:
 Terms = list[tuple["Symbol | None", "Symbol | None"]]
 
 
-def _extracted(operation: str, summand: Symbol) -> Symbol:
-    """A sum with what is the same for all its summands taken out of it."""
+def _extracted(operation: str, summand: Symbol, summed: set[Symbol]) -> Symbol:
+    """A sum with what is the same for all its summands taken out of it; ``summed`` has sums of its own anyway."""
     axis = SUMS[operation]
     total: dict[Symbol | None, Symbol] = {}
     for coefficient, rest in _terms(summand, axis):
         known = coefficient if coefficient is not None else constant(1)
         total[rest] = total[rest] + known if rest in total else known
     # What has the same coefficient is one sum.
-    alike: dict[Symbol, Symbol | None] = {}
+    alike: dict[Symbol, Symbol] = {}
+    apart: list[Symbol] = []
     for rest, coefficient in total.items():
-        if rest is None:
-            alike[coefficient * SIZES[axis]] = None
-            continue
         opposite = -coefficient
-        if opposite in alike and alike[opposite] is not None:
+        if rest is None:
+            apart.append(coefficient * SIZES[axis])
+        elif rest in summed:
+            apart.append(coefficient * apply(operation, rest))
+        elif opposite in alike:
             alike[opposite] = alike[opposite] - rest
         else:
-            alike[coefficient] = rest if coefficient not in alike else alike[coefficient] + rest
-    result: Symbol | None = None
-    for coefficient, rest in alike.items():
-        part = coefficient if rest is None else coefficient * apply(operation, rest)
-        result = part if result is None else result + part
-    assert result is not None
+            alike[coefficient] = alike[coefficient] + rest if coefficient in alike else rest
+    parts = [coefficient * apply(operation, rest) for coefficient, rest in alike.items()] + apart
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
     return result
 
 
@@ -161,11 +163,16 @@ def _terms(symbol: Symbol, axis: str) -> Terms:
     if symbol.operation == "neg":
         return [(_negative(c), rest) for c, rest in _terms(symbol.arguments[0], axis)]
     if symbol.operation == "mul":
-        a, b = (_terms(argument, axis) for argument in symbol.arguments)
-        mixed = any(c is not None for c, _ in (*a, *b))
-        if mixed and len(a) * len(b) <= 4:
+        a, b = (_whole(argument, axis) for argument in symbol.arguments)
+        if len(a) * len(b) <= 4:
             return [(_times(c, d), _times(p, q)) for c, p in a for d, q in b]
     return [(None, symbol)]
+
+
+def _whole(symbol: Symbol, axis: str) -> Terms:
+    """The terms of a factor; one that has no coefficient to give stays whole."""
+    terms = _terms(symbol, axis)
+    return terms if any(coefficient is not None for coefficient, _ in terms) else [(None, symbol)]
 
 
 def _negative(coefficient: Symbol | None) -> Symbol:

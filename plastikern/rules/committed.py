@@ -7,13 +7,26 @@ from textwrap import wrap
 
 from . import papers
 from .cells import ACTIVITIES
+from .classes import read_class, update_class
 from .neurons import activity, long_short_term_memory
 from .structs import neuron_struct, read_struct, update_struct
-from .updates import read, stem, update
+from .updates import Read, Update, read, stem, update
 
-HEADER = "// Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit."
-INCLUDE = ['#pragma once', "", '#include "../arithmetic.h"', "",
-           "namespace plastikern::generated {", "", "using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;", ""]  # fmt: skip
+WRITTEN = (
+    "Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit."
+)
+HEADER = f"// {WRITTEN}"
+INCLUDE = [
+    "#pragma once", "", '#include "../arithmetic.h"', "", "namespace plastikern::generated {", "",
+    "using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;", "",
+]  # fmt: skip
+IMPORTS = [
+    "from __future__ import annotations",
+    "",
+    "import triton",
+    "import triton.language as tl",
+    "",
+]
 WIDTH = 100
 
 
@@ -30,23 +43,29 @@ def files() -> dict[str, str]:
     found["csrc/generated/reads.h"] = _reads_file()
     found["csrc/generated/neurons.h"] = _neurons_file()
     found["csrc/generated/rules.h"] = _table(sorted(stems))
-    return found
+    return found | _triton_files(stems)
+
+
+def _updates(rule: str, constraint: str) -> list[tuple[Update, Update]]:
+    """With coefficients by row and by synapse, without eligibility traces and with them."""
+    return [
+        (update(rule, constraint, retroactive, False), update(rule, constraint, retroactive, True))
+        for retroactive in (False, True)
+    ]
+
+
+def _reads() -> list[tuple[Read, Read]]:
+    return [(read(constraint, False), read(constraint, True)) for constraint in ("none", *papers.READS)]  # fmt: skip
 
 
 def _update_file(rule: str, constraint: str) -> str:
-    structs = []
-    for retroactive in (False, True):
-        both = [update(rule, constraint, retroactive, by_synapse) for by_synapse in (False, True)]
-        structs.append([*_commented(both[0].formula), *update_struct(*both)])
-    return _text(structs)
+    return _text([
+        [*_commented(both[0].formula), *update_struct(*both)] for both in _updates(rule, constraint)
+    ])  # fmt: skip
 
 
 def _reads_file() -> str:
-    structs = []
-    for constraint in ("none", *papers.READS):
-        both = [read(constraint, by_synapse) for by_synapse in (False, True)]
-        structs.append([*_commented(both[0].formula), *read_struct(*both)])
-    return _text(structs)
+    return _text([[*_commented(both[0].formula), *read_struct(*both)] for both in _reads()])
 
 
 def _neurons_file() -> str:
@@ -72,13 +91,57 @@ def _table(stems: list[str]) -> str:
     return "\n".join([
         HEADER, "#pragma once", "", *(f'#include "{name}.h"' for name in (*stems, "reads")), "",
         *_commented("What goes together: rule and constraint, by their places in "
-                    "plastikern/rules/papers.py; the change, the change where a step loses nothing, the read."),
+                    "plastikern/rules/papers.py; the change, the change where a step loses nothing, the read, and the "
+                    "one that serves it where bounds may be infinite: rules that change traces alike then share a kernel."),
         "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
     ])  # fmt: skip
 
 
-def _commented(text: str) -> list[str]:
-    return wrap(text, WIDTH, initial_indent="// ", subsequent_indent="// ")
+def _triton_files(stems: dict[str, tuple[str, str]]) -> dict[str, str]:
+    found = {
+        name: _module([
+            [*_commented(both[0].formula, "# "), *update_class(*both)] for both in _updates(*pair)
+        ])
+        for name, pair in stems.items()
+    }  # fmt: skip
+    found["reads"] = _module([
+        [*_commented(both[0].formula, "# "), *read_class(*both)] for both in _reads()
+    ])  # fmt: skip
+    found["__init__"] = _triton_table(sorted(found))
+    return {f"plastikern/triton/generated/{name}.py": text for name, text in found.items()}
+
+
+def _triton_table(modules: list[str]) -> str:
+    imports = [
+        f"from .{name} import {'read_clipped, read_trace' if name == 'reads' else f'{name}, {name}_retroactive'}"
+        for name in modules
+    ]
+    changes = [
+        f'    ("{rule}", "{constraint}"): ({name}, {name}_retroactive),'
+        for rule, constraint in pairs() for name in [stem(rule, constraint)]
+    ]  # fmt: skip
+    reads = [
+        f'    "{constraint}": {read(constraint, True).name},' for constraint in papers.CONSTRAINTS
+    ]
+    return "\n".join([
+        f"# {WRITTEN}", *imports, "",
+        "# By rule and constraint: the change of traces at once, and that by eligibility traces.",
+        "CHANGES = {", *changes, "}", "",
+        "# What the sums read, by constraint.", "READS = {", *reads, "}", "",
+    ])  # fmt: skip
+
+
+def _module(classes: list[list[str]]) -> str:
+    """A module of Triton: the formula above each class."""
+    lines = [line for each in classes for line in ("", "", *each)]
+    text = "\n".join(lines)
+    called = [word for word in ("log1p", "number", "pow") if f"{word}(" in text]
+    imports = [*IMPORTS, f"from ..arithmetic import {', '.join(called)}", ""]
+    return "\n".join([f"# {WRITTEN}", *imports, *lines[1:], ""])
+
+
+def _commented(text: str, sign: str = "// ") -> list[str]:
+    return wrap(text, WIDTH, initial_indent=sign, subsequent_indent=sign)
 
 
 def _text(structs: list[list[str]]) -> str:

@@ -64,4 +64,3 @@ def _neuron(
         Stage("row", 0, leaves, {name: all_of_it[name] for name in outputs}, {}),
         Stage("row", 0, taken, {name: all_of_it[name] for name in named}, {}),
     )
-

@@ -51,7 +51,11 @@ def statements(
             continue
         fused = _fused(symbol, uses, named)
         if fused is None:
-            text = words[symbol.operation].format(*map(bracketed, symbol.arguments))
+            word = words[symbol.operation]
+            called = word.endswith(")")
+            text = word.format(*(texts[a] if called else bracketed(a) for a in symbol.arguments))
+            if called:
+                plain.add(symbol)
         else:
             (a, negative), b, c, minus_c = fused
             text = words["fma"].format(

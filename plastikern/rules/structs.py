@@ -47,7 +47,7 @@ def _update_struct(name: str, update: Update) -> list[str]:
     }  # fmt: skip
     for_row = {"y": "y", "c": "c", **{name: f"given.{name}" for name in coefficients}}
     to_finish = {**for_row, **names, **{sum: f"sums.{sum}" for sum in sums}}
-    adjoint = _added(update.adjoint, {"grad_x": "so_far_x", **{s: f"so_far_{s}" for s in sums}})
+    adjoint = added(update.adjoint, {"grad_x": "so_far_x", **{s: f"so_far_{s}" for s in sums}})
     grads = [f"grad_{name}" for name in coefficients]
     row = "const Row<V>& row"
     given = "const Coefficients<V>& given"
@@ -104,13 +104,13 @@ def _read_struct(name: str, read: Read) -> list[str]:
                    {"c": "c", "alpha": "alpha", "grad_sum": "grad_sum"},
                    lambda of: _braces(of(name) for name in read.row.outputs)),
         *_function("V", "sum", "const Row<V>& row, V w, V alpha, V H, V x, V so_far",
-                   _added(read.sum, {"sum": "so_far"}), names, lambda of: of("sum")),
+                   added(read.sum, {"sum": "so_far"}), names, lambda of: of("sum")),
         *_function("Adjoint<V>", "adjoint",
                    "const Row<V>& row, V w, V alpha, V H, V x, const Adjoint<V>& so_far",
-                   _added(rest, {"grad_H": "so_far_H", "grad_x": "so_far_x"}), names,
+                   added(rest, {"grad_H": "so_far_H", "grad_x": "so_far_x"}), names,
                    lambda of: _braces([of("grad_H"), of("grad_x")])),
         *_function("V", "alpha", "const Row<V>& row, V H, V x, V so_far",
-                   _added(read.alpha, {grad_alpha: "so_far"}), names, lambda of: of(grad_alpha)),
+                   added(read.alpha, {grad_alpha: "so_far"}), names, lambda of: of(grad_alpha)),
     ]  # fmt: skip
     if not read.by_synapse:
         lines += _function(
@@ -146,7 +146,7 @@ def _braces(values: Iterable[str]) -> str:
     return "{" + ", ".join(values) + "}"
 
 
-def _added(stage: Stage, totals: dict[str, str]) -> Stage:
+def added(stage: Stage, totals: dict[str, str]) -> Stage:
     """The stage with outputs added to what there is of them already: in a fused operation, where that is one."""
     leaves = {name: leaf(total, "synapse") for name, total in totals.items()}
     outputs = {n: leaves[n] + s if n in leaves else s for n, s in stage.outputs.items()}

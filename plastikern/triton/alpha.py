@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .changes import advance, columns
 from .memory import (
-    advance,
     at,
     length_of,
     load_traces,
@@ -15,7 +15,6 @@ from .memory import (
     pre_of,
     tile_at,
 )
-from .rules import read
 
 
 @triton.jit(do_not_specialize=["steps", "batch", "share"])
@@ -27,12 +26,15 @@ def plastic_alpha_gradient(
     part = tl.program_id(2).to(tl.int64)
     tile = tile_at(tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, ROWS, COLUMNS, network)
     grad = tl.zeros([ROWS, COLUMNS], network.dtype)
+    bound = tl.full([ROWS], network.clip, network.dtype)
     for b in range(part * share, tl.minimum((part + 1) * share, batch)):
         trace, eligibility = load_traces(first.trace, first.eligibility, b, tile, network)
         for t in range(length_of(b, inputs, steps)):
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
             through = load_vector(at(grad_sum, t, b), tile.rows, network.posts, network)
-            grad += through[:, None] * pre[None, :] * read(trace, network)
+            # Not by rows, whose sums would have to be taken at every step.
+            row = columns(network.read_by_synapse.row(bound, through, through))
+            grad = network.read_by_synapse.alpha(row, trace, pre[None, :], grad)
             trace, eligibility = advance(
                 trace, eligibility, t, b, tile, inputs, first, parameters, activities, network
             )

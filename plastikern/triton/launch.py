@@ -23,7 +23,8 @@ BYTES_PER_THREAD = 64
 MAX_WARPS = 16
 AUTOTUNE = "PLASTIKERN_AUTOTUNE"
 COMPILER = {"enable_fp_fusion": True}
-"""Options of every kernel. Releases of Triton have different defaults, and an environment variable changes those."""
+"""Options of every kernel. Releases of Triton have different defaults, and an environment variable changes those.
+What is fused in the change of a trace is fixed by its text; this is for sums, whose products no text can fuse."""
 
 
 class Launch(NamedTuple):

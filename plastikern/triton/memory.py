@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .rules import next_traces
 from .vocabulary import Tile
 
 
@@ -116,45 +115,18 @@ def store_kept(data, index, b, batch, tile, trace, eligibility, network: tl.cons
 
 
 @triton.jit
-def coefficient(data, DIMS: tl.constexpr, tile, network: tl.constexpr):
-    """A parameter (), (O,) or (O, I), in a shape that broadcasts against the tile."""
-    if DIMS == 0:
-        value = tl.load(data).to(network.dtype)
-    elif DIMS == 1:
-        value = load_vector(data, tile.rows, network.posts, network)[:, None]
-    else:
+def coefficient(data, DIMS: tl.constexpr, BY_SYNAPSE: tl.constexpr, tile, network: tl.constexpr):
+    """A parameter (), (O,) or (O, I): of the rows (R,), or, by synapse, as it broadcasts against the tile."""
+    if DIMS == 2:
         value = load_matrix(data, tile, network)
-    return value
-
-
-@triton.jit
-def rate_in_force(modulator, tile, parameters, network: tl.constexpr):
-    """rate + rate_scale * M, where a missing rate is 0 and a missing scale 1."""
-    if network.modulated:
-        rate = modulator
-        if parameters.rate_scale is not None:
-            rate = coefficient(parameters.rate_scale, network.rate_scale, tile, network) * rate
-        if parameters.rate is not None:
-            rate = coefficient(parameters.rate, network.rate, tile, network) + rate
     else:
-        rate = coefficient(parameters.rate, network.rate, tile, network)
-    return rate
-
-
-@triton.jit
-def fading_of(tile, parameters, network: tl.constexpr):
-    """The eligibility's rate and, if only some neurons have eligibility traces, which (R, 1); else zeros.
-
-    Triton before 3.7 cannot return None.
-    """
-    fading, eligible = tl.zeros([1, 1], network.dtype), tl.zeros([1, 1], tl.int1)
-    if network.retroactive:
-        fading = coefficient(parameters.eligibility_rate, network.fading, tile, network)
-        if network.half_eligible:
-            eligible = (
-                tl.load(parameters.modulated + tile.rows, tile.rows < network.posts, 0) != 0
-            )[:, None]
-    return fading, eligible
+        if DIMS == 1:
+            value = load_vector(data, tile.rows, network.posts, network)
+        else:
+            value = tl.full(tile.rows.shape, tl.load(data).to(network.dtype), network.dtype)
+        if BY_SYNAPSE:
+            value = value[:, None]
+    return value
 
 
 @triton.jit
@@ -188,20 +160,8 @@ def post_of(t, b, rows, activities, network: tl.constexpr):
 
 @triton.jit
 def modulator_of(t, b, activities, network: tl.constexpr):
-    """M of step t; 0 without a modulator."""
-    modulator = tl.zeros([1, 1], network.dtype)
+    """M (1,) of step t; 0 without a modulator."""
+    modulator = tl.zeros([1], network.dtype)
     if network.modulated:
         modulator += tl.load(at(activities.modulators, t, b)).to(network.dtype)
     return modulator
-
-
-@triton.jit
-def advance(
-    trace, eligibility, t, b, tile, inputs, first, parameters, activities, network: tl.constexpr
-):
-    """The traces after step t, from those before it and from what is known of the step."""
-    pre = pre_of(t, b, tile.columns, inputs, first, activities, network)[None, :]
-    post = post_of(t, b, tile.rows, activities, network)[:, None]
-    rate = rate_in_force(modulator_of(t, b, activities, network), tile, parameters, network)
-    fading, eligible = fading_of(tile, parameters, network)
-    return next_traces(trace, eligibility, pre, post, rate, fading, eligible, network)

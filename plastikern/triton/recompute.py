@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .changes import advance
 from .memory import (
-    advance,
     length_of,
     load_kept,
     load_traces,

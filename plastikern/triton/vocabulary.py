@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..network import State
+from . import arithmetic, generated
+from .generated import CHANGES, READS
 
 # Tensors on the host, pointers in a kernel; None is known at compilation, so that a kernel asks for no flags.
 Data = Any
+
+
+def _digest() -> str:
+    """Of the printed functions and of those that they call."""
+    files = [Path(arithmetic.__file__), *sorted(Path(generated.__file__).parent.glob("*.py"))]
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+TEXT = _digest()
 
 
 class Sequence(NamedTuple):
@@ -94,7 +107,8 @@ class Options:
     """What a kernel is compiled for, in the words of :class:`~plastikern.Plasticity`.
 
     ``alpha``, ``rate``, ``rate_scale`` and ``fading`` (of the eligibility) are the numbers of dimensions of those
-    parameters: 0 for one of the layer, 1 for one per neuron, 2 for one per connection.
+    parameters: 0 for one of the layer, 1 for one per neuron, 2 for one per connection. ``text`` stands for the printed
+    functions: kernels choose them by these options, where Triton does not see that one has changed.
     """
 
     kind: str
@@ -115,11 +129,58 @@ class Options:
     rate_scale: int
     fading: int
     dtype: Any
+    text: str = TEXT
 
     @property
     def rates_per_connection(self) -> bool:
         """Whether the rate in force differs between the synapses of a neuron."""
         return self.rate == 2 or self.rate_scale == 2
+
+    @property
+    def change_by_synapse(self) -> bool:
+        """Whether any coefficient of the change differs between the synapses of a neuron."""
+        return self.rates_per_connection or self.fading == 2
+
+    def _change(self, retroactive: bool) -> Any:
+        change: Any = CHANGES[self.rule, self.constraint][retroactive]
+        return change.by_synapse if self.change_by_synapse else change.by_row
+
+    @property
+    def change(self) -> Any:
+        """The printed functions of the change."""
+        return self._change(self.retroactive)
+
+    @property
+    def change_at_once(self) -> Any:
+        """Those of neurons without eligibility traces."""
+        return self._change(False)
+
+    @property
+    def sums_rate(self) -> bool:
+        """Whether gradients of a rate by synapse are summed: for M, or for a rate that is not per connection."""
+        return self.modulated or not self.rates_per_connection
+
+    @property
+    def change_sums(self) -> int:
+        """Sums over the columns that the adjoint of the change takes."""
+        count = self.change.sum_count
+        if self.half_eligible:
+            count += self.change_at_once.sum_count
+        if self.change_by_synapse:
+            count += self.sums_rate + (self.retroactive and self.fading < 2)
+        return count
+
+    @property
+    def read(self) -> Any:
+        """The printed functions of what the sums read."""
+        reads: Any = READS[self.constraint]
+        return reads.by_synapse if self.alpha == 2 else reads.by_row
+
+    @property
+    def read_by_synapse(self) -> Any:
+        """Those for the gradient of every connection's alpha."""
+        reads: Any = READS[self.constraint]
+        return reads.by_synapse
 
     @property
     def matrix(self) -> int:

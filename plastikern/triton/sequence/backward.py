@@ -5,6 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..changes import (
+    added,
+    change_adjoint,
+    change_finished,
+    change_of_rows,
+    no_sums,
+    rates_adjoint,
+)
 from ..memory import (
     at,
     length_of,
@@ -19,7 +27,7 @@ from ..memory import (
 )
 from ..neurons import neurons_backward, store_vector
 from ..recompute import recompute_segment, traces_inside
-from ..synapses import change_adjoint, excitation_adjoint, rates_adjoint
+from ..synapses import excitation_adjoint
 
 
 @triton.jit(do_not_specialize=["steps", "batch", "every"])
@@ -81,8 +89,10 @@ def plastic_sequence_backward(
                 post_of(t, b, rows, activities, network),
                 modulator_of(t, b, activities, network),
             )
-            grad_post = tl.zeros([POSTS], network.dtype)
-            grad_rate, grad_fading = grad_post, grad_post
+            of_rows = change_of_rows(
+                post, modulator, tile_at(0, 0, POSTS, COLUMNS, network), parameters, network
+            )
+            sums = no_sums(POSTS, network)
             for chunk in range(CHUNKS):
                 tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
                 trace, eligibility = traces_inside(
@@ -91,9 +101,9 @@ def plastic_sequence_backward(
                 grad_trace, grad_eligibility = load_traces(
                     grad_traces.trace, grad_traces.eligibility, b, tile, network
                 )
-                grad_trace, grad_eligibility, grad_pre, by_post, by_rate, by_fading = change_adjoint(
-                    trace, eligibility, b, tile, pre_of(t, b, tile.columns, inputs, first, activities, network), post,
-                    modulator, grad_trace, grad_eligibility, parameters, grads, network,
+                grad_trace, grad_eligibility, grad_pre, by_chunk = change_adjoint(
+                    trace, eligibility, b, tile, pre_of(t, b, tile.columns, inputs, first, activities, network),
+                    of_rows, modulator, grad_trace, grad_eligibility, parameters, grads, network,
                 )  # fmt: skip
                 store_traces(
                     grad_traces.trace,
@@ -105,11 +115,8 @@ def plastic_sequence_backward(
                     network,
                 )
                 tl.store(by_change + tile.columns, grad_pre, tile.columns < network.pres)
-                grad_post, grad_rate, grad_fading = (
-                    grad_post + by_post,
-                    grad_rate + by_rate,
-                    grad_fading + by_fading,
-                )
+                sums = added(sums, by_chunk)
+            grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, network)
             grad_modulator = rates_adjoint(
                 t, b, rows, grad_rate, grad_fading, parameters, grads, network
             )

@@ -5,20 +5,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..changes import change_of_rows, next_traces
 from ..memory import (
     at,
-    fading_of,
     length_of,
     load_first,
     load_traces,
     pre_of,
-    rate_in_force,
     store_kept,
     store_traces,
     tile_at,
 )
 from ..neurons import modulator_forward, neurons_forward, store_vector
-from ..rules import next_traces
 from ..synapses import add_gate_sums, excitation
 
 
@@ -56,16 +54,17 @@ def plastic_sequence_forward(
             t, b, rows, hidden, active, cell, parameters, activities, network
         )
         hidden = active
+        of_rows = change_of_rows(
+            post, modulator, tile_at(0, 0, POSTS, COLUMNS, network), parameters, network
+        )
         after = ()
         done = t + 1
         for chunk in tl.static_range(CHUNKS):
             tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
-            rate = rate_in_force(modulator[:, None], tile, parameters, network)
-            fading, eligible = fading_of(tile, parameters, network)
             trace, eligibility = traces[chunk]
             trace, eligibility = next_traces(
-                trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network
+                trace, eligibility, pre, of_rows, modulator, tile, parameters, network
             )
             if checkpoints is not None:
                 if (done % every == 0) & (done < length):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..changes import advance, change_adjoint, change_finished, change_of_rows, rates_adjoint
 from ..memory import (
-    advance,
     at,
     length_of,
     load_first,
@@ -21,7 +21,7 @@ from ..memory import (
 )
 from ..neurons import neurons_backward
 from ..sequence.backward import end_step_backward
-from ..synapses import change_adjoint, excitation_adjoint, rates_adjoint
+from ..synapses import excitation_adjoint
 from .forward import load_sums
 
 
@@ -74,11 +74,14 @@ def plastic_step_synapses_backward(
             tl.store(waiting.pres + part * network.pres + tile.columns, grad_pre, there)
         if k > 0:
             t = k - 1
-            grad_trace, grad_eligibility, grad_pre, grad_post, grad_rate, grad_fading = change_adjoint(
-                trace, eligibility, b, tile, pre_of(t, b, tile.columns, inputs, first, activities, network),
-                post_of(t, b, tile.rows, activities, network), modulator_of(t, b, activities, network),
-                grad_trace, grad_eligibility, parameters, grads, network,
+            modulator = modulator_of(t, b, activities, network)
+            post = post_of(t, b, tile.rows, activities, network)
+            of_rows = change_of_rows(post, modulator, tile, parameters, network)
+            grad_trace, grad_eligibility, grad_pre, sums = change_adjoint(
+                trace, eligibility, b, tile, pre_of(t, b, tile.columns, inputs, first, activities, network), of_rows,
+                modulator, grad_trace, grad_eligibility, parameters, grads, network,
             )  # fmt: skip
+            grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, network)
             grad_modulator = rates_adjoint(
                 t, b, tile.rows, grad_rate, grad_fading, parameters, grads, network
             )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..changes import advance
 from ..memory import (
     activity_before,
-    advance,
     length_of,
     load_first,
     load_traces,

@@ -5,21 +5,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..changes import change_of_rows, next_traces
 from ..memory import (
     activity_before,
-    fading_of,
     length_of,
     load_first,
     load_traces,
     pre_of,
-    rate_in_force,
     rows_and_element,
     store_kept,
     store_traces,
     tile_at,
 )
 from ..neurons import cell_before, modulator_forward, neurons_forward
-from ..rules import next_traces
 from ..sequence.forward import end_step, store_last
 from ..synapses import add_gate_sums, excitation
 
@@ -59,10 +57,9 @@ def plastic_step_forward(
             modulator = modulator_forward(
                 t, b, neurons, known, known, known, parameters, activities, network, program == 0
             )
-            rate = rate_in_force(modulator[:, None], tile, parameters, network)
-            fading, eligible = fading_of(tile, parameters, network)
+            of_rows = change_of_rows(post, modulator, tile, parameters, network)
             trace, eligibility = next_traces(
-                trace, eligibility, pre[None, :], post[:, None], rate, fading, eligible, network
+                trace, eligibility, pre, of_rows, modulator, tile, parameters, network
             )
             done = t + 1
             if checkpoints is not None:
