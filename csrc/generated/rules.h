@@ -11,8 +11,8 @@
 #include "reads.h"
 
 // What goes together: rule and constraint, by their places in plastikern/rules/papers.py; the
-// change, the change where a step loses nothing, the read, and the one that serves it where bounds
-// may be infinite: rules that change traces alike then share a kernel.
+// change, the change where a step loses nothing, the read, and the one that serves it with bounds
+// that may be infinite: rules that change traces alike share a kernel.
 #define PLASTIKERN_RULES(X) \
     X(0, 0, hebb_decay, hebb_decay, read_trace, read_trace) \
     X(0, 1, hebb_clip, hebb_none, read_trace, read_trace) \

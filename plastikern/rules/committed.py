@@ -92,7 +92,7 @@ def _table(stems: list[str]) -> str:
         HEADER, "#pragma once", "", *(f'#include "{name}.h"' for name in (*stems, "reads")), "",
         *_commented("What goes together: rule and constraint, by their places in "
                     "plastikern/rules/papers.py; the change, the change where a step loses nothing, the read, and the "
-                    "one that serves it where bounds may be infinite: rules that change traces alike then share a kernel."),
+                    "one that serves it with bounds that may be infinite: rules that change traces alike share a kernel."),
         "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
     ])  # fmt: skip
 
