@@ -53,6 +53,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder
 
 from plastikern.triton import launch, neurons
+from plastikern.triton.generated import ACTIVITIES
 
 
 @pytest.fixture(params=["one launch", "steps"])
@@ -165,14 +166,19 @@ def test_single_precision_is_as_near_to_double_as_rounding_allows(form: str, nam
 
 
 @triton.jit
-def activities_kernel(inputs, outputs, SIZE: tl.constexpr, NONLINEARITY: tl.constexpr):
+def activities_kernel(inputs, outputs, SIZE: tl.constexpr, ACTIVITY: tl.constexpr):
     index = tl.arange(0, SIZE)
-    tl.store(outputs + index, neurons.activity(tl.load(inputs + index), index < SIZE, NONLINEARITY))
+    z = tl.load(inputs + index)
+    if ACTIVITY is None:
+        y = neurons.softmax(z, index < SIZE)
+    else:
+        y = ACTIVITY.forward(z)
+    tl.store(outputs + index, y)
 
 
 def activities(inputs: Tensor, nonlinearity: str) -> Tensor:
     outputs = torch.empty_like(inputs)
-    activities_kernel[(1,)](inputs, outputs, len(inputs), nonlinearity)
+    activities_kernel[(1,)](inputs, outputs, len(inputs), ACTIVITIES.get(nonlinearity))
     return outputs
 
 

@@ -12,7 +12,7 @@
 
 // What goes together: rule and constraint, by their places in plastikern/rules/papers.py; the
 // change, the change where a step loses nothing, the read, and the one that serves it with bounds
-// that may be infinite: rules that change traces alike share a kernel.
+// that may be infinite: what changes traces alike shares a kernel.
 #define PLASTIKERN_RULES(X) \
     X(0, 0, hebb_decay, hebb_decay, read_trace, read_trace) \
     X(0, 1, hebb_clip, hebb_none, read_trace, read_trace) \

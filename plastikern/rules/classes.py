@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from textwrap import wrap
 
+from .neurons import Neuron
 from .printers import TRITON, statements
 from .stages import Stage
 from .structs import added
@@ -37,6 +38,21 @@ def read_class(by_row: Read, by_synapse: Read) -> list[str]:
     """The class of a read; plastikern/triton/synapses.py and alpha.py call its functions."""
     both = {"by_row": by_row, "by_synapse": by_synapse}
     return _class(by_row.name, {name: _read_functions(read) for name, read in both.items()})
+
+
+def neuron_class(name: str, neuron: Neuron) -> list[str]:
+    """The class of a neuron's step; plastikern/triton/neurons.py calls its functions."""
+    forward, backward = neuron.forward, neuron.adjoint
+    functions = [
+        _function("forward", list(forward.inputs), forward, next(iter(forward.inputs)),
+                  list(forward.outputs)),
+        _function("adjoint", list(backward.inputs), backward, next(iter(backward.inputs)),
+                  list(backward.outputs)),
+    ]  # fmt: skip
+    lines = [f"class {name}:"]
+    for function in functions:
+        lines += [*(INDENT + line for line in function), ""]
+    return lines[:-1]
 
 
 def _class(name: str, members: dict[str, list[list[str]]]) -> list[str]:

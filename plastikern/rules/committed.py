@@ -7,8 +7,8 @@ from textwrap import wrap
 
 from . import papers
 from .cells import ACTIVITIES
-from .classes import read_class, update_class
-from .neurons import activity, long_short_term_memory
+from .classes import neuron_class, read_class, update_class
+from .neurons import Neuron, activity, long_short_term_memory
 from .structs import neuron_struct, read_struct, update_struct
 from .updates import Read, Update, read, stem, update
 
@@ -68,14 +68,17 @@ def _reads_file() -> str:
     return _text([[*_commented(both[0].formula), *read_struct(*both)] for both in _reads()])
 
 
+def _activities() -> dict[str, Neuron]:
+    """By name, one of those that are the same function."""
+    first = {function: name for name, function in reversed(ACTIVITIES.items())}
+    return {name: activity(name) for name in ACTIVITIES if name in first.values()}
+
+
 def _neurons_file() -> str:
-    activities = {function: name for name, function in reversed(ACTIVITIES.items())}
-    structs = [
-        neuron_struct(f"activity_{name}", activity(name)) for name in reversed(activities.values())
-    ]
-    structs.append(neuron_struct("lstm", long_short_term_memory()))
-    names = " ".join(f"X({name})" for name in reversed(activities.values()))
-    return f"{_text(structs)}\n#define PLASTIKERN_ACTIVITIES(X) {names}\n"
+    structs = [neuron_struct(f"activity_{name}", of) for name, of in _activities().items()]
+    names = " ".join(f"X({name})" for name in _activities())
+    text = _text([*structs, neuron_struct("lstm", long_short_term_memory())])
+    return f"{text}\n#define PLASTIKERN_ACTIVITIES(X) {names}\n"
 
 
 def _table(stems: list[str]) -> str:
@@ -92,7 +95,7 @@ def _table(stems: list[str]) -> str:
         HEADER, "#pragma once", "", *(f'#include "{name}.h"' for name in (*stems, "reads")), "",
         *_commented("What goes together: rule and constraint, by their places in "
                     "plastikern/rules/papers.py; the change, the change where a step loses nothing, the read, and the "
-                    "one that serves it with bounds that may be infinite: rules that change traces alike share a kernel."),
+                    "one that serves it with bounds that may be infinite: what changes traces alike shares a kernel."),
         "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
     ])  # fmt: skip
 
@@ -108,13 +111,20 @@ def _triton_files(stems: dict[str, tuple[str, str]]) -> dict[str, str]:
         [*_commented(both[0].formula, "# "), *read_class(*both)] for both in _reads()
     ])  # fmt: skip
     found["__init__"] = _triton_table(sorted(found))
+    activities = [neuron_class(f"activity_{name}", of) for name, of in _activities().items()]
+    found["neurons"] = _module([*activities, neuron_class("lstm", long_short_term_memory())])
     return {f"plastikern/triton/generated/{name}.py": text for name, text in found.items()}
 
 
 def _triton_table(modules: list[str]) -> str:
+    same = {function: name for name, function in reversed(ACTIVITIES.items())}
+    activities = [f'    "{name}": neurons.activity_{same[of]},' for name, of in ACTIVITIES.items()]
     imports = [
-        f"from .{name} import {'read_clipped, read_trace' if name == 'reads' else f'{name}, {name}_retroactive'}"
-        for name in modules
+        "from . import neurons",
+        *(
+            f"from .{name} import {'read_clipped, read_trace' if name == 'reads' else f'{name}, {name}_retroactive'}"
+            for name in modules
+        ),
     ]
     changes = [
         f'    ("{rule}", "{constraint}"): ({name}, {name}_retroactive),'
@@ -128,6 +138,7 @@ def _triton_table(modules: list[str]) -> str:
         "# By rule and constraint: the change of traces at once, and that by eligibility traces.",
         "CHANGES = {", *changes, "}", "",
         "# What the sums read, by constraint.", "READS = {", *reads, "}", "",
+        "# Activities by name.", "ACTIVITIES = {", *activities, "}", "",
     ])  # fmt: skip
 
 
@@ -135,7 +146,7 @@ def _module(classes: list[list[str]]) -> str:
     """A module of Triton: the formula above each class."""
     lines = [line for each in classes for line in ("", "", *each)]
     text = "\n".join(lines)
-    called = [word for word in ("log1p", "number", "pow") if f"{word}(" in text]
+    called = [word for word in ("log1p", "number", "pow", "sigmoid", "tanh") if f"{word}(" in text]
     imports = [*IMPORTS, f"from ..arithmetic import {', '.join(called)}", ""]
     return "\n".join([f"# {WRITTEN}", *imports, *lines[1:], ""])
 

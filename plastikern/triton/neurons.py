@@ -5,73 +5,33 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .arithmetic import exponential
 from .memory import at, load_first, load_vector
 
 
 @triton.jit
-def exponential(z):
-    """exp(z) of z <= 0, to a few units in the last place."""
-    if z.dtype == tl.float32:
-        # Triton's own rounds z / log(2) to single precision, which costs |z| units in the last place. Here tl.exp gets
-        # what is left beside whole powers of 2. The two summands of log(2) are short, so that products are exact.
-        z = tl.where(z < -104, -104.0, z)
-        power = tl.floor(z * 1.44269504 + 0.5)
-        y = tl.exp(z - power * 0.693359375 + power * 2.12194440e-4) * tl.exp2(power)
+def softmax(z, here):
+    z = tl.where(here, z, float("-inf"))
+    size = exponential(z - tl.max(z, 0))
+    return size / tl.sum(size, 0)
+
+
+@triton.jit
+def activity(z, here, network: tl.constexpr):
+    if network.nonlinearity == "softmax":
+        y = softmax(z, here)
     else:
-        y = tl.exp(z)
+        y = network.activity.forward(z)
     return y
 
 
 @triton.jit
-def tanh(z):
-    # Triton has no tanh for all its targets. Near 0, where 1 - exp(-2 |z|) would lose what makes the result, this is
-    # the eighth convergent of Lambert's continued fraction, z / (1 + z^2 / (3 + z^2 / (5 + ...))): 6e-18 off at 0.625.
-    s = z * z
-    lost = (
-        s
-        * (675675 + s * (45045 + s * (594 + s)))
-        / (2027025 + s * (945945 + s * (51975 + s * (630 + s))))
-    )
-    size = tl.abs(z)
-    decayed = exponential(-2 * size)
-    far = 1 - 2 * decayed / (1 + decayed)
-    return tl.where(size < 0.625, z - z * lost, tl.where(z < 0, -far, far))
-
-
-@triton.jit
-def sigmoid(z):
-    decayed = exponential(-tl.abs(z))
-    return tl.where(z < 0, decayed, 1.0) / (1 + decayed)
-
-
-@triton.jit
-def activity(z, here, NONLINEARITY: tl.constexpr):
-    if NONLINEARITY == "tanh":
-        y = tanh(z)
-    elif NONLINEARITY == "relu":
-        y = tl.where(z < 0, 0.0, z)
-    elif NONLINEARITY == "sigmoid":
-        y = sigmoid(z)
-    elif NONLINEARITY == "softmax":
-        z = tl.where(here, z, float("-inf"))
-        size = exponential(z - tl.max(z, 0))
-        y = size / tl.sum(size, 0)
-    else:
-        y = z
-    return y
-
-
-@triton.jit
-def activity_adjoint(y, grad, NONLINEARITY: tl.constexpr):
+def activity_adjoint(y, grad, network: tl.constexpr):
     """The gradient of what went into the nonlinearity, from what came out of it."""
-    if NONLINEARITY == "tanh":
-        grad = grad * (1 - y * y)
-    elif NONLINEARITY == "relu":
-        grad = tl.where(y > 0, grad, 0.0)
-    elif NONLINEARITY == "sigmoid":
-        grad = grad * (y * (1 - y))
-    elif NONLINEARITY == "softmax":
+    if network.nonlinearity == "softmax":
         grad = y * (grad - tl.sum(y * grad, 0))
+    else:
+        grad = network.activity.adjoint(y, grad)
     return grad
 
 
@@ -100,18 +60,13 @@ def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network:
     here = rows < network.posts
     drive = at(inputs.drive, t, b)
     if network.kind == "lstm":
-        input_gate = sigmoid(load_vector(drive, rows, network.posts, network) + gates[0])
-        forget_gate = sigmoid(
-            load_vector(drive + network.posts, rows, network.posts, network) + gates[1]
+        input_gate, forget_gate, candidate, output_gate, cell, active = network.lstm.forward(
+            load_vector(drive, rows, network.posts, network) + gates[0],
+            load_vector(drive + network.posts, rows, network.posts, network) + gates[1],
+            load_vector(drive + 2 * network.posts, rows, network.posts, network) + total,
+            load_vector(drive + 3 * network.posts, rows, network.posts, network) + gates[2],
+            cell,
         )
-        candidate = tanh(
-            load_vector(drive + 2 * network.posts, rows, network.posts, network) + total
-        )
-        output_gate = sigmoid(
-            load_vector(drive + 3 * network.posts, rows, network.posts, network) + gates[2]
-        )
-        cell = forget_gate * cell + input_gate * candidate
-        active = output_gate * tanh(cell)
         if network.post == "candidate":
             post = candidate
         elif network.post == "recurrent":
@@ -130,7 +85,7 @@ def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network:
                 store_vector(activities.history, t, b, rows, total, network, 5)
     else:
         driven = load_vector(drive, rows, network.posts, network)
-        active = activity(driven + total, here, tl.constexpr(network.nonlinearity))
+        active = activity(driven + total, here, network)
         if inputs.clamp.data is not None:
             active = tl.where(tl.load(at(inputs.clamp, t, b) + rows, here, 0) != 0, driven, active)
         active = tl.where(here, active, 0.0)
@@ -156,9 +111,7 @@ def modulator_forward(
             source = before
         weight = load_vector(parameters.modulator_weight, rows, network.posts, network)
         bias = tl.load(parameters.modulator_bias).to(network.dtype)
-        modulator += activity(
-            tl.sum(weight * source, 0) + bias, None, tl.constexpr(network.modulator_nonlinearity)
-        )
+        modulator += network.modulator_activity.forward(tl.sum(weight * source, 0) + bias)
         if activities.modulators.data is not None:
             if first:
                 tl.store(at(activities.modulators, t, b) + tl.arange(0, 1), modulator)
@@ -183,9 +136,7 @@ def neurons_backward(
         grad_hidden += load_vector(at(grads.output, t, b), rows, network.posts, network)
     if network.modulated:
         modulator = tl.load(at(activities.modulators, t, b) + tl.arange(0, 1))
-        grad_source = activity_adjoint(
-            modulator, grad_modulator, tl.constexpr(network.modulator_nonlinearity)
-        )
+        grad_source = network.modulator_activity.adjoint(modulator, grad_modulator)
         tl.store(at(grads.modulator, t, b) + tl.arange(0, 1), grad_source)
         through = grad_source * load_vector(
             parameters.modulator_weight, rows, network.posts, network
@@ -202,20 +153,19 @@ def neurons_backward(
         forget_gate = load_vector(history + network.posts, rows, network.posts, network)
         candidate = load_vector(history + 2 * network.posts, rows, network.posts, network)
         output_gate = load_vector(history + 3 * network.posts, rows, network.posts, network)
-        size = tanh(load_vector(history + 4 * network.posts, rows, network.posts, network))
+        cell = load_vector(history + 4 * network.posts, rows, network.posts, network)
         before = cell_before(t, b, rows, first, activities, network)
+        grad_candidate = tl.zeros(rows.shape, network.dtype)
         if network.post == "hidden":
             grad_hidden += grad_post
         elif network.post == "cell":
             grad_cell += grad_post
-        grad_cell += grad_hidden * output_gate * (1 - size * size)
-        grad_candidate = grad_cell * input_gate
-        if network.post == "candidate":
-            grad_candidate += grad_post
-        grad_total = grad_candidate * (1 - candidate * candidate)
-        grad_input = grad_cell * candidate * (input_gate * (1 - input_gate))
-        grad_forget = grad_cell * before * (forget_gate * (1 - forget_gate))
-        grad_output = grad_hidden * size * (output_gate * (1 - output_gate))
+        elif network.post == "candidate":
+            grad_candidate = grad_post
+        grad_input, grad_forget, grad_total, grad_output, grad_cell = network.lstm.adjoint(
+            input_gate, forget_gate, candidate, output_gate, cell, before,
+            grad_candidate, grad_cell, grad_hidden,
+        )  # fmt: skip
         store_vector(grads.drive, t, b, rows, grad_input, network, 0)
         store_vector(grads.drive, t, b, rows, grad_forget, network, 1)
         store_vector(grads.drive, t, b, rows, grad_total, network, 2)
@@ -223,10 +173,9 @@ def neurons_backward(
         if network.post == "recurrent":
             grad_total += grad_post
         gates = grad_input, grad_forget, grad_output
-        grad_cell = grad_cell * forget_gate
     else:
         grad_hidden += grad_post
-        grad_total = activity_adjoint(active, grad_hidden, tl.constexpr(network.nonlinearity))
+        grad_total = activity_adjoint(active, grad_hidden, network)
         grad_drive = grad_total
         if inputs.clamp.data is not None:
             clamped = tl.load(at(inputs.clamp, t, b) + rows, here, 0) != 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..network import State
 from . import arithmetic, generated
-from .generated import CHANGES, READS
+from .generated import ACTIVITIES, CHANGES, READS, neurons
 
 # Tensors on the host, pointers in a kernel; None is known at compilation, so that a kernel asks for no flags.
 Data = Any
@@ -169,6 +169,21 @@ class Options:
         if self.change_by_synapse:
             count += self.sums_rate + (self.retroactive and self.fading < 2)
         return count
+
+    @property
+    def activity(self) -> Any:
+        """The printed functions of the activity; those of a softmax are not printed."""
+        return ACTIVITIES[self.nonlinearity]
+
+    @property
+    def modulator_activity(self) -> Any:
+        """Those of what a modulator makes of its sum."""
+        return ACTIVITIES[self.modulator_nonlinearity]
+
+    @property
+    def lstm(self) -> Any:
+        """The printed functions of an LSTM's neuron."""
+        return neurons.lstm
 
     @property
     def read(self) -> Any:

@@ -118,8 +118,7 @@ def triton_text(rules: Rules) -> str:
     rows, columns = (1 << (size - 1).bit_length() for size in (POSTS, PRES))
     text = [
         "import triton", "import triton.language as tl",
-        "from plastikern.triton.arithmetic import log1p, number, pow",
-        "from plastikern.triton.neurons import sigmoid, tanh",
+        "from plastikern.triton.arithmetic import log1p, number, pow, sigmoid, tanh",
     ]  # fmt: skip
     for seed, outputs in rules.items():
         kernel = ["@triton.jit", f"def run_{seed}(given, found):"]

@@ -1,4 +1,5 @@
 # Written by `python -m plastikern.rules` from the definitions in plastikern/rules; do not edit.
+from . import neurons
 from .hebb_clip import hebb_clip, hebb_clip_retroactive
 from .hebb_decay import hebb_decay, hebb_decay_retroactive
 from .hebb_none import hebb_none, hebb_none_retroactive
@@ -28,4 +29,13 @@ READS = {
     "soft_clip": read_trace,
     "clip_on_read": read_clipped,
     "none": read_trace,
+}
+
+# Activities by name.
+ACTIVITIES = {
+    "tanh": neurons.activity_tanh,
+    "relu": neurons.activity_relu,
+    "sigmoid": neurons.activity_sigmoid,
+    "identity": neurons.activity_identity,
+    "linear": neurons.activity_identity,
 }
