@@ -18,8 +18,6 @@
 
 namespace plastikern::arithmetic {
 
-using std::log, std::log1p, std::pow, std::sqrt;
-
 // A constant in the type of the values beside it.
 template <typename V>
 PLASTIKERN_INLINE V number(double value) {
@@ -31,13 +29,22 @@ PLASTIKERN_INLINE V number(double value) {
     }
 }
 
+// Vectors of single precision.
 template <typename V>
-constexpr bool single = sizeof(V{}[0]) == sizeof(float);
+constexpr bool single = false;
+template <typename V>
+    requires requires(V v) { v[0]; }
+constexpr bool single<V> = sizeof(V{}[0]) == sizeof(float);
 
+// A function of the C library, lane by lane.
 template <typename V, class F>
 PLASTIKERN_INLINE V by_lane(V x, const F& function) {
-    for (unsigned lane = 0; lane < sizeof x / sizeof x[0]; ++lane) x[lane] = function(x[lane]);
-    return x;
+    if constexpr (std::is_arithmetic_v<V>) {
+        return function(x);
+    } else {
+        for (unsigned lane = 0; lane < sizeof x / sizeof x[0]; ++lane) x[lane] = function(x[lane]);
+        return x;
+    }
 }
 
 // a b + c, rounded once: where the text says so, and nowhere else. Processors that have no such
@@ -107,27 +114,39 @@ PLASTIKERN_INLINE V hyperbolic_tangent(V x) {
 
 template <typename V>
 PLASTIKERN_INLINE V exp(V x) {
-    if constexpr (std::is_arithmetic_v<V>)
-        return std::exp(x);
-    else if constexpr (single<V>)
-        return exponential(x);
-    else
-        return by_lane(x, [](auto lane) { return std::exp(lane); });
+    if constexpr (single<V>) return exponential(x);
+    else return by_lane(x, [](auto lane) { return std::exp(lane); });
 }
-
 template <typename V>
 PLASTIKERN_INLINE V sigmoid(V x) {
     return number<V>(1) / (number<V>(1) + exp(-x));
 }
-
 template <typename V>
 PLASTIKERN_INLINE V tanh(V x) {
-    if constexpr (std::is_arithmetic_v<V>)
-        return std::tanh(x);
-    else if constexpr (single<V>)
-        return hyperbolic_tangent(x);
-    else
-        return by_lane(x, [](auto lane) { return std::tanh(lane); });
+    if constexpr (single<V>) return hyperbolic_tangent(x);
+    else return by_lane(x, [](auto lane) { return std::tanh(lane); });
+}
+template <typename V>
+PLASTIKERN_INLINE V log(V x) {
+    return by_lane(x, [](auto lane) { return std::log(lane); });
+}
+template <typename V>
+PLASTIKERN_INLINE V log1p(V x) {
+    return by_lane(x, [](auto lane) { return std::log1p(lane); });
+}
+template <typename V>
+PLASTIKERN_INLINE V sqrt(V x) {
+    return by_lane(x, [](auto lane) { return std::sqrt(lane); });
+}
+template <typename V>
+PLASTIKERN_INLINE V pow(V x, V y) {
+    if constexpr (std::is_arithmetic_v<V>) {
+        return std::pow(x, y);
+    } else {
+        for (unsigned lane = 0; lane < sizeof x / sizeof x[0]; ++lane)
+            x[lane] = std::pow(x[lane], y[lane]);
+        return x;
+    }
 }
 
 }  // namespace plastikern::arithmetic

@@ -94,6 +94,19 @@ def test_threads_that_share_the_rows_of_an_element_equal_the_reference(
 
 
 @pytest.mark.parametrize("rule, constraint", KINDS)
+@pytest.mark.parametrize("granularity", ["neuron", "connection"])
+@pytest.mark.parametrize("modulation", ["none", "simple", "retroactive"])
+def test_every_rule_and_constraint_equals_the_reference(
+    rule: str, constraint: str, granularity: str, modulation: str
+) -> None:
+    plasticity = ruled(rule, constraint, alpha=granularity, eta=granularity, modulation=modulation)
+    case = Case(6, 2, 19, plasticity, lengths=(6, 4))
+    for every in (2, None):
+        found = run(replace(case, checkpoint_every=every), "cpu")
+        assert_close(found, run(case, "reference"), FP64)
+
+
+@pytest.mark.parametrize("rule, constraint", KINDS)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("steps, neurons", [(5, 33), (30, 51)])
 def test_single_precision_is_as_near_to_double_as_rounding_allows(

@@ -5,6 +5,7 @@
 
 namespace plastikern::generated {
 
+using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
 
 // H' = (1 - r) * H + r * (y * x)

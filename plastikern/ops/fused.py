@@ -15,6 +15,7 @@ from ..backends import FUSED
 from ..checks import exporting, has_values, lengths_on, without_autocast
 from ..network import KINDS, Connection, Inputs, Network, State, per_connection, rate_terms
 from ..plasticity import LINEAR_NONLINEARITIES, POSTS
+from ..rules.updates import runs_backwards
 from . import fakes
 
 MAX_AMPLIFICATION = 10.0
@@ -152,8 +153,7 @@ def checkpoint_spacing(
     if (
         not FUSED[backend].reverses
         or not bounded
-        or plasticity.rule != "hebb"
-        or constraint == "soft_clip"
+        or not runs_backwards(plasticity.rule, constraint)
     ):
         return root, False
     if inputs.clamp is not None and not _in_unit_range(inputs.drive):

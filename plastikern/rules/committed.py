@@ -18,6 +18,7 @@ WRITTEN = (
 HEADER = f"// {WRITTEN}"
 INCLUDE = [
     "#pragma once", "", '#include "../arithmetic.h"', "", "namespace plastikern::generated {", "",
+    "using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;",
     "using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;", "",
 ]  # fmt: skip
 IMPORTS = [
@@ -85,7 +86,7 @@ def _table(stems: list[str]) -> str:
     rules, constraints = [*papers.INCREMENTS], [*papers.CONSTRAINTS]
     rows = []
     for rule, constraint in pairs():
-        free = "none" if constraint == "clip" else constraint
+        free = papers.WHERE_NOTHING_IS_CLIPPED.get(constraint, constraint)
         places = f"{rules.index(rule)}, {constraints.index(constraint)}"
         name = stem(rule, constraint)
         alike = [other for own, other in pairs() if own == rule and stem(rule, other) == name]

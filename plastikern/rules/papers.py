@@ -59,6 +59,10 @@ CONSTRAINTS: dict[str, Callable[..., Value]] = {
 """The next trace from the trace and its change."""
 
 
+WHERE_NOTHING_IS_CLIPPED = {"clip": "none"}
+"""Constraints that are another one at the synapses which they do not clip."""
+
+
 def go_together(rule: str, constraint: str) -> bool:
     """Whether there is such a change: Oja's rule decays by itself."""
     return (rule, constraint) != ("oja", "decay")

@@ -160,6 +160,12 @@ def update(rule: str, constraint: str, retroactive: bool, by_synapse: bool) -> U
     )  # fmt: skip
 
 
+def runs_backwards(rule: str, constraint: str) -> bool:
+    """Whether traces follow from those after a step, where nothing was clipped."""
+    free = papers.WHERE_NOTHING_IS_CLIPPED.get(constraint, constraint)
+    return update(rule, free, False, False).reverse is not None
+
+
 @cache
 def read(constraint: str, by_synapse: bool) -> Read:
     """What the papers' sums read under a constraint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -33,24 +34,90 @@ CONSTRAINTS["fading"] = fading
 """
 
 
+UNARY = (
+    "torch.tanh({})", "torch.sigmoid({})", "torch.exp(torch.clamp({}, -2, 1))", "torch.abs({})",
+    "torch.relu({})", "torch.sign({})", "torch.clamp({}, -0.5, 1)", "torch.log1p(torch.pow({}, 2))",
+    "torch.sqrt(1 + torch.pow({}, 2))",
+)  # fmt: skip
+BINARY = (
+    "({} + {})", "({} - {})", "({} * {})", "torch.maximum({}, {})", "({} / (1 + torch.pow({}, 2)))",
+    "torch.where({} < 0.1, {}, H)",
+)  # fmt: skip
+
+
+def drawn(seed: int) -> str:
+    """A random increment: some bounded function of H, x and y."""
+    generator = random.Random(seed)
+
+    def expression(depth: int) -> str:
+        if depth == 0:
+            return generator.choice(["H", "x", "y", "x", "y", "0.5"])
+        if generator.random() < 0.4:
+            return generator.choice(UNARY).format(expression(depth - 1))
+        return generator.choice(BINARY).format(expression(depth - 1), expression(depth - 1))
+
+    name = f"drawn{seed}"
+    return f"""
+
+def {name}(H: Value, x: Value, y: Value) -> Value:
+    return torch.tanh({expression(3)} + x * y)
+
+
+INCREMENTS["{name}"] = {name}
+"""
+
+
+FREE = """
+
+paired = go_together
+
+
+def go_together(rule: str, constraint: str) -> bool:
+    return paired(rule, constraint) and ("drawn" not in rule or constraint == "none")
+"""
+
+
+class Copy:
+    """A copy of the library and its tests, with more definitions, built."""
+
+    def __init__(self, folder: Path, definitions: str) -> None:
+        self.folder = folder
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        for name in ("plastikern", "csrc", "build_backend", "benchmarks", "tests"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        papers = folder / "plastikern" / "rules" / "papers.py"
+        papers.write_text(papers.read_text() + definitions)
+        self.written = self.run("-m", "plastikern.rules")
+        self.run("-c", BUILD)
+
+    def run(self, *arguments: str, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONPATH": str(self.folder), **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+        return done.stdout
+
+
 @pytest.mark.slow  # compiles the CPU's kernels
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 def test_a_rule_and_a_constraint_are_one_file(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.so")
-    for name in ("plastikern", "csrc", "build_backend"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    definitions = tmp_path / "plastikern" / "rules" / "papers.py"
-    definitions.write_text(definitions.read_text() + INSTAR)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "instar_none.h: written" in run("-m", "plastikern.rules")
-    run("-c", BUILD)
-    said = run("-m", "plastikern", "selftest", "--backend", "cpu", "--repeats", "0")
+    copy = Copy(tmp_path, INSTAR)
+    assert "instar_none.h: written" in copy.written
+    said = copy.run("-m", "plastikern", "selftest", "--backend", "cpu", "--repeats", "0")
     assert "pass: 153 of 153 networks" in said
+
+
+@pytest.mark.slow  # compiles the CPU's and the emulated CUDA kernels
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_twelve_random_rules_are_whole_kernels_on_every_backend(tmp_path: Path) -> None:
+    copy = Copy(tmp_path, "".join(map(drawn, range(12))) + FREE)
+    for tests, cases, interpreted in (
+        ("test_parity.py", 72, ""), ("test_cuda_parity.py", 108, ""), ("triton_interpreted.py", 72, "1"),
+    ):  # fmt: skip
+        said = copy.run(
+            "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"tests/{tests}",
+            "-k", "drawn and not single_precision", TRITON_INTERPRET=interpreted,
+        )  # fmt: skip
+        assert f"{cases} passed" in said
