@@ -69,6 +69,10 @@ class Read:
     finish: Stage
 
 
+class _SeveralStages(Exception):
+    """There is more than one pass over the synapses, or something is computed once a column."""
+
+
 @dataclass
 class _Cutting:
     """Names of the values of a row, the same for all that is computed of them."""
@@ -81,9 +85,7 @@ class _Cutting:
         found = {(stage.level, stage.number): stage for stage in stages(outputs)}
         beyond = [key for key in found if key[1] > 0 and key != ("row", 1)]
         if beyond or len({key for key in found if key[0] in ("column", "synapse")}) > 1:
-            raise RuleError(
-                "a rule of the library has one pass over the synapses and no column states"
-            )
+            raise _SeveralStages
         synapse = found["synapse", 0]
         after = found.get(("row", 1), Stage("row", 1, {}, {}, {}))
         sums = {name: f"s{place}" for place, name in enumerate(
@@ -133,12 +135,27 @@ def stem(rule: str, constraint: str) -> str:
 
 @cache
 def update(rule: str, constraint: str, retroactive: bool, by_synapse: bool) -> Update:
-    """One of the papers' changes."""
+    """What is derived of a rule and a constraint.
+
+    Raises:
+        RuleError: the change sums over neurons, which takes another pass over the synapses than kernels have.
+    """
+    for kind in ("pre", "synapse"):  # what depends on x alone is computed for every synapse
+        try:
+            return _update(rule, constraint, retroactive, by_synapse, SIGNALS | {"x": kind})
+        except _SeveralStages:
+            continue
+    raise RuleError(f"rule {rule!r} with {constraint!r} sums over neurons within the change")
+
+
+def _update(
+    rule: str, constraint: str, retroactive: bool, by_synapse: bool, kinds: dict[str, str]
+) -> Update:
     modulation = papers.retroactive if retroactive else papers.simple
     states = ("H", "E") if retroactive else ("H",)
     coefficients = ("r", "eta") if retroactive else ("r",)
     leaves = {name: leaf(name, "synapse") for name in states}
-    leaves |= {name: leaf(name, kind) for name, kind in SIGNALS.items()}
+    leaves |= {name: leaf(name, kind) for name, kind in kinds.items()}
     leaves |= {name: leaf(name, "synapse" if by_synapse else "post") for name in coefficients}
     made = modulation(rule, constraint)(**leaves)
     following = dict(zip(states, made if retroactive else (made,), strict=True))
