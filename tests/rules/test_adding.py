@@ -52,7 +52,7 @@ def drawn(seed: int) -> str:
 
     def expression(depth: int) -> str:
         if depth == 0:
-            return generator.choice(["H", "x", "y", "x", "y", "0.5"])
+            return generator.choice(["H", "x", "y", "(0.5 - x)", "(2 * y)"])
         if generator.random() < 0.4:
             return generator.choice(UNARY).format(expression(depth - 1))
         return generator.choice(BINARY).format(expression(depth - 1), expression(depth - 1))
