@@ -26,12 +26,32 @@
 
 namespace plastikern {
 
+template <typename T>
+constexpr T most(T first) {
+    return first;
+}
+template <typename T, typename... More>
+constexpr T most(T first, More... more) {
+    return first > most(more...) ? first : most(more...);
+}
+
+// Sums over a row's synapses in a backward pass: those of the change; by synapse, the one of the
+// modulator's share; and that of alpha. Never fewer than five, so that plans are the same for all
+// rules of the papers.
+template <class Update, class AtOnce>
+constexpr int kChangeSums = most(Update::by_row::sum_count, AtOnce::by_row::sum_count,
+                                 Update::by_synapse::sum_count, AtOnce::by_synapse::sum_count);
+template <class Update, class AtOnce>
+constexpr int kRowSums = 1 + most(4, kChangeSums<Update, AtOnce>, Update::by_synapse::sum_count + 1,
+                                  AtOnce::by_synapse::sum_count + 1);
+
 // What a host knows of a rule.
 struct RuleFacts {
-    int64_t rule, constraint;    // by their places in plastikern/rules/papers.py
-    bool loses;                  // a step may lose what the trace was before it: only rows that
-                                 // have lost nothing may be run backwards
-    bool unbounded;              // its read is served by one with bounds, which are infinite then
+    int64_t rule, constraint;  // by their places in plastikern/rules/papers.py
+    bool loses;                // a step may lose what the trace was before it: only rows that
+                               // have lost nothing may be run backwards
+    bool unbounded;            // its read is served by one with bounds, which are infinite then
+    int row_sums[2];
     bool reverses[2], fades[2];  // without and with eligibility traces
 };
 
@@ -45,6 +65,8 @@ constexpr bool same<A, A> = true;
      constraint,                                                           \
      !same<generated::update, generated::free>,                            \
      !same<generated::read, generated::served>,                            \
+     {kRowSums<generated::update, generated::update>,                      \
+      kRowSums<generated::update##_retroactive, generated::update>},       \
      {generated::free::reverses, generated::free##_retroactive::reverses}, \
      {generated::free::fades, generated::free##_retroactive::fades}},
 constexpr RuleFacts kRules[] = {PLASTIKERN_RULES(PLASTIKERN_FACTS)};

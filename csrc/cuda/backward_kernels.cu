@@ -12,15 +12,15 @@
 namespace plastikern::cuda {
 namespace {
 
-// Sums over a row's synapses, in the order in which they lie in BackwardLayout::sums: those of the
-// change, by synapse with the gradient of the modulator's share last, and that of alpha.
-constexpr int kRate = 3, kAlpha = 4, kRowSums = 5;
-
 template <class Rule, typename S>
 class BackwardBlock {
     using Update = typename Rule::Update;
     using Read = typename Rule::Read;
-    static_assert(Update::by_row::sum_count <= kRate + 1 && Update::by_synapse::sum_count <= kRate);
+    // Sums over a row's synapses, in the order in which they lie in BackwardLayout::sums: those of
+    // the change, by synapse the gradient of the modulator's share, last that of alpha.
+    static constexpr int kRowSums = plastikern::kRowSums<Update, typename Rule::AtOnce>,
+                         kAlpha = kRowSums - 1, kRate = kRowSums - 2,
+                         kChangeSums = plastikern::kChangeSums<Update, typename Rule::AtOnce>;
 
    public:
     __device__ __forceinline__ BackwardBlock(const BackwardJob<S>& job)
@@ -301,10 +301,9 @@ class BackwardBlock {
                         const S x = pre_of(n_, a_, zeros_, start + t, b)[i],
                                 m = modulator(start + t, b);
                         const S post = post_of(n_, a_, start + t, b)[at_.first_row + r];
-                        const bool by_synapse = parameters_.rates_per_synapse;
-                        const auto given =
-                            parameters_.template coefficients<Update>(r, by_synapse ? i : 0, m);
-                        states = next<Rule, S>(eligible, by_synapse, states, x, post, bound, given);
+                        const auto given = parameters_.template coefficients<Update>(
+                            r, parameters_.rates_per_synapse ? i : 0, m);
+                        states = next<Rule, S>(eligible, states, x, post, bound, given);
                         TraceRow<Update, S>(segment(t).of(b - first_), r).store(i, states);
                     }
                 }
@@ -368,8 +367,8 @@ class BackwardBlock {
                     if (changes) {
                         if (parameters_.rates_per_synapse)
                             given[r] = parameters_.template coefficients<Update>(row + r, i, m);
-                        states = next<Rule, S>(eligible[r], parameters_.rates_per_synapse, before,
-                                               x_before, post[r], bound, given[r]);
+                        states =
+                            next<Rule, S>(eligible[r], before, x_before, post[r], bound, given[r]);
                     }
                     if (reads) {
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
@@ -407,7 +406,7 @@ class BackwardBlock {
 #pragma unroll
             for (int which = 0; which < kRowSums; ++which) {
                 // What no kernel of this rule adds to need not be summed.
-                if (which >= Update::by_row::sum_count && which < kRate) continue;
+                if (which >= kChangeSums && which < kRate) continue;
                 const S sum = sums_of_two(sums[which][0], sums[which][1], at_.lane);
                 if (at_.tells(count)) to[which * plan_.rows] = sum;
             }
@@ -428,9 +427,12 @@ class BackwardBlock {
     __device__ __forceinline__ void add_alpha(int row, int i,
                                               const typename Read::template Row<S>& reading, S H,
                                               S x) const {
-        if (!plan_.alphas_on_chip && g_.alpha == nullptr) return;
-        S& so_far = (plan_.alphas_on_chip ? grad_alphas() : alphas())[row * n_.pres + i];
-        so_far = Read::alpha(reading, H, x, so_far);
+        const auto add = [&](S& so_far) { so_far = Read::alpha(reading, H, x, so_far); };
+        if (plan_.alphas_on_chip) {
+            add(grad_alphas()[row * n_.pres + i]);
+        } else if (g_.alpha != nullptr) {
+            add(alphas()[row * n_.pres + i]);
+        }
     }
 
     // The adjoint of one synapse's change by step k - 1: the gradient of its traces before it.

@@ -142,30 +142,23 @@ struct BlockParameters {
     }
 };
 
-// The states after a step of a synapse whose coefficients are its own or its row's.
-template <class Update, typename S>
-__device__ __forceinline__ States<Update, S> next(bool by_synapse, States<Update, S> before, S pre,
-                                                  S post, S bound, const Given<Update, S>& given) {
-    using BySynapse = typename Update::by_synapse;
-    using ByRow = typename Update::by_row;
-    if (by_synapse) return BySynapse::next(BySynapse::row(post, bound, given), before, pre, given);
-    return ByRow::next(ByRow::row(post, bound, given), before, pre, given);
-}
-// The same in a network in which some rows have eligibility traces: the others' traces change at
-// once, and their E stays.
+// The states after a step. By synapse, whatever coefficients belong to: a choice at run time costs
+// more than what is computed once a row would save. Where some rows have no eligibility traces,
+// their traces change at once, and their E stays.
 template <class Rule, typename S>
 __device__ __forceinline__ States<typename Rule::Update, S> next(
-    bool eligible, bool by_synapse, States<typename Rule::Update, S> before, S pre, S post, S bound,
+    bool eligible, States<typename Rule::Update, S> before, S pre, S post, S bound,
     const Given<typename Rule::Update, S>& given) {
+    using Text = typename Rule::Update::by_synapse;
     if constexpr (kEligible<typename Rule::Update>) {
         if (!eligible) {
-            before.H =
-                next<typename Rule::AtOnce, S>(by_synapse, {before.H}, pre, post, bound, {given.r})
-                    .H;
+            using AtOnce = typename Rule::AtOnce::by_synapse;
+            const Given<typename Rule::AtOnce, S> rate{given.r};
+            before.H = AtOnce::next(AtOnce::row(post, bound, rate), {before.H}, pre, rate).H;
             return before;
         }
     }
-    return next<typename Rule::Update, S>(by_synapse, before, pre, post, bound, given);
+    return Text::next(Text::row(post, bound, given), before, pre, given);
 }
 
 // One row of traces, or of their gradients; null: nobody wants them.

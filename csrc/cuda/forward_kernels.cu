@@ -206,8 +206,8 @@ class ForwardBlock {
                         if (changes) {
                             if (parameters_.rates_per_synapse)
                                 given[r] = parameters_.template coefficients<Update>(row + r, i, m);
-                            states = next<Rule, S>(eligible[r], parameters_.rates_per_synapse,
-                                                   states, x_before, post[r], bound, given[r]);
+                            states = next<Rule, S>(eligible[r], states, x_before, post[r], bound,
+                                                   given[r]);
                         }
                         if (stores) rows_out[r].store(i, states);
                         if (kept.trace != nullptr) rows_kept[r].store(i, states);

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "../update.h"
+
 namespace plastikern::cuda {
 namespace {
 
@@ -272,7 +274,7 @@ BackwardLayout backward_layout(const Network<S>& n, const Gradients<S>& g, const
     at.grad_alphas = placed(chip, plan.alphas_on_chip ? plan.rows * n.pres : 0);
     at.grad_posts = placed(vectors, plan.together * plan.rows);
     at.grad_cells = placed(vectors, plan.together * plan.rows);
-    at.sums = placed(vectors, 5 * plan.rows);
+    at.sums = placed(vectors, kRules[n.rule].row_sums[n.retroactive] * plan.rows);
     at.segment = placed(own, segment * at.tile);
     at.totals = placed(group, 3 * plan.together * plan.share * n.pres);
     at.rate_rows = placed(group, n.modulator ? 2 * plan.together * n.posts : 0);

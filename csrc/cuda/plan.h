@@ -133,7 +133,7 @@ struct BackwardLayout : BlockLayout {
     int64_t grad_alphas;  // chip: (rows, I); else straight to the group's
     // Chip or own, as `vectors_on_chip` says.
     int64_t grad_posts, grad_cells;  // (together, rows)
-    int64_t sums;                    // (5, rows), as RowSum says: of one element
+    int64_t sums;                    // (kRowSums, rows): of one element
     int64_t segment;  // own: (checkpoint_every - 1) tiles: the traces between two checkpoints
     int64_t tile;     // size of each
     // Of the group; on the chip of a block that is `alone`.
