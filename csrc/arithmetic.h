@@ -78,6 +78,16 @@ PLASTIKERN_INLINE V fused(V a, V b, V c) {
 #if !defined(__CUDACC__)
 // Of vectors, in single precision to about two units in the last place. In double precision, where
 // the kernels serve as proof and not for speed, they are those of the C library.
+// A polynomial of x, from its highest coefficient down.
+template <typename V>
+PLASTIKERN_INLINE V horner(V, V sum) {
+    return sum;
+}
+template <typename V, typename... More>
+PLASTIKERN_INLINE V horner(V x, V sum, float next, More... more) {
+    return horner(x, fused(sum, x, number<V>(next)), more...);
+}
+
 // e^x by x = n ln 2 + r, |r| <= ln 2 / 2, and the Taylor series of e^r to r^7 (remainder below
 // 6e-9).
 template <typename V>
@@ -89,9 +99,8 @@ PLASTIKERN_INLINE V exponential(V x) {
     V n = fused(x, number<V>(1.44269504f), round) - round;
     // ln 2 in two parts
     V r = fused(n, number<V>(2.12194440e-4f), fused(n, number<V>(-0.693359375f), x));
-    V p = number<V>(1.0f / 5040);
-    for (float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-        p = fused(p, r, number<V>(coefficient));
+    const V p = horner(r, number<V>(1.0f / 5040), 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f,
+                       1.0f, 1.0f);
     Int exponent = (__builtin_convertvector(n, Int) + 127) << 23;
     return p * (V)exponent;
 }
@@ -104,9 +113,8 @@ PLASTIKERN_INLINE V hyperbolic_tangent(V x) {
     V far = 1.0f - 2.0f / (exponential(size + size) + 1.0f);
     far = x < 0.0f ? -far : far;
     V s = x * x;
-    V p = V{} - 5.603908450e-3f;
-    for (float coefficient : {2.055171372e-2f, -5.371410532e-2f, 1.333115278e-1f, -3.333327208e-1f})
-        p = fused(p, s, number<V>(coefficient));
+    const V p = horner(s, number<V>(-5.603908450e-3f), 2.055171372e-2f, -5.371410532e-2f,
+                       1.333115278e-1f, -3.333327208e-1f);
     return size < 0.625f ? fused(x, s * p, x) : far;
 }
 
@@ -114,8 +122,10 @@ PLASTIKERN_INLINE V hyperbolic_tangent(V x) {
 
 template <typename V>
 PLASTIKERN_INLINE V exp(V x) {
-    if constexpr (single<V>) return exponential(x);
-    else return by_lane(x, [](auto lane) { return std::exp(lane); });
+    if constexpr (single<V>)
+        return exponential(x);
+    else
+        return by_lane(x, [](auto lane) { return std::exp(lane); });
 }
 template <typename V>
 PLASTIKERN_INLINE V sigmoid(V x) {
@@ -123,8 +133,10 @@ PLASTIKERN_INLINE V sigmoid(V x) {
 }
 template <typename V>
 PLASTIKERN_INLINE V tanh(V x) {
-    if constexpr (single<V>) return hyperbolic_tangent(x);
-    else return by_lane(x, [](auto lane) { return std::tanh(lane); });
+    if constexpr (single<V>)
+        return hyperbolic_tangent(x);
+    else
+        return by_lane(x, [](auto lane) { return std::tanh(lane); });
 }
 template <typename V>
 PLASTIKERN_INLINE V log(V x) {
