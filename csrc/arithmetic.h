@@ -78,6 +78,7 @@ PLASTIKERN_INLINE V fused(V a, V b, V c) {
 #if !defined(__CUDACC__)
 // Of vectors, in single precision to about two units in the last place. In double precision, where
 // the kernels serve as proof and not for speed, they are those of the C library.
+
 // A polynomial of x, from its highest coefficient down.
 template <typename V>
 PLASTIKERN_INLINE V horner(V, V sum) {

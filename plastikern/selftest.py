@@ -12,7 +12,7 @@ from torch import Tensor
 from . import backends
 from .nn import PlasticLinear, PlasticLSTM, PlasticRNN
 from .nn.base import PlasticModule
-from .plasticity import CONSTRAINTS, MODULATIONS, RULES, Plasticity
+from .plasticity import MODULATIONS, Plasticity
 from .rules import papers
 
 TOLERANCE = 2e-4
@@ -22,30 +22,27 @@ the rounding of the sums of these sizes; a wrong kernel is wrong by far more."""
 
 def cases() -> Iterator[tuple[str, PlasticModule, Tensor]]:
     """Every rule, constraint and modulation in every network, in sizes that fill no warp: name, network, input."""
-    for rule in RULES:
-        for constraint in CONSTRAINTS:
-            if not papers.go_together(rule, constraint):
-                continue
-            for modulation in MODULATIONS:
-                options: dict[str, Any] = {
-                    "rule": rule,
-                    "constraint": constraint,
-                    "modulation": modulation,
-                }
-                if modulation != "none":
-                    options["fan_out"] = "neuron"
-                plasticity, name = Plasticity(**options), f"{rule} {constraint} {modulation}"
-                yield f"rnn {name}", PlasticRNN(7, 37, plasticity=plasticity), torch.randn(9, 3, 7)
-                yield (
-                    f"lstm {name}",
-                    PlasticLSTM(7, 37, plasticity=plasticity),
-                    torch.randn(9, 3, 7),
-                )
-                yield (
-                    f"linear {name}",
-                    PlasticLinear(70, 5, plasticity=plasticity),
-                    torch.rand(9, 3, 70),
-                )
+    for rule, constraint in papers.pairs():
+        for modulation in MODULATIONS:
+            options: dict[str, Any] = {
+                "rule": rule,
+                "constraint": constraint,
+                "modulation": modulation,
+            }
+            if modulation != "none":
+                options["fan_out"] = "neuron"
+            plasticity, name = Plasticity(**options), f"{rule} {constraint} {modulation}"
+            yield f"rnn {name}", PlasticRNN(7, 37, plasticity=plasticity), torch.randn(9, 3, 7)
+            yield (
+                f"lstm {name}",
+                PlasticLSTM(7, 37, plasticity=plasticity),
+                torch.randn(9, 3, 7),
+            )
+            yield (
+                f"linear {name}",
+                PlasticLinear(70, 5, plasticity=plasticity),
+                torch.rand(9, 3, 70),
+            )
 
 
 def train(module: PlasticModule, input: Tensor) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 import plastikern.functional as PF
 from plastikern import Plasticity, library
 from plastikern.network import Modulator
-from plastikern.plasticity import CONSTRAINTS, MODULATOR_INPUTS, RULES, granular_shape
+from plastikern.plasticity import MODULATOR_INPUTS, granular_shape
 from plastikern.rules import papers
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -27,12 +27,7 @@ needs_native = pytest.mark.skipif(
     library.MISSING is not None, reason=f"native library {library.MISSING}"
 )
 BACKENDS = ["reference", pytest.param("cpu", marks=needs_native)]
-KINDS = [
-    (rule, constraint)
-    for rule in RULES
-    for constraint in CONSTRAINTS
-    if papers.go_together(rule, constraint)
-]
+KINDS = papers.pairs()
 NETWORKS = ("rnn", "lstm", "linear")
 MODULATED_BY = {
     "rnn": MODULATOR_INPUTS[:2],

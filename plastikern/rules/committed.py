@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from textwrap import wrap
 
 from . import papers
@@ -31,15 +30,9 @@ IMPORTS = [
 WIDTH = 100
 
 
-def pairs() -> list[tuple[str, str]]:
-    """Rule and constraint, where they go together."""
-    both = product(papers.INCREMENTS, papers.CONSTRAINTS)
-    return [pair for pair in both if papers.go_together(*pair)]
-
-
 def files() -> dict[str, str]:
     """All of it."""
-    stems = {stem(*pair): pair for pair in pairs()}
+    stems = {stem(*pair): pair for pair in papers.pairs()}
     found = {f"csrc/generated/{name}.h": _update_file(*pair) for name, pair in stems.items()}
     found["csrc/generated/reads.h"] = _reads_file()
     found["csrc/generated/neurons.h"] = _neurons_file()
@@ -69,10 +62,14 @@ def _reads_file() -> str:
     return _text([[*_commented(both[0].formula), *read_struct(*both)] for both in _reads()])
 
 
-def _activities() -> dict[str, Neuron]:
-    """By name, one of those that are the same function."""
+def _one_of_each() -> dict[str, str]:
+    """By name of an activity, the first name of the same function."""
     first = {function: name for name, function in reversed(ACTIVITIES.items())}
-    return {name: activity(name) for name in ACTIVITIES if name in first.values()}
+    return {name: first[function] for name, function in ACTIVITIES.items()}
+
+
+def _activities() -> dict[str, Neuron]:
+    return {name: activity(name) for name, first in _one_of_each().items() if name == first}
 
 
 def _neurons_file() -> str:
@@ -85,11 +82,13 @@ def _neurons_file() -> str:
 def _table(stems: list[str]) -> str:
     rules, constraints = [*papers.INCREMENTS], [*papers.CONSTRAINTS]
     rows = []
-    for rule, constraint in pairs():
+    for rule, constraint in papers.pairs():
         free = papers.WHERE_NOTHING_IS_CLIPPED.get(constraint, constraint)
         places = f"{rules.index(rule)}, {constraints.index(constraint)}"
         name = stem(rule, constraint)
-        alike = [other for own, other in pairs() if own == rule and stem(rule, other) == name]
+        alike = [
+            other for own, other in papers.pairs() if own == rule and stem(rule, other) == name
+        ]
         reads = [read(read_as, True).name for read_as in (constraint, alike[0])]
         rows.append(f"    X({', '.join([places, name, stem(rule, free), *reads])})")
     return "\n".join([
@@ -118,8 +117,9 @@ def _triton_files(stems: dict[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def _triton_table(modules: list[str]) -> str:
-    same = {function: name for name, function in reversed(ACTIVITIES.items())}
-    activities = [f'    "{name}": neurons.activity_{same[of]},' for name, of in ACTIVITIES.items()]
+    activities = [
+        f'    "{name}": neurons.activity_{first},' for name, first in _one_of_each().items()
+    ]
     imports = [
         "from . import neurons",
         *(
@@ -129,7 +129,7 @@ def _triton_table(modules: list[str]) -> str:
     ]
     changes = [
         f'    ("{rule}", "{constraint}"): ({name}, {name}_retroactive),'
-        for rule, constraint in pairs() for name in [stem(rule, constraint)]
+        for rule, constraint in papers.pairs() for name in [stem(rule, constraint)]
     ]  # fmt: skip
     reads = [
         f'    "{constraint}": {read(constraint, True).name},' for constraint in papers.CONSTRAINTS

@@ -9,6 +9,7 @@ before the step, ``y`` the post-synaptic signal after it, rate ``r``, bound ``c`
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ WHERE_NOTHING_IS_CLIPPED = {"clip": "none"}
 def go_together(rule: str, constraint: str) -> bool:
     """Whether there is such a change: Oja's rule decays by itself."""
     return (rule, constraint) != ("oja", "decay")
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Rule and constraint, where they go together."""
+    return [pair for pair in product(INCREMENTS, CONSTRAINTS) if go_together(*pair)]
 
 
 def clipped_read(H: Value, c: float) -> Value:

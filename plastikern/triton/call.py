@@ -19,6 +19,7 @@ from ..plasticity import (
     POSTS,
     RULES,
 )
+from ..rules import papers
 from .vocabulary import ABSENT, Activities, Inputs, Options, Parameters, Sequence, dims, sequence_of
 
 CODES = (
@@ -85,7 +86,7 @@ class Call:
             modulator_nonlinearity,
         ) = (words[code] for code, words in zip(codes, CODES, strict=True))
         require(
-            (rule, constraint) != ("oja", "decay"),
+            papers.go_together(rule, constraint),
             f"rule {rule} and constraint {constraint} do not go together",
         )
         require(kind == "linear" or nonlinearity != "softmax", "softmax is for a linear layer")
