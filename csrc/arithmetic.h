@@ -29,6 +29,10 @@ PLASTIKERN_INLINE V number(double value) {
     }
 }
 
+// A pass over the synapses of a row before the last one, by its place.
+template <int kPlace>
+using Pass = std::integral_constant<int, kPlace>;
+
 // Vectors of single precision.
 template <typename V>
 constexpr bool single = false;

@@ -9,7 +9,11 @@
 //   reverses        whether states follow from those after a step; fades: whether they do
 //                   so by the rate in force, which then has to be the same at all steps
 //   by_row, by_synapse   the functions, where coefficients belong to rows or to synapses:
-//     row           what is computed once a row, from its post y, the bound c and its coefficients
+//     row           what is computed once a row, from its post y, the bound c, the number of pres
+//                   and its coefficients
+//     passes        over the synapses of a row, before the one that runs `next` (passes_of_next) or
+//                   `adjoint` (all): `gather` adds up sums over the row, from which `settle` makes
+//                   further values of it
 //     next          the states after a step, from those before it and the pre x
 //     adjoint       gradients of the states before it, added to `so_far`: of x, and what the row
 //                   sums; by synapse, gradients of coefficients
@@ -44,6 +48,15 @@ constexpr int kChangeSums = most(Update::by_row::sum_count, AtOnce::by_row::sum_
 template <class Update, class AtOnce>
 constexpr int kRowSums = 1 + most(4, kChangeSums<Update, AtOnce>, Update::by_synapse::sum_count + 1,
                                   AtOnce::by_synapse::sum_count + 1);
+
+// Calls run(Pass) for the passes [kFirst, kLast).
+template <int kFirst, int kLast, class Run>
+PLASTIKERN_INLINE void for_passes(const Run& run) {
+    if constexpr (kFirst < kLast) {
+        run(arithmetic::Pass<kFirst>());
+        for_passes<kFirst + 1, kLast>(run);
+    }
+}
 
 // What a host knows of a rule.
 struct RuleFacts {

@@ -77,7 +77,10 @@ BackwardLayout backward_layout(const Network<S>& n, const Gradients<S>& g) {
     at.alpha_size = padded<S>((2 * kGradientRows + 1) * n.steps * n.batch);
     at.tiles = (n.pres + tile - 1) / tile;
     at.wants_alphas = g.alpha != nullptr && n.connection.layout != Layout::per_neuron;
-    at.adds_alphas = at.wants_alphas && bytes_of<S>(n.matrix()) <= kAlphasBytes;
+    const auto& kernel = (*kernels<S>().rules[n.rule].traces[n.retroactive])[static_cast<size_t>(
+        n.connection.layout)];
+    at.adds_alphas = at.wants_alphas &&
+                     (bytes_of<S>(n.matrix()) <= kAlphasBytes || kernel.alpha_gradient == nullptr);
     const bool afterwards = at.wants_alphas && !at.adds_alphas;
     const auto place = [&](int64_t count) { return placed<S>(at.size, count); };
     at.parameters = place(packed_size(n));

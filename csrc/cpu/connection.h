@@ -93,7 +93,7 @@ struct ConnectionKernels {
     // too. scratch: 2 * steps.
     void (*recompute)(const Connection<S>&, const History<S>&, bool padded, TraceRows<S> out,
                       int64_t out_step, S* scratch, int64_t begin, int64_t end);
-    // Only where alpha is per synapse.
+    // Only where alpha is per synapse and a change takes one pass over a row; else null.
     void (*alpha_gradient)(const Connection<S>&, const History<S>*, int64_t elements,
                            const AlphaGradient<S>&, int64_t begin, int64_t end);
 };

@@ -19,7 +19,7 @@ template <class U, class F, class R, Layout kLayout>
 struct Policy {
     static constexpr bool alpha_per_synapse = kLayout != Layout::per_neuron;
     static constexpr bool rate_per_synapse = kLayout == Layout::per_synapse;
-    static constexpr bool loses = !same<U, F>;
+    static constexpr bool loses = !same<U, F> && F::reverses;
     using Update = U;
     using FreeUpdate = F;
     using Synapse =
@@ -29,6 +29,7 @@ struct Policy {
     using States = typename U::template States<V>;
     using Coefficients = typename U::template Coefficients<V>;
     using Adjoint = typename Synapse::template Adjoint<V>;
+    using Row = typename Synapse::template Row<V>;
     static constexpr int state_count = sizeof(States) / sizeof(V);
     static constexpr bool eligible = state_count == 2;
 };
@@ -108,6 +109,11 @@ struct TraceRow {
         rows[0] = all.row(j);
         if constexpr (P::eligible) rows[1] = all.eligibility_row(j);
     }
+    LANES_INLINE void operator=(const TraceRow<P, std::remove_const_t<T>>& other)
+        requires(std::is_const_v<T>)
+    {
+        for (int state = 0; state < P::state_count; ++state) rows[state] = other.rows[state];
+    }
     template <class Access>
     LANES_INLINE typename P::States load(int64_t i, Access access) const {
         typename P::States here;
@@ -147,14 +153,48 @@ LANES_INLINE int64_t columns_of(const Connection<S>& c, bool padded) {
 
 // The trace after a step that loses nothing.
 template <class P>
-LANES_INLINE V free_next(V post, V bound, const typename P::States& before, V pre,
+LANES_INLINE V free_next(V post, V bound, V count, const typename P::States& before, V pre,
                          const typename P::Coefficients& given) {
     const auto copy = [](int, V& to, const V& from) { to = from; };
     typename P::FreeUpdate::template States<V> states;
     typename P::FreeUpdate::template Coefficients<V> coefficients;
     P::Update::states(copy, states, before);
     P::Update::coefficients(copy, coefficients, given);
-    return P::Free::next(P::Free::row(post, bound, coefficients), states, pre, coefficients).H;
+    return P::Free::next(P::Free::row(post, bound, count, coefficients), states, pre, coefficients)
+        .H;
+}
+
+// The passes [kFirst, kLast) over a row: sums of `add(pass, i, access, so_far)`, in which lanes
+// beyond the last column have no part.
+template <class P, int kFirst, int kLast, class Add>
+LANES_INLINE void gather(typename P::Row& row, int64_t pres, const Add& add) {
+    for_passes<kFirst, kLast>([&](auto pass) __attribute__((always_inline)) {
+        typename P::Synapse::template Gathered<V> sums{};
+        for_lanes(pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
+            const auto more = add(pass, i, access, sums);
+            P::Synapse::gathered(
+                [&](int, V& sum, const V& with) { sum = access.choose(with, sum); }, sums, more);
+        });
+        P::Synapse::gathered([](int, V& sum) { sum = splat(sum_of(sum)); }, sums);
+        row = P::Synapse::settle(pass, row, sums);
+    });
+}
+
+// The values of row j of which the states after a step are computed.
+template <class P>
+LANES_INLINE typename P::Row row_of_next(const Connection<S>& c, V post, const RowRates<P>& rates,
+                                         const TraceRow<P, const S>& before, const S* pre) {
+    auto row = P::Synapse::row(post, splat(c.bound), splat(static_cast<S>(c.pres)), rates.of_row());
+    if constexpr (P::Synapse::passes > 0) {
+        gather<P, 0, P::Synapse::passes_of_next>(
+            row, c.pres,
+            [&](auto pass, int64_t i, auto access, const auto& so_far)
+                __attribute__((always_inline)) {
+                    return P::Synapse::gather(pass, row, before.load(i, access),
+                                              access.load(pre + i), rates.at(i, access), so_far);
+                });
+    }
+    return row;
 }
 
 // Connection and unit come by value: what is stored to traces might else be a pointer that has to
@@ -163,6 +203,7 @@ template <class P, bool kUpdate, bool kRead, bool kLost = false>
 void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, int64_t end) {
     const int64_t columns = columns_of(c, u.padded);
     const V bound = splat(c.bound);
+    [[maybe_unused]] const V count = splat(static_cast<S>(c.pres));
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
     for (int64_t j = begin; j < end; ++j) {
         const S* weight = c.weight.row(j);
@@ -171,29 +212,30 @@ void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, 
         const Coefficient<P::alpha_per_synapse> alpha(c.alpha, j);
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{};
-        const auto row = P::Synapse::row(post, bound, rates.of_row());
+        typename P::Row row{};
+        if constexpr (kUpdate) row = row_of_next<P>(c, post, rates, traces_in, pre_before_row);
         const auto reading = P::Read::row(bound, alpha.value, V{});
         V sum[kForwardChains] = {};
         decltype(V{} < V{}) lost{};
-        for_lanes<kForwardChains>(
-            columns, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
-                typename P::States states;
-                if constexpr (kUpdate) {
-                    const auto before = traces_in.load(i, access);
-                    const auto given = rates.at(i, access);
-                    const V pre_before = access.load(pre_before_row + i);
-                    states = P::Synapse::next(row, before, pre_before, given);
-                    if constexpr (kLost)
-                        lost |= states.H != free_next<P>(post, bound, before, pre_before, given);
-                    traces_out.store(i, access, states);
-                } else {
-                    states.H = access.load(traces_in.rows[0] + i);
-                }
-                if constexpr (kRead) {
-                    sum[chain] = P::Read::sum(reading, access.load(weight + i), alpha.at(i, access),
-                                              states.H, access.load(pre_row + i), sum[chain]);
-                }
-            });
+        for_lanes<kForwardChains>(columns, [&](int64_t i, auto access,
+                                               int chain) __attribute__((always_inline)) {
+            typename P::States states;
+            if constexpr (kUpdate) {
+                const auto before = traces_in.load(i, access);
+                const auto given = rates.at(i, access);
+                const V pre_before = access.load(pre_before_row + i);
+                states = P::Synapse::next(row, before, pre_before, given);
+                if constexpr (kLost)
+                    lost |= states.H != free_next<P>(post, bound, count, before, pre_before, given);
+                traces_out.store(i, access, states);
+            } else {
+                states.H = access.load(traces_in.rows[0] + i);
+            }
+            if constexpr (kRead) {
+                sum[chain] = P::Read::sum(reading, access.load(weight + i), alpha.at(i, access),
+                                          states.H, access.load(pre_row + i), sum[chain]);
+            }
+        });
         static_assert(kForwardChains == 4);
         if constexpr (kLost) u.lost[j] |= sum_of(lost ? splat(1) : V{}) != 0;
         if constexpr (kRead) u.sum[j] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
@@ -217,8 +259,30 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
         const RowRates<P> rates(c, j, u.modulator);
         const V post = kUpdate ? splat(u.post_before[j]) : V{},
                 grad_sum = kRead ? splat(u.grad_sum[j]) : V{};
-        const auto row = Synapse::row(post, bound, rates.of_row());
         const auto reading = Read::row(bound, alpha.value, grad_sum);
+        typename P::Row row{};
+        if constexpr (kUpdate) {
+            row = row_of_next<P>(c, post, rates, traces_in, pre_before_row);
+        }
+        if constexpr (kUpdate && Synapse::passes > 0) {
+            gather<P, Synapse::passes_of_next, Synapse::passes>(
+                row, c.pres,
+                [&](auto pass, int64_t i, auto access, const auto& so_far)
+                    __attribute__((always_inline)) {
+                        const auto before = traces_in.load(i, access);
+                        const auto given = rates.at(i, access);
+                        const V pre_before = access.load(pre_before_row + i);
+                        auto grad = grads_in.load(i, access);
+                        if constexpr (kRead) {
+                            const V read = Synapse::next(row, before, pre_before, given).H;
+                            grad.H =
+                                Read::adjoint(reading, access.load(weight + i), alpha.at(i, access),
+                                              read, access.load(pre_row + i), {grad.H, V{}})
+                                    .H;
+                        }
+                        return Synapse::gather(pass, row, before, pre_before, given, grad, so_far);
+                    });
+        }
         typename Synapse::template Sums<V> sums{};
         V rate_sum{}, plastic{};
         S* grad_alphas = u.grad_alphas == nullptr ? nullptr : u.grad_alphas + j * u.alpha_stride;
@@ -362,7 +426,8 @@ void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, 
         } else {
             rates.in_force = splat(in_force[t]);
         }
-        const auto row = P::Synapse::row(post, bound, rates.of_row());
+        const auto row =
+            P::Synapse::row(post, bound, splat(static_cast<S>(c.pres)), rates.of_row());
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
             const int64_t at = i + v * kLanes;
@@ -373,6 +438,30 @@ void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, 
         }
         to.advance(out_step);
         pre = h.pre + t * h.pre_stride + i;
+    }
+}
+
+// Where a change takes several passes, a row after the other and a step after the other: each is
+// read from where the step before has left it.
+template <class P>
+void recompute_row(const Connection<S>& c, const History<S>& h, int64_t columns, TraceRows<S> out,
+                   int64_t out_step, const S* posts, const S* modulators, int64_t j) {
+    const int64_t whole = columns_of(c, true);
+    TraceRow<P, const S> from(h.traces, j);
+    TraceRow<P, S> to(out, j);
+    const S* pre = h.first_pre;
+    for (int64_t t = 0; t < h.steps; ++t) {
+        const RowRates<P> rates(c, j, modulators[t * h.modulator_stride]);
+        const auto row = row_of_next<P>(c, splat(posts[t]), rates, from, pre);
+        for (int64_t i = 0; i < whole; i += kLanes) {
+            const auto before = from.load(i, Upto(columns - i));
+            to.store(i, Whole(),
+                     P::Synapse::next(row, before, Whole::load(pre + i), rates.at(i, Whole())));
+        }
+        from = to;
+        columns = whole;
+        to.advance(out_step);
+        pre = h.pre + t * h.pre_stride;
     }
 }
 
@@ -387,6 +476,10 @@ void recompute(const Connection<S>& c, const History<S>& h, bool padded, TraceRo
             const S m = h.modulators[t * h.modulator_stride];
             posts[t] = h.post[t * h.post_stride + j];
             in_force[t] = P::rate_per_synapse ? m : RowRates<P>(c, j, m).in_force[0];
+        }
+        if constexpr (P::Synapse::passes > 0) {
+            recompute_row<P>(c, h, columns, out, out_step, posts, h.modulators, j);
+            continue;
         }
         int64_t i = 0;
         for (; i + kTile <= whole; i += kTile) {
@@ -444,7 +537,8 @@ void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int
         for (int64_t t = 0; t < e->steps; ++t, pres += kTile) {
             const V grad = splat(*grads++), post = splat(*posts++);
             const RowRates<P> rates(c, j, *modulators++);
-            const auto row = P::Synapse::row(post, bound, rates.of_row());
+            const auto row =
+                P::Synapse::row(post, bound, splat(static_cast<S>(c.pres)), rates.of_row());
             const auto reading = P::Read::row(bound, V{}, grad);
 #pragma GCC unroll 8
             for (int v = 0; v < kTileVectors; ++v) {
@@ -498,7 +592,7 @@ void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t 
 
 template <class P>
 constexpr ConnectionKernels<S> kernels_of() {
-    if constexpr (P::alpha_per_synapse) {
+    if constexpr (P::alpha_per_synapse && P::Synapse::passes == 0) {
         return {forward<P>, backward<P>, recompute<P>, alpha_gradient<P>};
     } else {
         return {forward<P>, backward<P>, recompute<P>, nullptr};

@@ -33,8 +33,8 @@ LANES_INLINE V splat(S value) {
     return value - V{};
 }  // x - 0 is x for every x; 0 + x would have to be computed
 
-// A whole vector, or its first `count` lanes with zeros behind them. Whole is a constant where it
-// matters.
+// A whole vector, or its first `count` lanes with zeros behind them; `choose` takes the lanes
+// beyond from elsewhere. Whole is a constant where it matters.
 struct Whole {
     static LANES_INLINE V load(const S* from) {
         V value;
@@ -42,6 +42,7 @@ struct Whole {
         return value;
     }
     static LANES_INLINE void store(S* to, V value) { std::memcpy(to, &value, sizeof value); }
+    static LANES_INLINE V choose(V inside, V /*outside*/) { return inside; }
 };
 
 #if defined(__AVX512F__)
@@ -55,6 +56,12 @@ struct Part {
     }
     LANES_INLINE void store(double* to, V value) const {
         _mm512_mask_storeu_pd(to, mask, (__m512d)value);
+    }
+    LANES_INLINE V choose(V inside, V outside) const {
+        if constexpr (std::is_same_v<S, float>)
+            return (V)_mm512_mask_mov_ps((__m512)outside, mask, (__m512)inside);
+        else
+            return (V)_mm512_mask_mov_pd((__m512d)outside, mask, (__m512d)inside);
     }
 };
 #elif defined(__AVX2__)
@@ -83,6 +90,9 @@ struct Part {
             _mm_storeu_pd(to, rest), to += 2, rest = _mm256_extractf128_pd((__m256d)value, 1);
         if (count & 1) _mm_store_sd(to, rest);
     }
+    LANES_INLINE V choose(V inside, V outside) const {
+        return (V)_mm256_blendv_epi8((__m256i)outside, (__m256i)inside, mask);
+    }
 };
 #else
 struct Part {
@@ -95,6 +105,10 @@ struct Part {
     }
     LANES_INLINE void store(S* to, V value) const {
         for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+    }
+    LANES_INLINE V choose(V inside, V outside) const {
+        for (int64_t lane = count; lane < kLanes; ++lane) inside[lane] = outside[lane];
+        return inside;
     }
 };
 #endif

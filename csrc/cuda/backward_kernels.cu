@@ -303,7 +303,7 @@ class BackwardBlock {
                         const S post = post_of(n_, a_, start + t, b)[at_.first_row + r];
                         const auto given = parameters_.template coefficients<Update>(
                             r, parameters_.rates_per_synapse ? i : 0, m);
-                        states = next<Rule, S>(eligible, states, x, post, bound, given);
+                        states = next<Rule, S>(eligible, states, x, post, bound, S(n_.pres), given);
                         TraceRow<Update, S>(segment(t).of(b - first_), r).store(i, states);
                     }
                 }
@@ -367,8 +367,8 @@ class BackwardBlock {
                     if (changes) {
                         if (parameters_.rates_per_synapse)
                             given[r] = parameters_.template coefficients<Update>(row + r, i, m);
-                        states =
-                            next<Rule, S>(eligible[r], before, x_before, post[r], bound, given[r]);
+                        states = next<Rule, S>(eligible[r], before, x_before, post[r], bound,
+                                               S(n_.pres), given[r]);
                     }
                     if (reads) {
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
@@ -447,8 +447,8 @@ class BackwardBlock {
             typename Text::template Adjoint<S> so_far;
             so_far.x = through_change;
             Text::sums([&](int which, S& sum) { sum = sums[which][r]; }, so_far.sums);
-            const auto found =
-                Text::adjoint(Text::row(post, bound, given), before, pre, given, grad, so_far);
+            const auto found = Text::adjoint(Text::row(post, bound, S(n_.pres), given), before, pre,
+                                             given, grad, so_far);
             Text::sums([&](int which, const S& sum) { sums[which][r] = sum; }, found.sums);
             through_change = found.x;
             return found;
@@ -491,7 +491,8 @@ class BackwardBlock {
             using Text = decltype(text);
             typename Text::template Sums<S> totals;
             Text::sums([&](int which, S& sum) { sum = sums[which * plan_.rows]; }, totals);
-            const auto found = Text::finish(Text::row(post, n_.connection.bound, given), totals);
+            const auto found =
+                Text::finish(Text::row(post, n_.connection.bound, S(n_.pres), given), totals);
             grad_posts(b)[row] = found.y;
             return found;
         };

@@ -147,18 +147,18 @@ struct BlockParameters {
 // their traces change at once, and their E stays.
 template <class Rule, typename S>
 __device__ __forceinline__ States<typename Rule::Update, S> next(
-    bool eligible, States<typename Rule::Update, S> before, S pre, S post, S bound,
+    bool eligible, States<typename Rule::Update, S> before, S pre, S post, S bound, S count,
     const Given<typename Rule::Update, S>& given) {
     using Text = typename Rule::Update::by_synapse;
     if constexpr (kEligible<typename Rule::Update>) {
         if (!eligible) {
             using AtOnce = typename Rule::AtOnce::by_synapse;
             const Given<typename Rule::AtOnce, S> rate{given.r};
-            before.H = AtOnce::next(AtOnce::row(post, bound, rate), {before.H}, pre, rate).H;
+            before.H = AtOnce::next(AtOnce::row(post, bound, count, rate), {before.H}, pre, rate).H;
             return before;
         }
     }
-    return Text::next(Text::row(post, bound, given), before, pre, given);
+    return Text::next(Text::row(post, bound, count, given), before, pre, given);
 }
 
 // One row of traces, or of their gradients; null: nobody wants them.

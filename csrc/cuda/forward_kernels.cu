@@ -207,7 +207,7 @@ class ForwardBlock {
                             if (parameters_.rates_per_synapse)
                                 given[r] = parameters_.template coefficients<Update>(row + r, i, m);
                             states = next<Rule, S>(eligible[r], states, x_before, post[r], bound,
-                                                   given[r]);
+                                                   S(n_.pres), given[r]);
                         }
                         if (stores) rows_out[r].store(i, states);
                         if (kept.trace != nullptr) rows_kept[r].store(i, states);

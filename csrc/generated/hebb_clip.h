@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = clamp(H + r * (y * x), -c, c)
 struct hebb_clip {
@@ -29,6 +30,7 @@ struct hebb_clip {
     }
     struct by_row {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -53,7 +55,8 @@ struct hebb_clip {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>& given)
+                {
             return {c, given.r * y, -c, given.r, y};
         }
         template <typename V>
@@ -78,6 +81,7 @@ struct hebb_clip {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -102,7 +106,8 @@ struct hebb_clip {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {c, y, -c};
         }
         template <typename V>
@@ -150,6 +155,7 @@ struct hebb_clip_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 3;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -174,7 +180,8 @@ struct hebb_clip_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>& given)
+                {
             return {c, given.r, -c, number<V>(1.0) - given.eta, given.eta * y, given.eta, y};
         }
         template <typename V>
@@ -201,6 +208,7 @@ struct hebb_clip_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -225,7 +233,8 @@ struct hebb_clip_retroactive {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {c, -c, y};
         }
         template <typename V>

@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = (1 - r) * H + r * (y * x)
 struct hebb_decay {
@@ -29,6 +30,7 @@ struct hebb_decay {
     }
     struct by_row {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -53,7 +55,8 @@ struct hebb_decay {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             const V t0 = number<V>(1.0) - given.r;
             const V t1 = number<V>(1.0) / t0;
             return {t0, given.r * y, given.r, y, t1, fused(-t0, t1, number<V>(1.0)) * t1};
@@ -82,6 +85,7 @@ struct hebb_decay {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -106,7 +110,8 @@ struct hebb_decay {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>
@@ -157,6 +162,7 @@ struct hebb_decay_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 4;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -181,7 +187,8 @@ struct hebb_decay_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             return {given.r, number<V>(1.0) - given.r, number<V>(1.0) - given.eta, given.eta * y,
                     given.eta, y};
         }
@@ -205,6 +212,7 @@ struct hebb_decay_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -229,7 +237,8 @@ struct hebb_decay_retroactive {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>

@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = H + r * (y * x)
 struct hebb_none {
@@ -29,6 +30,7 @@ struct hebb_none {
     }
     struct by_row {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -53,7 +55,8 @@ struct hebb_none {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             return {given.r * y, given.r, y};
         }
         template <typename V>
@@ -79,6 +82,7 @@ struct hebb_none {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -103,7 +107,8 @@ struct hebb_none {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>
@@ -152,6 +157,7 @@ struct hebb_none_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 3;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -176,7 +182,8 @@ struct hebb_none_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             const V t0 = number<V>(1.0) - given.eta;
             const V t1 = number<V>(1.0) / t0;
             return {given.r, t0, given.eta * y, given.eta, y, t1, fused(-t0, t1, number<V>(1.0)) *
@@ -208,6 +215,7 @@ struct hebb_none_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -232,7 +240,8 @@ struct hebb_none_retroactive {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>

@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = clamp(H + (r * (y * x)) * (1 - sign(r * (y * x)) * H), -1, 1)
 struct hebb_soft_clip {
@@ -29,6 +30,7 @@ struct hebb_soft_clip {
     }
     struct by_row {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -53,7 +55,8 @@ struct hebb_soft_clip {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             return {given.r * y, given.r, y};
         }
         template <typename V>
@@ -88,6 +91,7 @@ struct hebb_soft_clip {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -112,7 +116,8 @@ struct hebb_soft_clip {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>
@@ -171,6 +176,7 @@ struct hebb_soft_clip_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 3;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -195,7 +201,8 @@ struct hebb_soft_clip_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             return {given.r, number<V>(1.0) - given.eta, given.eta * y, given.eta, y};
         }
         template <typename V>
@@ -233,6 +240,7 @@ struct hebb_soft_clip_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 1;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0;
@@ -257,7 +265,8 @@ struct hebb_soft_clip_retroactive {
             f(0, a.s0...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>

@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 struct activity_tanh {
     template <typename V>

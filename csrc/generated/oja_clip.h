@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = clamp(H + r * (y * (x - y * H)), -c, c)
 struct oja_clip {
@@ -29,6 +30,7 @@ struct oja_clip {
     }
     struct by_row {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -53,7 +55,8 @@ struct oja_clip {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>& given)
+                {
             return {c, y, given.r * y, -c, given.r};
         }
         template <typename V>
@@ -82,6 +85,7 @@ struct oja_clip {
     };
     struct by_synapse {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -106,7 +110,8 @@ struct oja_clip {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {c, y, -c};
         }
         template <typename V>
@@ -157,6 +162,7 @@ struct oja_clip_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 4;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -181,7 +187,8 @@ struct oja_clip_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>& given)
+                {
             const V t0 = -y;
             return {c, given.r, -c, number<V>(1.0) - given.eta, y, given.eta * y, given.eta, t0,
                     given.eta * t0};
@@ -213,6 +220,7 @@ struct oja_clip_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -237,7 +245,8 @@ struct oja_clip_retroactive {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V c, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V c, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {c, -c, y};
         }
         template <typename V>

@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = H + r * (y * (x - y * H))
 struct oja_none {
@@ -29,6 +30,7 @@ struct oja_none {
     }
     struct by_row {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -53,7 +55,8 @@ struct oja_none {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             const V t0 = -y;
             return {y, given.r * y, given.r, t0 * given.r, t0 * y};
         }
@@ -77,6 +80,7 @@ struct oja_none {
     };
     struct by_synapse {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -101,7 +105,8 @@ struct oja_none {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>
@@ -147,6 +152,7 @@ struct oja_none_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 4;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -171,7 +177,8 @@ struct oja_none_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             const V t0 = -y;
             return {given.r, number<V>(1.0) - given.eta, y, given.eta * y, given.eta, t0, given.eta
                     * t0};
@@ -199,6 +206,7 @@ struct oja_none_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -223,7 +231,8 @@ struct oja_none_retroactive {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>

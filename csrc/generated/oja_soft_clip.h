@@ -7,6 +7,7 @@ namespace plastikern::generated {
 
 using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;
 using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;
+using arithmetic::Pass;
 
 // H' = clamp(H + (r * (y * (x - y * H))) * (1 - sign(r * (y * (x - y * H))) * H), -1, 1)
 struct oja_soft_clip {
@@ -29,6 +30,7 @@ struct oja_soft_clip {
     }
     struct by_row {
         static constexpr int sum_count = 3;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -53,7 +55,8 @@ struct oja_soft_clip {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             const V t0 = given.r * y;
             const V t1 = -y;
             const V t2 = -given.r;
@@ -95,6 +98,7 @@ struct oja_soft_clip {
     };
     struct by_synapse {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -119,7 +123,8 @@ struct oja_soft_clip {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y, y * y};
         }
         template <typename V>
@@ -182,6 +187,7 @@ struct oja_soft_clip_retroactive {
     }
     struct by_row {
         static constexpr int sum_count = 4;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -206,7 +212,8 @@ struct oja_soft_clip_retroactive {
             f(0, a.s0...); f(1, a.s1...); f(2, a.s2...); f(3, a.s3...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& given) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                given) {
             const V t0 = -y;
             return {given.r, number<V>(1.0) - given.eta, y, given.eta * y, given.eta, t0, given.eta
                     * t0};
@@ -248,6 +255,7 @@ struct oja_soft_clip_retroactive {
     };
     struct by_synapse {
         static constexpr int sum_count = 2;
+        static constexpr int passes_of_next = 0, passes = 0;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -272,7 +280,8 @@ struct oja_soft_clip_retroactive {
             f(0, a.s0...); f(1, a.s1...);
         }
         template <typename V>
-        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, const Coefficients<V>& /*given*/) {
+        static PLASTIKERN_INLINE Row<V> row(V y, V /*c*/, V /*pre_count*/, const Coefficients<V>&
+                /*given*/) {
             return {y};
         }
         template <typename V>

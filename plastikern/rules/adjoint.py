@@ -164,7 +164,9 @@ def _terms(symbol: Symbol, axis: str) -> Terms:
         return [(_negative(c), rest) for c, rest in _terms(symbol.arguments[0], axis)]
     if symbol.operation == "mul":
         a, b = (_whole(argument, axis) for argument in symbol.arguments)
-        if len(a) * len(b) <= 4:
+        # A sum of squares that is taken apart may come out negative.
+        same = symbol.arguments[0] is symbol.arguments[1]
+        if len(a) * len(b) <= 4 and (len(a) == 1 or not same):
             return [(_times(c, d), _times(p, q)) for c, p in a for d, q in b]
     return [(None, symbol)]
 

@@ -66,8 +66,10 @@ def _class(name: str, members: dict[str, list[list[str]]]) -> list[str]:
 
 def _update_functions(update: Update) -> list[list[str]]:
     sums = tuple(name for name, axis in update.adjoint.sums.items() if axis == "pre")
-    needed = _needed(update.row, (update.next, update.adjoint, update.finish))
-    row = _Tuple("row", tuple(needed.outputs))
+    inner = [stage for each in update.passes for stage in (each.gather, each.settle)]
+    users = (*inner, update.next, update.adjoint, update.finish)
+    needed = _needed(update.row, users)
+    rows = [tuple(needed.outputs)]
     given = _Tuple("given", update.coefficients)
     # Coefficients by row are in what is computed of a row.
     given_there = given if update.by_synapse else "given"
@@ -76,10 +78,28 @@ def _update_functions(update: Update) -> list[list[str]]:
     grads = [f"grad_{name}" for name in update.coefficients]
     like = update.states[0]
     adjoint: list[str | Names] = [tuple(f"grad_{state}" for state in update.states), "grad_x", sums]
+    passes: list[list[str]] = []
+    for place, each in enumerate(update.passes):
+        row, gathered = _Tuple("row", rows[place]), tuple(each.gather.outputs)
+        settled = _needed(each.settle, users)
+        of_adjoint = [grad] if place >= update.passes_of_next else []
+        passes += [
+            _function(
+                f"gather{place}", [row, before, "x", given_there, *of_adjoint], each.gather, like,
+                list(gathered),
+            ),
+            _function(
+                f"settle{place}", [row, _Tuple("sums", gathered)], settled, gathered[0],
+                list(settled.outputs),
+            ),
+        ]  # fmt: skip
+        rows.append((*rows[place], *settled.outputs))
+    row_of_next, row = (_Tuple("row", rows[place]) for place in (update.passes_of_next, -1))
     return [
-        [f"sum_count = {len(sums)}"],
-        _function("row", ["y", "c", given], needed, "y", list(needed.outputs)),
-        _function("next", [row, before, "x", given_there], update.next, like, list(update.states)),
+        [f"sum_count, passes_of_next, passes = {len(sums)}, {update.passes_of_next}, {len(update.passes)}"],
+        _function("row", ["y", "c", "pre_count", given], needed, "y", list(needed.outputs)),
+        *passes,
+        _function("next", [row_of_next, before, "x", given_there], update.next, like, list(update.states)),
         _function(
             "adjoint", [row, before, "x", given_there, grad], update.adjoint, like,
             [*adjoint, *([tuple(grads)] if update.by_synapse else [])],
@@ -138,7 +158,7 @@ def _function(
     for statement in texts:
         to, value = statement.split(" = ", 1)
         lines += _wrapped(f"{to} = ", [value])
-    lines += _wrapped("return ", result, name in ("row", "next"))
+    lines += _wrapped("return ", result, name.startswith(("row", "next", "gather", "settle")))
     signature = [each.parameter if isinstance(each, _Tuple) else each for each in parameters]
     return [
         "@triton.jit", f"def {name}({', '.join(signature)}):", *(INDENT + line for line in lines),

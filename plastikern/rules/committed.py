@@ -18,7 +18,8 @@ HEADER = f"// {WRITTEN}"
 INCLUDE = [
     "#pragma once", "", '#include "../arithmetic.h"', "", "namespace plastikern::generated {", "",
     "using arithmetic::exp, arithmetic::log, arithmetic::log1p, arithmetic::pow, arithmetic::sqrt;",
-    "using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;", "",
+    "using arithmetic::fused, arithmetic::number, arithmetic::sigmoid, arithmetic::tanh;",
+    "using arithmetic::Pass;", "",
 ]  # fmt: skip
 IMPORTS = [
     "from __future__ import annotations",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -42,10 +42,11 @@ def _update_struct(name: str, update: Update) -> list[str]:
         **{f"grad_{state}": f"grad.{state}" for state in states},
         **{f"after_{state}": f"after.{state}" for state in states},
         **{coefficient: f"given.{coefficient}" for coefficient in own},
-        **{value: f"row.{value}" for value in update.row.outputs},
+        **{value: f"row.{value}" for value in update.of_row},
         "x": "x", "so_far_x": "so_far.x", **{f"so_far_{sum}": f"so_far.sums.{sum}" for sum in sums},
     }  # fmt: skip
-    for_row = {"y": "y", "c": "c", **{name: f"given.{name}" for name in coefficients}}
+    for_row = {"y": "y", "c": "c", "pre_count": "pre_count"}
+    for_row |= {name: f"given.{name}" for name in coefficients}
     to_finish = {**for_row, **names, **{sum: f"sums.{sum}" for sum in sums}}
     adjoint = added(update.adjoint, {"grad_x": "so_far_x", **{s: f"so_far_{s}" for s in sums}})
     grads = [f"grad_{name}" for name in coefficients]
@@ -53,15 +54,17 @@ def _update_struct(name: str, update: Update) -> list[str]:
     given = "const Coefficients<V>& given"
     synapse = f"{row}, const States<V>& before, V x, {given}"
     lines = [
-        f"static constexpr int sum_count = {len(sums)};", *_record("Sums", sums),
-        *_record("Row", update.row.outputs),
+        f"static constexpr int sum_count = {len(sums)};",
+        f"static constexpr int passes_of_next = {update.passes_of_next}, passes = {len(update.passes)};",
+        *_record("Sums", sums), *_record("Row", update.of_row),
         *_record("Adjoint", (), "States<V> states;", "V x;", "Sums<V> sums;",
                  *["Coefficients<V> coefficients;"] * update.by_synapse),
         *_record("Finished", (), "V y;",
                  *["Coefficients<V> coefficients;"] * (not update.by_synapse)),
         *_visitor("sums", sums),
-        *_function("Row<V>", "row", f"V y, V c, {given}", update.row, for_row,
-                   lambda of: _braces(of(name) for name in update.row.outputs)),
+        *_function("Row<V>", "row", f"V y, V c, V pre_count, {given}", update.row, for_row,
+                   lambda of: _filled(map(of, update.row.outputs), update.of_row)),
+        *_passes(update, names, synapse),
         *_function("States<V>", "next", synapse, update.next, names,
                    lambda of: _braces(map(of, states))),
         *_function("Adjoint<V>", "adjoint",
@@ -79,6 +82,30 @@ def _update_struct(name: str, update: Update) -> list[str]:
             names, lambda of: _braces(of(f"before_{state}") for state in states),
         )  # fmt: skip
     return _struct(name, lines)
+
+
+def _passes(update: Update, names: dict[str, str], synapse: str) -> list[str]:
+    """The passes before the last one: ``gather`` adds up sums over the row, ``settle`` what follows from them."""
+    most = max((list(each.gather.outputs) for each in update.passes), key=len, default=[])
+    lines = [*_record("Gathered", most), *_visitor("gathered", most)] if most else []
+    known = list(update.row.outputs)
+    for place, each in enumerate(update.passes):
+        sums = list(each.gather.outputs)
+        grad = "" if place < update.passes_of_next else ", const States<V>& grad"
+        to_add = names | {f"so_far_{sum}": f"so_far.{sum}" for sum in sums}
+        lines += _function(
+            "Gathered<V>", "gather", f"Pass<{place}> place, {synapse}{grad}, const Gathered<V>& so_far",
+            added(each.gather, {sum: f"so_far_{sum}" for sum in sums}), to_add,
+            lambda of, sums=sums: _filled(map(of, sums), most),  # type: ignore[misc]
+        )  # fmt: skip
+        before, after = [f"row.{name}" for name in known], list(each.settle.outputs)
+        lines += _function(
+            "Row<V>", "settle", f"Pass<{place}> place, const Row<V>& row, const Gathered<V>& sums",
+            each.settle, names | {sum: f"sums.{sum}" for sum in sums},
+            lambda of, before=before, after=after: _filled([*before, *map(of, after)], update.of_row),  # type: ignore[misc]
+        )  # fmt: skip
+        known += after
+    return lines
 
 
 def read_struct(by_row: Read, by_synapse: Read) -> list[str]:
@@ -144,6 +171,12 @@ def _truth(value: object) -> str:
 
 def _braces(values: Iterable[str]) -> str:
     return "{" + ", ".join(values) + "}"
+
+
+def _filled(values: Iterable[str], members: Sequence[str]) -> str:
+    """The values of the first members of a record, zeros for the others."""
+    found = list(values)
+    return _braces(found + ["V{}"] * (len(members) - len(found)))
 
 
 def added(stage: Stage, totals: dict[str, str]) -> Stage:

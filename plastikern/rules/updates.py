@@ -3,14 +3,15 @@ what is computed once a row and what for every synapse."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 from . import papers
 from .adjoint import adjoint, regrouped
+from .cutting import BeyondRows, Cutting, Pass
 from .operations import apply, over_pre
 from .printers import written
-from .stages import Stage, stages
+from .stages import Stage
 from .symbols import RuleError, Symbol, constant, leaf, walk
 
 Names = tuple[str, ...]
@@ -24,6 +25,8 @@ class Update:
         states, coefficients: their names, in order.
         by_synapse: whether coefficients belong to synapses; else they belong to rows.
         row: values of a row, from the signals and, by rows, the coefficients.
+        passes: those that ``next`` needs, then those that ``adjoint`` needs besides.
+        passes_of_next: how many ``next`` needs.
         next: the states after a step, from those before, ``x`` and values of the row.
         adjoint: ``grad_STATE`` of the states before from those of the states after, the summand
             ``grad_x`` of the gradient of x and the summands ``s0``, ... of sums over the row; by
@@ -39,11 +42,19 @@ class Update:
     coefficients: Names
     by_synapse: bool
     row: Stage
+    passes: list[Pass]
+    passes_of_next: int
     next: Stage
     adjoint: Stage
     finish: Stage
     reverse: Stage | None
     fades: Names
+
+    @property
+    def of_row(self) -> list[str]:
+        """Names of the values of a row, in the order in which they become known."""
+        settled = [name for each in self.passes for name in each.settle.outputs]
+        return [*self.row.outputs, *settled]
 
 
 @dataclass(frozen=True)
@@ -69,60 +80,6 @@ class Read:
     finish: Stage
 
 
-class _SeveralStages(Exception):
-    """There is more than one pass over the synapses, or something is computed once a column."""
-
-
-@dataclass
-class _Cutting:
-    """Names of the values of a row, the same for all that is computed of them."""
-
-    row: dict[Symbol, str] = field(default_factory=dict)
-
-    def cut(self, outputs: dict[str, Symbol]) -> tuple[Stage, Stage]:
-        """What is computed for every synapse, and for a row from the sums of that."""
-        outputs = regrouped(outputs)
-        found = {(stage.level, stage.number): stage for stage in stages(outputs)}
-        beyond = [key for key in found if key[1] > 0 and key != ("row", 1)]
-        if beyond or len({key for key in found if key[0] in ("column", "synapse")}) > 1:
-            raise _SeveralStages
-        synapse = found["synapse", 0]
-        after = found.get(("row", 1), Stage("row", 1, {}, {}, {}))
-        sums = {name: f"s{place}" for place, name in enumerate(
-            name for name, axis in synapse.sums.items() if axis == "pre")}  # fmt: skip
-        summed = {name: over_pre(synapse.outputs[name]) for name in sums}
-        finished = dict(after.outputs)
-        finished |= {name: symbol for name, symbol in summed.items() if name in outputs}
-        totals = {*summed.values()}
-        given = {sums[name]: symbol for name, symbol in summed.items()}
-        given |= self._of_row([s for s in after.inputs.values() if s not in totals])
-        unchanged = {name: s for name, s in outputs.items() if s.operation == "leaf"}
-        inputs = synapse.inputs | {str(s.payload): s for s in unchanged.values()}
-        return (
-            Stage(
-                "synapse", 0,
-                {**{n: s for n, s in inputs.items() if "pre" in s.axes},
-                 **self._of_row([s for s in synapse.inputs.values() if "pre" not in s.axes])},
-                unchanged | {sums.get(name, name): s for name, s in synapse.outputs.items()},
-                {sums.get(name, name): axis for name, axis in synapse.sums.items()},
-            ),
-            Stage("row", 1, given, finished, {}),
-        )  # fmt: skip
-
-    def _of_row(self, symbols: list[Symbol]) -> dict[str, Symbol]:
-        for symbol in symbols:
-            own = symbol.payload if symbol.operation == "leaf" else f"v{len(self.row)}"
-            self.row.setdefault(symbol, own)
-        return {self.row[symbol]: symbol for symbol in symbols}
-
-    def stage(self) -> Stage:
-        """What is computed of a row beforehand."""
-        leaves = [s for s in walk(self.row) if s.operation == "leaf"]
-        return Stage(
-            "row", 0, {s.payload: s for s in leaves}, {name: s for s, name in self.row.items()}, {}
-        )
-
-
 SIGNALS = {"x": "pre", "y": "post", "c": "bound"}
 
 
@@ -143,7 +100,7 @@ def update(rule: str, constraint: str, retroactive: bool, by_synapse: bool) -> U
     for kind in ("pre", "synapse"):  # what depends on x alone is computed for every synapse
         try:
             return _update(rule, constraint, retroactive, by_synapse, SIGNALS | {"x": kind})
-        except _SeveralStages:
+        except BeyondRows:
             continue
     raise RuleError(f"rule {rule!r} with {constraint!r} sums over neurons within the change")
 
@@ -163,17 +120,27 @@ def _update(
         [(value, leaf(f"grad_{name}", "synapse")) for name, value in following.items()],
         [leaves[name] for name in (*states, "x", "y", *coefficients)],
     )
-    cutting = _Cutting()
-    after, _ = cutting.cut(following)
-    before, finish = cutting.cut({f"grad_{s.payload}": grad for s, grad in grads.items()})
+    named = {f"grad_{symbol.payload}": grad for symbol, grad in grads.items()}
+    if any(symbol.operation == "over_pre" for symbol in walk(following.values())):
+        # Sums inside the change are the same ones in its adjoint.
+        together = regrouped(following | named)
+        change, back = ({name: together[name] for name in part} for part in (following, named))
+    else:
+        change, back = regrouped(following), regrouped(named)
+    cutting = Cutting()
+    after, _ = cutting.cut(change)
+    passes_of_next = len(cutting.gathers)
+    before, finish = cutting.cut(back)
     # Under retroactive modulation r is a modulator's, which may be anything.
     signals = {*SIGNALS, *states, *(["r"] if retroactive else [])}
     backwards, fades = _reversed(following, [leaves[name] for name in states], signals)
-    reverse = None if backwards is None else cutting.cut(backwards)[0]
+    reverse = None if backwards is None or passes_of_next else cutting.cut(regrouped(backwards))[0]
+    passes = cutting.passes()
     return Update(
         f"{stem(rule, constraint)}{'_retroactive' if retroactive else ''}",
         "; ".join(f"{name}' = {written(value)}" for name, value in following.items()),
-        states, coefficients, by_synapse, cutting.stage(), after, before, finish, reverse, fades,
+        states, coefficients, by_synapse, cutting.rows(), passes, passes_of_next, after, before, finish, reverse,
+        fades,
     )  # fmt: skip
 
 
@@ -191,15 +158,15 @@ def read(constraint: str, by_synapse: bool) -> Read:
     alpha = leaf("alpha", "connection" if by_synapse else "neuron")
     seen = papers.READS[constraint](H, c) if constraint in papers.READS else H
     summand = (w + alpha * seen) * x
-    cutting = _Cutting()
-    forward, _ = cutting.cut({"sum": summand})
+    cutting = Cutting()
+    forward, _ = cutting.cut(regrouped({"sum": summand}))
     grads = adjoint([(over_pre(summand), grad_sum)], [x, H, alpha])
     named = {f"grad_{s.payload}": grad for s, grad in grads.items()}
-    backward, finish = cutting.cut(named)
-    only, _ = cutting.cut({"grad_alpha": named["grad_alpha"]})
+    backward, finish = cutting.cut(regrouped(named))
+    only, _ = cutting.cut(regrouped({"grad_alpha": named["grad_alpha"]}))
     return Read(
         "read_clipped" if constraint in papers.READS else "read_trace",
-        f"sum of {written(summand)}", by_synapse, cutting.stage(), forward, backward, only, finish,
+        f"sum of {written(summand)}", by_synapse, cutting.rows(), forward, backward, only, finish,
     )  # fmt: skip
 
 

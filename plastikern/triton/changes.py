@@ -103,9 +103,10 @@ def change_of_rows(post, modulator, tile, parameters, network: tl.constexpr):
     and which neurons have them."""
     rates = rates_of(modulator, tile, parameters, network)
     bound = tl.full(tile.rows.shape, network.clip, network.dtype)
-    row = network.change.row(post, bound, rates)
+    count = tl.full(tile.rows.shape, network.pres, network.dtype)
+    row = network.change.row(post, bound, count, rates)
     if network.half_eligible:
-        at_once = network.change_at_once.row(post, bound, (rates[0],))
+        at_once = network.change_at_once.row(post, bound, count, (rates[0],))
         there = tile.rows < network.posts
         eligible = tl.load(parameters.modulated + tile.rows, there, 0) != 0
     else:

@@ -35,6 +35,28 @@ CONSTRAINTS["fading"] = fading
 """
 
 
+# Sums over a row inside the change: one after another where rule and constraint go together.
+ROWS = """
+from .operations import over_pre
+
+
+def centred(H: Value, x: Value, y: Value) -> Value:
+    change = y * (x - 0.5 * H)
+    return change - torch.tanh(over_pre(change * torch.sigmoid(H))) * x
+
+
+INCREMENTS["centred"] = centred
+
+
+def unit_rows(H: Value, change: Value, r: Value, c: float) -> Value:
+    after = 0.9 * H + change
+    return after / torch.sqrt(over_pre(after * after) + 1)
+
+
+CONSTRAINTS["unit_rows"] = unit_rows
+"""
+
+
 UNARY = (
     "torch.tanh({})", "torch.sigmoid({})", "torch.exp(torch.clamp({}, -2, 1))", "torch.abs({})",
     "torch.relu({})", "torch.sign({})", "torch.clamp({}, -0.5, 1)", "torch.log1p(torch.pow({}, 2))",

@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = clamp(H + r * (y * x), -c, c)
 class hebb_clip:
     class by_row:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             return c, r * y, -c, r, y
 
@@ -42,10 +42,10 @@ class hebb_clip:
             return r * s0, y * s0
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return c, y, -c
 
         @triton.jit
@@ -79,10 +79,10 @@ class hebb_clip:
 # H' = clamp(H + r * E, -c, c); E' = (1 - eta) * E + eta * (y * x)
 class hebb_clip_retroactive:
     class by_row:
-        sum_count = 3
+        sum_count, passes_of_next, passes = 3, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             return c, r, -c, number(1.0, y) - eta, eta * y, eta, y
 
@@ -111,10 +111,10 @@ class hebb_clip_retroactive:
             return eta * s0, s1, tl.fma(y, s0, -s2)
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return c, -c, y
 
         @triton.jit

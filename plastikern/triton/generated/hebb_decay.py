@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = (1 - r) * H + r * (y * x)
 class hebb_decay:
     class by_row:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             return number(1.0, y) - r, r * y, r, y
 
@@ -37,10 +37,10 @@ class hebb_decay:
             return r * s0, tl.fma(y, s0, -s1)
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit
@@ -73,10 +73,10 @@ class hebb_decay:
 # H' = (1 - r) * H + r * E; E' = (1 - eta) * E + eta * (y * x)
 class hebb_decay_retroactive:
     class by_row:
-        sum_count = 4
+        sum_count, passes_of_next, passes = 4, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             return r, number(1.0, y) - r, number(1.0, y) - eta, eta * y, eta, y
 
@@ -104,10 +104,10 @@ class hebb_decay_retroactive:
             return eta * s0, s1 - s2, tl.fma(y, s0, -s3)
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit

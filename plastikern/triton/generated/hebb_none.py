@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = H + r * (y * x)
 class hebb_none:
     class by_row:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             return r * y, r, y
 
@@ -36,10 +36,10 @@ class hebb_none:
             return r * s0, y * s0
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit
@@ -66,10 +66,10 @@ class hebb_none:
 # H' = H + r * E; E' = (1 - eta) * E + eta * (y * x)
 class hebb_none_retroactive:
     class by_row:
-        sum_count = 3
+        sum_count, passes_of_next, passes = 3, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             return r, number(1.0, y) - eta, eta * y, eta, y
 
@@ -97,10 +97,10 @@ class hebb_none_retroactive:
             return eta * s0, s1, tl.fma(y, s0, -s2)
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit

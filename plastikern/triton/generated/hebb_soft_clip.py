@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = clamp(H + (r * (y * x)) * (1 - sign(r * (y * x)) * H), -1, 1)
 class hebb_soft_clip:
     class by_row:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             return r * y, r, y
 
@@ -60,10 +60,10 @@ class hebb_soft_clip:
             return r * s0, y * s0
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit
@@ -117,10 +117,10 @@ class hebb_soft_clip:
 # H' = clamp(H + (r * E) * (1 - sign(r * E) * H), -1, 1); E' = (1 - eta) * E + eta * (y * x)
 class hebb_soft_clip_retroactive:
     class by_row:
-        sum_count = 3
+        sum_count, passes_of_next, passes = 3, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             return r, number(1.0, y) - eta, eta * y, eta, y
 
@@ -167,10 +167,10 @@ class hebb_soft_clip_retroactive:
             return eta * s0, s1, tl.fma(y, s0, -s2)
 
     class by_synapse:
-        sum_count = 1
+        sum_count, passes_of_next, passes = 1, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit

@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = clamp(H + r * (y * (x - y * H)), -c, c)
 class oja_clip:
     class by_row:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             return c, y, r * y, -c, r
 
@@ -44,10 +44,10 @@ class oja_clip:
             return tl.fma(-(s1 * r), y, tl.fma(t0, r, s0 * r)), tl.fma(t0, y, s0 * y)
 
     class by_synapse:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return c, y, -c
 
         @triton.jit
@@ -84,10 +84,10 @@ class oja_clip:
 # H' = clamp(H + r * E, -c, c); E' = (1 - eta) * E + eta * (y * (x - y * H))
 class oja_clip_retroactive:
     class by_row:
-        sum_count = 4
+        sum_count, passes_of_next, passes = 4, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             t0 = -y
             return c, r, -c, number(1.0, y) - eta, y, eta * y, eta, t0, eta * t0
@@ -126,10 +126,10 @@ class oja_clip_retroactive:
             )
 
     class by_synapse:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return c, -c, y
 
         @triton.jit

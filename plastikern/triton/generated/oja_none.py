@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = H + r * (y * (x - y * H))
 class oja_none:
     class by_row:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             t0 = -y
             return y, r * y, r, t0 * r, t0 * y
@@ -39,10 +39,10 @@ class oja_none:
             return tl.fma(-v1, s1, tl.fma(v3, s1, r * s0)), tl.fma(v4, s1, y * s0)
 
     class by_synapse:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit
@@ -78,10 +78,10 @@ class oja_none:
 # H' = H + r * E; E' = (1 - eta) * E + eta * (y * (x - y * H))
 class oja_none_retroactive:
     class by_row:
-        sum_count = 4
+        sum_count, passes_of_next, passes = 4, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             t0 = -y
             return r, number(1.0, y) - eta, y, eta * y, eta, t0, eta * t0
@@ -115,10 +115,10 @@ class oja_none_retroactive:
             )
 
     class by_synapse:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit

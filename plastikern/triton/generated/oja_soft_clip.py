@@ -10,10 +10,10 @@ from ..arithmetic import number
 # H' = clamp(H + (r * (y * (x - y * H))) * (1 - sign(r * (y * (x - y * H))) * H), -1, 1)
 class oja_soft_clip:
     class by_row:
-        sum_count = 3
+        sum_count, passes_of_next, passes = 3, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             (r,) = given
             t0 = r * y
             t1 = -y
@@ -67,10 +67,10 @@ class oja_soft_clip:
             )
 
     class by_synapse:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return y, y * y
 
         @triton.jit
@@ -128,10 +128,10 @@ class oja_soft_clip:
 # H))
 class oja_soft_clip_retroactive:
     class by_row:
-        sum_count = 4
+        sum_count, passes_of_next, passes = 4, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             r, eta = given
             t0 = -y
             return r, number(1.0, y) - eta, y, eta * y, eta, t0, eta * t0
@@ -187,10 +187,10 @@ class oja_soft_clip_retroactive:
             )
 
     class by_synapse:
-        sum_count = 2
+        sum_count, passes_of_next, passes = 2, 0, 0
 
         @triton.jit
-        def row(y, c, given):
+        def row(y, c, pre_count, given):
             return (y,)
 
         @triton.jit
