@@ -291,6 +291,8 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
             typename P::States states, before;
             typename P::Coefficients given;
             V pre_before{};
+            // Read before traces are stored: else GCC reads it again for each of its uses.
+            const V alpha_here = alpha.at(i, access);
             if constexpr (kUpdate) {
                 before = traces_in.load(i, access);
                 pre_before = access.load(pre_before_row + i);
@@ -309,8 +311,8 @@ void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin
             if constexpr (kRead) {
                 const V pre = access.load(pre_row + i);
                 const auto through =
-                    Read::adjoint(reading, access.load(weight + i), alpha.at(i, access), states.H,
-                                  pre, {grad.H, access.load(grad_pre_row + i)});
+                    Read::adjoint(reading, access.load(weight + i), alpha_here, states.H, pre,
+                                  {grad.H, access.load(grad_pre_row + i)});
                 access.store(grad_pre_row + i, through.x);
                 grad.H = through.H;
                 if constexpr (!P::alpha_per_synapse) {

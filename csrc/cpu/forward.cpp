@@ -142,11 +142,15 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemo
     };
     int64_t begin, end;
     team.share(n.posts, begin, end);
+    // Of every element, as the unit before has left them: to ask again where they lie costs a short
+    // row as much as some of its synapses.
+    TraceRows<const S> traces[kMaxGroup];
     S modulators[kMaxGroup] = {};  // of the elements that ran at the step before
     const PreRing<S> pres(
         memory.scratch + memory.at.pres + thread * PreRing<S>::size(n, group_size), n);
     for (int64_t b = group.first; b < group.last; ++b) {
         const int64_t e = b - group.first, before = range.first - 1;
+        traces[e] = before <= 0 ? first_traces(b) : TraceRows<const S>(traces_after(before, b));
         if (before >= 0) {
             pres.filled(before, e, pre_of<S, S>(n, a, zeros, before, b));
             if (n.modulator) modulators[e] = *a.modulators.at(before, b);
@@ -164,11 +168,11 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemo
             const int64_t length = n.length(b), e = b - group.first;
             if (k > length || length == 0) continue;
             ForwardUnit<S> unit{};
-            unit.traces = k <= 1 ? first_traces(b) : TraceRows<const S>(traces_after(k - 1, b));
+            unit.traces = traces[e];
             unit.padded = packs && has_padded_rows(n, std::max<int64_t>(k - 1, 0), b) &&
                           has_padded_rows(n, k, b);
             if (k > 0) {
-                unit.traces_out = traces_after(k, b);
+                traces[e] = unit.traces_out = traces_after(k, b);
                 unit.pre_before = pres.row(k - 1, e);
                 unit.post_before = post_of(n, a, k - 1, b);
                 unit.modulator = n.modulator ? modulators[before++] : S(0);
