@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .symbols import Bound, RuleError, Symbol, constant, symbol_of, walk
+from .symbols import Bound, RuleError, Symbol, constant, leaf, symbol_of, walk
 
 Gradients = tuple["Symbol | None", ...]
 
@@ -70,6 +70,18 @@ def over_pre(value: Any) -> Any:
 def over_post(value: Any) -> Any:
     """Sum over the post-synaptic neurons: of a symbol, or of a tensor (B, O, I) to (B, 1, I)."""
     return apply("over_post", value) if isinstance(value, Symbol) else value.sum(-2, keepdim=True)
+
+
+def as_pre(value: Any) -> Any:
+    """On a recurrent connection, what belongs to post-synaptic neurons in their other role: of a symbol, or of a tensor
+    (B, N, 1) to (B, 1, N)."""
+    if not isinstance(value, Symbol):
+        return value.transpose(-1, -2)
+    if value.operation != "leaf" or value.axes != {"batch", "post"}:
+        raise RuleError(
+            "as_pre takes a state, a signal or an activity of the post-synaptic neurons as it is given"
+        )
+    return leaf(f"{value.payload}_as_pre", "pre")
 
 
 SUMS = {"over_pre": "pre", "over_post": "post"}

@@ -1,0 +1,287 @@
+"""Rules of one's own: a function of one synapse, and what it is given.
+
+The function is the rule's definition: torch runs it as it stands, and a trace on symbols gives everything
+that fused kernels need. Names that every rule may take: ``x``, the pre-synaptic activity before the step;
+``y`` and ``z``, the post-synaptic activity after it and the sum that it is made of; ``w`` and ``alpha``,
+weight and plasticity coefficient. Names of states and signals are declared; all others are coefficients.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .operations import over_pre
+from .symbols import KINDS, RuleError, Symbol, leaf, walk
+
+Value = Any
+"""A tensor, or a symbol of it."""
+GIVEN = {"x": "pre", "y": "post", "z": "post", "w": "connection", "alpha": "connection"}
+"""Names that every rule may take, and their kinds."""
+STATE_KINDS = ("synapse", "pre", "post", "element")
+GRANULARITIES = {"layer": "layer", "pre": "input", "post": "neuron", "connection": "connection"}
+"""What a coefficient belongs to, where a rule is used, and its kind."""
+MAX_STATES = 16
+
+
+def plastic_read(w: Value, alpha: Value, H: Value, x: Value) -> Value:
+    """What the sums read where a rule says nothing else: (w + alpha H) x (Differentiable plasticity, eq. 1)."""
+    return (w + alpha * H) * x
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A rule as expressions.
+
+    Attributes:
+        states: the states after a step, by name.
+        summand: what a synapse adds to the sum of its row.
+        leaves: what the rule is given, by name.
+    """
+
+    states: dict[str, Symbol]
+    summand: Symbol
+    leaves: dict[str, Symbol]
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A plasticity rule.
+
+    Attributes:
+        function: gives the states after a step, in the order of their declaration.
+        states, signals: kinds by name: ``"synapse"`` (B, O, I), ``"pre"`` (B, I), ``"post"`` (B, O),
+            ``"element"`` (B,).
+        coefficients: names of what is neither; a module makes parameters of them.
+        read: what a synapse adds to the sum of its row.
+        read_after: whether the sums read the states after the step that changes them.
+        fused: whether kernels are made of the rule; else the reference alone runs it.
+    """
+
+    function: Callable[..., Value]
+    states: Mapping[str, str]
+    signals: Mapping[str, str]
+    coefficients: tuple[str, ...]
+    read: Callable[..., Value]
+    read_after: bool
+    fused: bool
+
+    @property
+    def name(self) -> str:
+        """As saved models name it: MODULE:NAME."""
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+    def __call__(self, *args: Value, **kwargs: Value) -> Value:
+        """The function itself."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Rule({self.name})"
+
+    def traced(self, granularities: Mapping[str, str] | None = None) -> Traced:
+        """The rule as expressions, with the coefficients' granularities (``"layer"`` where nothing is said).
+
+        Raises:
+            RuleError: no kernel can be made of the function, or a state would need an axis that its kind lacks.
+        """
+        of_use = granularities or {}
+        kinds = {name: GRANULARITIES[of_use.get(name, "layer")] for name in self.coefficients}
+        kinds |= {name: GRANULARITIES[of_use.get(name, GIVEN[name])] for name in ("w", "alpha")}
+        kinds = {**GIVEN, **self.states, **self.signals, **kinds}
+        leaves = {name: leaf(name, kind) for name, kind in kinds.items()}
+        made = self._after(leaves)
+        found = {}
+        for name, value in made.items():
+            if not isinstance(value, Symbol):
+                raise self.error(
+                    f"state {name} after a step must depend on what the rule is given; got {value!r}"
+                )
+            beyond = value.axes - {*KINDS[self.states[name]]}
+            if beyond:
+                raise self.error(
+                    f"state {name} is declared {self.states[name]!r}, but after a step it depends on "
+                    f"{' and '.join(sorted(beyond))}"
+                )  # fmt: skip
+            found[name] = value
+        summand = self.read(**{name: leaves[name] for name in _names(self.read)})
+        if not isinstance(summand, Symbol) or "pre" not in summand.axes:
+            raise self.error("read must give a value for every pre-synaptic neuron", self.read)
+        return Traced(found, summand, leaves)
+
+    def step(
+        self, drive: Tensor, states: Mapping[str, Tensor], given: Mapping[str, Tensor],
+        activity: Callable[[Tensor], Tensor] = torch.tanh,
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        """One step by torch: the definition.
+
+        Args:
+            drive: (B, O), what is added to the sums.
+            states: by name, in the shapes of their kinds.
+            given: ``x`` (B, I), weight and alpha (O, I), signals in the shapes of their kinds, and coefficients: one
+                number, (O, I), and (I,) and (O,) as (1, I) and (O, 1).
+            activity: of a sum, the post-synaptic activity.
+
+        Returns:
+            The activities (B, O), and the states after the step.
+        """
+        kinds = {**GIVEN, **self.states, **self.signals}
+        known = {
+            name: _spread(tensor, kinds.get(name, "layer"))
+            for name, tensor in {**given, **states}.items()
+        }
+
+        def excited(known: Mapping[str, Tensor]) -> Tensor:
+            summand = self.read(**{name: known[name] for name in _names(self.read)})
+            return drive.unsqueeze(-1) + over_pre(
+                summand.expand(*drive.shape, known["x"].shape[-1])
+            )
+
+        after: dict[str, Tensor] = {}
+        if self.read_after:
+            after = self._after(known)
+            known["z"] = excited(known | after)
+            known["y"] = activity(known["z"])
+        else:
+            known["z"] = excited(known)
+            known["y"] = activity(known["z"])
+            after = self._after(known)
+        shapes = {name: _spread(tensor, kinds[name]).shape for name, tensor in states.items()}
+        found = {
+            name: value.expand(shapes[name]).reshape(states[name].shape)
+            for name, value in after.items()
+        }
+        return known["y"].squeeze(-1), found
+
+    def _after(self, known: Mapping[str, Value]) -> dict[str, Value]:
+        made = self.function(**{name: known[name] for name in _names(self.function)})
+        values = made if isinstance(made, tuple) else (made,)
+        if len(values) != len(self.states):
+            raise self.error(
+                f"must return {len(self.states)} states ({', '.join(self.states)}); got {len(values)}"
+            )
+        return dict(zip(self.states, values, strict=True))
+
+    @property
+    def taken(self) -> list[str]:
+        """Names that the function or the read takes."""
+        return [*dict.fromkeys((*_names(self.function), *_names(self.read)))]
+
+    def error(self, message: str, function: Callable[..., Value] | None = None) -> RuleError:
+        """An error that says where the rule is."""
+        code = (function or self.function).__code__
+        return RuleError(
+            f"{self.function.__qualname__} ({code.co_filename}:{code.co_firstlineno}): {message}"
+        )
+
+
+def rule(
+    *, signals: Mapping[str, str] | None = None, read: Callable[..., Value] = plastic_read, read_after: bool = False,
+    fused: bool = True, **states: str,
+) -> Callable[[Callable[..., Value]], Rule]:  # fmt: skip
+    """Declares a plasticity rule: ``@rule(H="synapse", theta="post")`` above a function of one synapse.
+
+    Args:
+        states: by name, ``"synapse"``, ``"pre"``, ``"post"`` or ``"element"``. The function returns their values after
+            a step in this order; a name stands for the value before it.
+        signals: likewise, what is given with every step besides.
+        read: what a synapse adds to the sum of its row; default :func:`plastic_read`.
+        read_after: whether the sums read the states after the change by this step. Such a rule has no ``y`` and no
+            ``z``, which follow from the sums.
+        fused: False declares a rule that the reference alone runs: of any functions of torch.
+
+    Raises:
+        RuleError: the declaration and the function do not fit, or no kernel can be made of the function.
+    """
+
+    def declared(function: Callable[..., Value]) -> Rule:
+        given = dict(signals or {})
+        taken = _names(function)
+        coefficients = [n for n in (*taken, *_names(read)) if n not in {**GIVEN, **states, **given}]
+        found = Rule(
+            function, states, given, (*dict.fromkeys(coefficients),), read, read_after, fused
+        )
+        _check(found)
+        if fused:
+            _check_use(found)
+        return found
+
+    return declared
+
+
+def _check(found: Rule) -> None:
+    """That the declaration is one."""
+    states, signals = found.states, found.signals
+    if found.function.__name__ == "<lambda>":
+        raise found.error("a rule needs a name, by which saved models find it; write it with def")
+    if not states:
+        raise found.error('a rule has at least one state, as in @rule(H="synapse")')
+    if len(states) > MAX_STATES:
+        raise found.error(f"a rule has at most {MAX_STATES} states; got {len(states)}")
+    for what, kinds in (("state", states), ("signal", signals)):
+        for name, kind in kinds.items():
+            if kind not in STATE_KINDS:
+                raise found.error(
+                    f"{what} {name} must be one of {', '.join(STATE_KINDS)}; got {kind!r}"
+                )
+            if name in GIVEN or (what == "signal" and name in states):
+                raise found.error(f"{what} {name} has the name of something else")
+    taken = {*_names(found.function)}
+    for name in states:
+        if name not in {*taken, *_names(found.read)}:
+            raise found.error(
+                f"state {name} is declared, but neither the function nor read takes it"
+            )
+    for name in signals:
+        if name not in {*taken, *_names(found.read)}:
+            raise found.error(
+                f"signal {name} is declared, but neither the function nor read takes it"
+            )
+    if circular := {"y", "z"} & {*_names(found.read)}:
+        raise found.error(
+            f"read cannot take {' and '.join(sorted(circular))}, which follow from it", found.read
+        )
+    if found.read_after and (circular := {"y", "z"} & taken):
+        raise found.error(
+            f"a rule that is read after its change cannot take {' and '.join(sorted(circular))}, which follow from it"
+        )
+
+
+def _check_use(found: Rule) -> None:
+    """That kernels can be made of it, and that nothing is declared in vain."""
+    traced = found.traced()
+    used = {
+        s.payload for s in walk([*traced.states.values(), traced.summand]) if s.operation == "leaf"
+    }
+    for name in (*found.states, *found.signals):
+        if name not in used:
+            raise found.error(f"{name} has no influence on anything")
+
+
+def _names(function: Callable[..., Value]) -> list[str]:
+    """Names of a function's parameters.
+
+    Raises:
+        RuleError: it has others than names.
+    """
+    found = inspect.signature(function).parameters.values()
+    for each in found:
+        if (
+            each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+            or each.default is not each.empty
+        ):
+            raise RuleError(f"{function.__qualname__} must take names without defaults; got {each}")
+    return [each.name for each in found]
+
+
+def _spread(tensor: Tensor, kind: str) -> Tensor:
+    """As it broadcasts against (B, O, I)."""
+    if kind == "post":
+        return tensor.unsqueeze(-1)
+    if kind == "pre":
+        return tensor.unsqueeze(-2)
+    return tensor.view(-1, 1, 1) if kind == "element" else tensor
