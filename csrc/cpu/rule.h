@@ -1,0 +1,273 @@
+// A user's rule on the CPU: see ../rule.h.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../rule.h"
+#include "lanes.h"
+#include "team.h"
+
+namespace {
+
+using namespace plastikern;
+
+struct Slots {
+    S **element, **column, **row, **synapse;
+};
+
+template <class P>
+void run_element(const Slots& at) {
+    Values<S, P::elements::count> element;
+    Values<S, P::made::count> made;
+    for_places<P::elements::count>([&](auto k) { element[k] = *at.element[P::elements::all[k]]; });
+    P::template run<S>(element, nullptr, nullptr, nullptr, made, nullptr, nullptr, nullptr);
+    for_places<P::made::count>([&](auto k) { *at.element[P::made::all[k]] = made[k]; });
+}
+
+template <class P>
+void run_columns(const Slots& at, int64_t pres) {
+    constexpr size_t kSums = P::element_sums::count;
+    Values<V, P::elements::count> element;
+    Values<V, kSums> sums{};
+    for_places<P::elements::count>(
+        [&](auto k) { element[k] = splat(*at.element[P::elements::all[k]]); });
+    for_lanes(pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
+        Values<V, P::columns::count> column;
+        Values<V, P::made::count> made;
+        Values<V, kSums> more;
+        for_places<P::columns::count>(
+            [&](auto k) { column[k] = access.load(at.column[P::columns::all[k]] + i); });
+        for_places<kSums>([&](auto k) { more[k] = sums[k]; });
+        P::template run<V>(element, column, nullptr, nullptr, made, nullptr, nullptr, more);
+        for_places<P::made::count>(
+            [&](auto k) { access.store(at.column[P::made::all[k]] + i, made[k]); });
+        for_places<kSums>([&](auto k) { sums[k] = access.choose(more[k], sums[k]); });
+    });
+    for_places<kSums>([&](auto k) { *at.element[P::element_sums::all[k]] = sum_of(sums[k]); });
+}
+
+template <class P>
+void run_row(const Slots& at, int64_t j) {
+    Values<S, P::elements::count> element;
+    Values<S, P::rows::count> row;
+    Values<S, P::made::count> made;
+    Values<S, P::element_sums::count> sums;
+    for_places<P::elements::count>([&](auto k) { element[k] = *at.element[P::elements::all[k]]; });
+    for_places<P::rows::count>([&](auto k) { row[k] = at.row[P::rows::all[k]][j]; });
+    for_places<P::element_sums::count>(
+        [&](auto k) { sums[k] = *at.element[P::element_sums::all[k]]; });
+    P::template run<S>(element, nullptr, row, nullptr, made, nullptr, nullptr, sums);
+    for_places<P::made::count>([&](auto k) { at.row[P::made::all[k]][j] = made[k]; });
+    for_places<P::element_sums::count>(
+        [&](auto k) { *at.element[P::element_sums::all[k]] = sums[k]; });
+}
+
+template <class P>
+void run_synapses(const Slots& at, int64_t j, int64_t pres) {
+    constexpr size_t kSums = P::row_sums::count;
+    // Few sums would wait for each other's latency: they are kept in several chains.
+    constexpr int kChains = kSums > 0 && kSums <= 2 ? 4 : 1;
+    Values<V, P::elements::count> element;
+    Values<V, P::rows::count> row;
+    Values<const S*, P::columns::count> columns;
+    Values<const S*, P::synapses::count> synapses;
+    Values<S*, P::made::count> to;
+    Values<S*, P::column_sums::count> column_sums;
+    V sums[kSums + 1][kChains] = {};
+    for_places<P::elements::count>(
+        [&](auto k) { element[k] = splat(*at.element[P::elements::all[k]]); });
+    for_places<P::rows::count>([&](auto k) { row[k] = splat(at.row[P::rows::all[k]][j]); });
+    for_places<P::columns::count>([&](auto k) { columns[k] = at.column[P::columns::all[k]]; });
+    for_places<P::synapses::count>(
+        [&](auto k) { synapses[k] = at.synapse[P::synapses::all[k]] + j * pres; });
+    for_places<P::made::count>([&](auto k) {
+        S* matrix = at.synapse[P::made::all[k]];
+        to[k] = matrix == nullptr ? nullptr : matrix + j * pres;
+    });
+    for_places<P::column_sums::count>(
+        [&](auto k) { column_sums[k] = at.column[P::column_sums::all[k]]; });
+    for_lanes<kChains>(pres, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
+        Values<V, P::columns::count> column;
+        Values<V, P::synapses::count> synapse;
+        Values<V, P::made::count> made;
+        Values<V, kSums> more;
+        Values<V, P::column_sums::count> of_columns;
+        for_places<P::columns::count>([&](auto k) { column[k] = access.load(columns[k] + i); });
+        for_places<P::synapses::count>([&](auto k) { synapse[k] = access.load(synapses[k] + i); });
+        for_places<kSums>([&](auto k) { more[k] = sums[k][chain]; });
+        for_places<P::column_sums::count>(
+            [&](auto k) { of_columns[k] = access.load(column_sums[k] + i); });
+        P::template run<V>(element, column, row, synapse, made, more, of_columns, nullptr);
+        for_places<P::made::count>([&](auto k) {
+            if constexpr (P::adds::all[k]) {
+                if (to[k] != nullptr) access.store(to[k] + i, access.load(to[k] + i) + made[k]);
+            } else {
+                access.store(to[k] + i, made[k]);
+            }
+        });
+        for_places<kSums>([&](auto k) { sums[k][chain] = access.choose(more[k], sums[k][chain]); });
+        for_places<P::column_sums::count>(
+            [&](auto k) { access.store(column_sums[k] + i, of_columns[k]); });
+    });
+    for_places<kSums>([&](auto k) {
+        V total = sums[k][0];
+        for (int chain = 1; chain < kChains; ++chain) total += sums[k][chain];
+        at.row[P::row_sums::all[k]][j] = sum_of(total);
+    });
+}
+
+template <class... Part>
+struct Parts {
+    // Sums that the parts of rows add to are zero first.
+    static void clear(const Slots& at, int64_t pres) {
+        [[maybe_unused]] const auto one = [&]<class P>(P) {
+            for_places<P::column_sums::count>(
+                [&](auto k) { std::fill_n(at.column[P::column_sums::all[k]], pres, S(0)); });
+            for_places<P::element_sums::count>(
+                [&](auto k) { *at.element[P::element_sums::all[k]] = 0; });
+        };
+        (one(Part()), ...);
+    }
+    static void before(const Slots& at, int64_t pres) {
+        [[maybe_unused]] const auto one = [&]<class P>(P) {
+            if constexpr (P::level == 0) {
+                run_element<P>(at);
+            } else {
+                run_columns<P>(at, pres);
+            }
+        };
+        (one(Part()), ...);
+    }
+    static void of_row(const Slots& at, int64_t j, int64_t pres) {
+        [[maybe_unused]] const auto one = [&]<class P>(P) {
+            if constexpr (P::level == 2) {
+                run_row<P>(at, j);
+            } else {
+                run_synapses<P>(at, j, pres);
+            }
+        };
+        (one(Part()), ...);
+    }
+};
+
+template <class BeforeParts, class RowParts>
+struct Sweep {
+    static void run(const Slots& at, int64_t posts, int64_t pres) {
+        BeforeParts::before(at, pres);
+        RowParts::clear(at, pres);
+        for (int64_t j = 0; j < posts; ++j) RowParts::of_row(at, j, pres);
+    }
+};
+
+template <class... Each>
+struct Sweeps {
+    static void run(const Slots& at, int64_t posts, int64_t pres) {
+        (Each::run(at, posts, pres), ...);
+    }
+};
+
+// Schedules of a unit: a change and a read, a read, a change.
+template <class Both, class Reads, class Changes>
+struct Variants {
+    static void run(int64_t which, const Slots& at, int64_t posts, int64_t pres) {
+        if (which == 0) return Both::run(at, posts, pres);
+        if (which == 1) return Reads::run(at, posts, pres);
+        Changes::run(at, posts, pres);
+    }
+};
+
+// The slots of a schedule.
+class Bound {
+   public:
+    Slots at(const Place<S>& place, const Binding<S>& binding, int64_t k, int64_t b,
+             int64_t inside) {
+        int64_t number = 0;
+        for (int64_t level = 0; level < 4; ++level) {
+            pointers_[level].resize(binding.counts[level] + 1);
+            for (int64_t slot = 0; slot < binding.counts[level]; ++slot, ++number)
+                pointers_[level][slot] =
+                    place.of(binding.sources[level][slot], k, b, inside, number);
+        }
+        return {pointers_[0].data(), pointers_[1].data(), pointers_[2].data(), pointers_[3].data()};
+    }
+
+   private:
+    std::vector<S*> pointers_[4];
+};
+
+inline void activate(const Job<S>& job, int64_t k, int64_t b) {
+    const int64_t at = (k * job.batch + b) * job.posts;
+    for (int64_t j = 0; j < job.posts; ++j) {
+        const S z = job.drive[at + j] + job.sum[b * job.posts + j];
+        job.z[at + j] = z;
+        job.y[at + j] = activity(static_cast<Nonlinearity>(job.activity), z);
+    }
+}
+
+template <class Forward>
+void forward_pass(const Job<S>& job) {
+    const int64_t matrix = job.posts * job.pres;
+    parallel(job.workers, [&](Team team) {
+        const Place<S> place{job, team.rank};
+        Bound bound;
+        for (int64_t b = team.rank; b < job.batch; b += team.size) {
+            for (int64_t s = 0; s < job.states; ++s)
+                std::copy_n(job.first[s] + b * matrix, matrix, job.state[s] + b * matrix);
+            for (int64_t k = 0; k < units_of(job); ++k) {
+                const int64_t which = variant_of(job, k), after = state_after(job, k);
+                Forward::run(which, bound.at(place, job.forward[which], k, b, 0), job.posts,
+                             job.pres);
+                if (k < job.steps) activate(job, k, b);
+                if (!is_kept(job, after)) continue;
+                for (int64_t s = 0; s < job.states; ++s)
+                    std::copy_n(job.state[s] + b * matrix, matrix, checkpoint(job, s, after, b));
+            }
+        }
+    });
+}
+
+// The states of a segment, from its first one to `last`.
+template <class Forward>
+void recompute(const Job<S>& job, const Place<S>& place, Bound& bound, int64_t start, int64_t last,
+               int64_t b) {
+    for (int64_t s = 0; s < job.states; ++s)
+        std::copy_n(start == 0 ? job.first[s] + b * place.matrix() : checkpoint(job, s, start, b),
+                    place.matrix(), place.state(0, s));
+    for (int64_t state = start; state < last; ++state) {
+        const int64_t k = job.read_after != 0 ? state : state + 1;
+        Forward::run(2, bound.at(place, job.again, k, b, state - start), job.posts, job.pres);
+    }
+}
+
+template <class Forward, class Backward>
+void backward_pass(const Job<S>& job) {
+    parallel(job.workers, [&](Team team) {
+        const Place<S> place{job, team.rank};
+        Bound bound;
+        for (int64_t b = team.rank; b < job.batch; b += team.size) {
+            int64_t start = -1;
+            for (int64_t k = units_of(job) - 1; k >= 0; --k) {
+                const int64_t which = variant_of(job, k), before = state_before(job, k);
+                if (before / job.every * job.every != start) {
+                    start = before / job.every * job.every;
+                    recompute<Forward>(job, place, bound, start, before, b);
+                }
+                for (int64_t j = 0; k < job.steps && j < job.posts; ++j)
+                    drive_adjoint(job, k, b, j);
+                const Binding<S>& binding = job.backward[which];
+                const Slots slots = bound.at(place, binding, k, b, before - start);
+                Backward::run(which, slots, job.posts, job.pres);
+                S** levels[] = {slots.element, slots.column, slots.row, slots.synapse};
+                for (int64_t each = 0; each < binding.additions; ++each) {
+                    const Addition<S>& add = binding.added[each];
+                    S* to = place.of(add.to, k, b, 0, 0);
+                    const S* from = levels[add.level][add.slot];
+                    for (int64_t i = 0; to != nullptr && i < add.count; ++i) to[i] += from[i];
+                }
+            }
+        }
+    });
+}
+
+}  // namespace

@@ -1,0 +1,199 @@
+"""The C++ of a user's rule: its schedules as parts over slots, which csrc/cpu/rule.h runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from .adjoint import level
+from .decorator import Rule
+from .printers import CPP, statements
+from .schedule import LEVELS, Part, Schedule
+from .structs import added
+from .units import Unit, unit
+
+VARIANTS = {"both": (True, True), "read": (False, True), "change": (True, False)}
+"""Units by whether they change the states and read them, in the order of csrc/cpu/rule.h."""
+TAKEN = {"element": "elements", "column": "columns", "row": "rows", "synapse": "synapses"}
+SUMMED = {"element": "element_sums", "column": "column_sums", "row": "row_sums"}
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A schedule with its slots.
+
+    Attributes:
+        slots: by level, names in their order.
+    """
+
+    schedule: Schedule
+    slots: dict[str, list[str]]
+
+    @staticmethod
+    def of(schedule: Schedule) -> Printed:
+        """Slots for everything that is taken or made."""
+        slots: dict[str, dict[str, None]] = {name: {} for name in LEVELS}
+        for part in schedule.parts:
+            for name, symbol in part.inputs.items():
+                slots[level(symbol)][name] = None
+            for name in part.outputs:
+                slots[level_of(part, name)][name] = None
+        return Printed(schedule, {name: list(names) for name, names in slots.items()})
+
+    @property
+    def sums(self) -> int:
+        """The most sums over rows that a sweep has, or over columns that a part has."""
+        found: dict[object, int] = {}
+        for part in self.schedule.parts:
+            if part.level in ("row", "synapse"):
+                key: object = part.place[0]
+                found[key] = found.get(key, 0) + [*part.sums.values()].count("post")
+            else:
+                found[part.place, part.level] = len(part.sums)
+        return max(found.values(), default=0)
+
+    def text(self, name: str, kept: Iterable[str]) -> list[str]:
+        """The parts and the list of them, ``NAME``. What is made of ``kept`` is stored, else added to what is there."""
+        lines: list[list[str]] = []
+        sweeps: list[str] = []
+        for number in range(1 + max((part.place[0] for part in self.schedule.parts), default=0)):
+            before: list[str] = []
+            rows: list[str] = []
+            for part in (part for part in self.schedule.parts if part.place[0] == number):
+                called = f"{name}_{len(lines)}"
+                lines.append(self._part(called, part, {*kept}))
+                (rows if part.level in ("row", "synapse") else before).append(called)
+            sweeps.append(f"Sweep<Parts<{', '.join(before)}>, Parts<{', '.join(rows)}>>")
+        return [
+            *(line for part in lines for line in part),
+            f"using {name} = Sweeps<{', '.join(sweeps)}>;",
+            "",
+        ]
+
+    def _part(self, name: str, part: Part, kept: set[str]) -> list[str]:
+        made = [each for each in part.outputs if each not in part.sums]
+        lists: dict[str, list[int]] = {each: [] for each in (*TAKEN.values(), *SUMMED.values())}
+        texts: dict[str, str] = {}
+        for each, symbol in part.inputs.items():
+            of = level(symbol)
+            texts[each] = f"{of}[{len(lists[TAKEN[of]])}]"
+            lists[TAKEN[of]].append(self.slots[of].index(each))
+        results = {each: f"made[{place}]" for place, each in enumerate(made)}
+        for each in part.sums:
+            of = level_of(part, each)
+            results[each] = f"{SUMMED[of]}[{len(lists[SUMMED[of]])}]"
+            lists[SUMMED[of]].append(self.slots[of].index(each))
+        whole = added(part, {each: results[each] for each in part.sums})
+        texts |= {results[each]: results[each] for each in part.sums}
+        renamed = {texts[given]: symbol for given, symbol in whole.inputs.items()}
+        lines, outputs = statements(
+            replace(whole, inputs=renamed), CPP,
+            lambda to, truth: f"const {'auto' if truth else 'V'} {to} = {{}};",
+        )  # fmt: skip
+        lists["made"] = [self.slots[part.level].index(each) for each in made]
+        sizes = [
+            f"using {each} = Places<{', '.join(map(str, places))}>;"
+            for each, places in lists.items()
+        ]
+        adds = ", ".join(str(int(each not in kept)) for each in made)
+        return [
+            f"struct {name} {{", f"    static constexpr int level = {LEVELS.index(part.level)};",
+            *(f"    {line}" for line in sizes),
+            f"    using adds = Places<{adds}>;",
+            "    template <typename V>",
+            "    static PLASTIKERN_INLINE void run(const V* element, const V* column,",
+            "        const V* row, const V* synapse, V* made,",
+            "        V* row_sums, V* column_sums, V* element_sums) {",
+            *(f"        {line}" for line in lines),
+            *(f"        const V r{place} = {outputs[each]};" for place, each in enumerate(results)),
+            *(f"        {results[each]} = r{place};" for place, each in enumerate(results)),
+            "    }", "};",
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Program:
+    """A rule where it is used.
+
+    Attributes:
+        granularities: of coefficients, and of ``w`` and ``alpha``.
+    """
+
+    rule: Rule
+    granularities: Mapping[str, str]
+
+    @cached_property
+    def units(self) -> dict[str, Unit]:
+        """By variant."""
+        return {
+            name: unit(self.rule, self.granularities, *which) for name, which in VARIANTS.items()
+        }
+
+    @cached_property
+    def forward(self) -> dict[str, Printed]:
+        """By variant."""
+        return {name: Printed.of(each.forward) for name, each in self.units.items()}
+
+    @cached_property
+    def backward(self) -> dict[str, Printed]:
+        """By variant."""
+        return {name: Printed.of(each.backward) for name, each in self.units.items()}
+
+    @cached_property
+    def text(self) -> str:
+        """The translation unit; ``PLASTIKERN_CUDA`` is defined where it is for a device, or for its emulator."""
+        grads = [f"grad_of_{name}" for name in self.rule.states]
+        lines = []
+        for name, printed in self.forward.items():
+            lines += printed.text(f"forward_{name}", printed.schedule.outputs)
+        for name, printed in self.backward.items():
+            inner = {name for names in printed.slots.values() for name in names}
+            kept = {*grads, *(inner - {*printed.schedule.outputs})}
+            of_vectors = [n for n, s in printed.schedule.outputs.items() if level(s) != "synapse"]
+            lines += printed.text(f"backward_{name}", [*kept, *of_vectors])
+        names = {
+            way: ", ".join(f"printed::{way}_{name}" for name in VARIANTS)
+            for way in ("forward", "backward")
+        }
+        return "\n".join([*HEAD, *lines, FOOT.format(**names)])
+
+
+HEAD = [
+    "#if defined(PLASTIKERN_CUDA)", '#include "cuda/rule.cuh"', "namespace kernels = plastikern::cuda;",
+    "#else", '#include "cpu/rule.h"', "#endif", "", "namespace printed {",
+    "using namespace plastikern::arithmetic;", "using plastikern::Places;",
+    "#if defined(PLASTIKERN_CUDA)", "using kernels::Parts, kernels::Sweep, kernels::Sweeps;", "#endif", "",
+]  # fmt: skip
+FOOT = """
+}}  // namespace printed
+
+#define EXPORTED extern "C" __attribute__((visibility("default"))) int
+#if defined(PLASTIKERN_CUDA)
+using S = PLASTIKERN_SCALAR;
+using Call = plastikern::Job<S>;
+using Forward = kernels::Variants<{forward}>;
+using Backward = kernels::Variants<{backward}>;
+EXPORTED plastikern_forward(const Call* job) {{ return kernels::launch(kernels::run_forward<Forward, S>, *job); }}
+EXPORTED plastikern_backward(const Call* job) {{
+    return kernels::launch(kernels::run_backward<Forward, Backward, S>, *job);
+}}
+#else
+using Call = plastikern::Job<S>;
+using Forward = Variants<{forward}>;
+using Backward = Variants<{backward}>;
+EXPORTED plastikern_forward(const Call* job) {{ return forward_pass<Forward>(*job), 0; }}
+EXPORTED plastikern_backward(const Call* job) {{ return backward_pass<Forward, Backward>(*job), 0; }}
+#endif
+EXPORTED plastikern_job_bytes() {{ return sizeof(Call); }}
+"""
+
+
+def level_of(part: Part, name: str) -> str:
+    """Of what a part makes: its own, but for sums."""
+    axis = part.sums.get(name)
+    if axis is None:
+        return part.level
+    if part.level == "synapse":
+        return "row" if axis == "pre" else "column"
+    return "element"

@@ -1,0 +1,226 @@
+"""Networks under a rule of one's own, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reference import ACTIVATIONS
+from .compiling import CompilationError, compiled
+from .decorator import GRANULARITIES, Rule
+from .programs import Program
+from .running import ACTIVITIES, SCALARS, Sequence, Spec
+
+State = dict[str, Tensor]
+BACKENDS = ("reference", "cpu", "triton")
+
+
+def rule_sequence(
+    rule: Rule, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
+    signals: Mapping[str, Tensor] | None = None, *, granularities: Mapping[str, str] | None = None,
+    activity: str = "tanh", backend: str | None = None,
+) -> tuple[Tensor, State]:  # fmt: skip
+    """All steps of a plastic layer whose synapses change by a rule.
+
+    Args:
+        rule: declared by :func:`plastikern.rule`.
+        drive: (T, B, O), what is added to the sums.
+        pre: (T, B, I), the pre-synaptic activities. Of a recurrent layer, (B, O): its activities before the first step;
+            those before any other step are its own.
+        state: the first states, by name: of kind ``"synapse"`` (B, O, I), ``"pre"`` (B, I), ``"post"`` (B, O),
+            ``"element"`` (B,).
+        parameters: coefficients by name, and ``w`` (O, I) and ``alpha`` where the rule takes them: of one number, (I,),
+            (O,) or (O, I).
+        signals: by name, the shapes of states with T before them.
+        granularities: by name of a parameter, ``"layer"``, ``"pre"``, ``"post"`` or ``"connection"``; needed only for
+            vectors.
+        activity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
+        backend: ``"cpu"`` compiles the rule on first use; ``"triton"`` is for CUDA devices; ``"reference"`` is the
+            rule's function, run by torch, for derivatives of any order. None takes the fused one of the device.
+
+    Returns:
+        The activities (T, B, O), and the last states by name; all differentiable, as is everything that goes in.
+
+    Raises:
+        ValueError, TypeError: an argument is missing, unknown, or has another shape, dtype or device than it must have.
+        RuleError: the rule does not allow these granularities, or no kernel can be made of it and ``backend`` asks for
+            one.
+        CompilationError: no compiler, or it failed, and ``backend`` is ``"cpu"``.
+    """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule must be declared by @rule; got {type(rule).__name__}")
+    if activity not in ACTIVITIES:
+        raise ValueError(f"activity must be one of {', '.join(ACTIVITIES)}; got {activity!r}")
+    given = {**state, **(signals or {}), **parameters}
+    of_use = _checked(rule, drive, pre, state, parameters, signals or {}, granularities or {})
+    chosen = _backend(rule, drive, backend)
+    if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
+        return _by_torch(rule, drive, pre, given, of_use, activity)
+    program = _program(rule, tuple(of_use.items()))
+    if chosen == "cpu":
+        try:
+            compiled(program.text, SCALARS[drive.dtype])
+        except CompilationError:
+            if backend is not None:
+                raise
+            return _by_torch(rule, drive, pre, given, of_use, activity)
+    names = tuple(given)
+    spec = Spec(program, names, activity, pre.dim() == 2)
+    tensors = [tensor.contiguous() for tensor in (drive, pre, *given.values())]
+    output, *rest = _sequence(chosen).apply(spec, *tensors)
+    return output, dict(zip(rule.states, rest, strict=False))
+
+
+def _sequence(backend: str) -> Any:
+    if backend == "cpu":
+        return Sequence
+    from ..triton.rules import Sequence as OnTriton
+
+    return OnTriton
+
+
+@cache
+def _program(rule: Rule, granularities: tuple[tuple[str, str], ...]) -> Program:
+    return Program(rule, dict(granularities))
+
+
+def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
+    """The one that is asked for, or that serves the tensors."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    if backend in (None, "reference") and (backend or not rule.fused):
+        return "reference"
+    if not rule.fused:
+        raise rule.error(
+            f"is declared with fused=False: backend='reference' runs it, {backend!r} cannot"
+        )
+    if backend is None:
+        return "triton" if drive.is_cuda else "cpu" if drive.device.type == "cpu" else "reference"
+    if backend == "cpu" and drive.device.type != "cpu":
+        raise ValueError(f"drive must be on the CPU for backend='cpu'; got {drive.device}")
+    return backend
+
+
+def _by_torch(
+    rule: Rule,
+    drive: Tensor,
+    pre: Tensor,
+    given: Mapping[str, Tensor],
+    of_use: Mapping[str, str],
+    activity: str,
+) -> tuple[Tensor, State]:
+    states = {name: given[name] for name in rule.states}
+    parameters = {
+        name: given[name].unsqueeze(-1) if kind == "post" else given[name]
+        for name, kind in of_use.items()
+    }
+    outputs = []
+    active = pre
+    for t in range(drive.shape[0]):
+        here = {name: given[name][t] for name in rule.signals}
+        x = active if pre.dim() == 2 else pre[t]
+        active, states = rule.step(
+            drive[t], states, {"x": x, **parameters, **here}, ACTIVATIONS[activity]
+        )
+        outputs.append(active)
+    return (torch.stack(outputs) if outputs else drive.clone()), states
+
+
+def _checked(
+    rule: Rule, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
+    signals: Mapping[str, Tensor], granularities: Mapping[str, str],
+) -> dict[str, str]:  # fmt: skip
+    """Granularities of all parameters; what does not fit is refused."""
+    for name, tensor in (("drive", drive), ("pre", pre)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
+    if drive.dim() != 3 or drive.dtype not in SCALARS:
+        raise ValueError(
+            f"drive must be (T, B, O) of float32 or float64; got {tuple(drive.shape)} of {drive.dtype}"
+        )
+    steps, batch, posts = drive.shape
+    if pre.dim() == 2:
+        _fits("pre", pre, (batch, posts), drive)
+    elif pre.dim() != 3 or pre.shape[:2] != drive.shape[:2]:
+        raise ValueError(f"pre must have shape ({steps}, {batch}, I), or of a recurrent layer ({batch}, {posts}); "
+                         f"got {tuple(pre.shape)}")  # fmt: skip
+    pres = pre.shape[-1]
+    _fits("pre", pre, tuple(pre.shape), drive)
+    shapes = {
+        "synapse": (batch, posts, pres), "pre": (batch, pres), "post": (batch, posts), "element": (batch,),
+    }  # fmt: skip
+    needed = {*rule.coefficients, *({"w", "alpha"} & {*rule.taken})}
+    for what, found, names in (
+        ("state", state, {*rule.states}), ("signals", signals, {*rule.signals}), ("parameters", parameters, needed),
+    ):  # fmt: skip
+        for name in found:
+            if name not in names:
+                raise ValueError(
+                    f"{what}: {rule.name} has no {name}; it has {', '.join(sorted(names)) or 'none'}"
+                )
+        for name in sorted(names):
+            if name not in found:
+                raise ValueError(f"{what}: {name} is missing")
+    for name, kind in rule.states.items():
+        _fits(f"state {name}", state[name], shapes[kind], drive)
+    for name, kind in rule.signals.items():
+        _fits(f"signal {name}", signals[name], (steps, *shapes[kind]), drive)
+    of_use = {}
+    for name in granularities:
+        if name not in parameters:
+            raise ValueError(f"granularities: {name} is no parameter of {rule.name}")
+    for name, tensor in parameters.items():
+        of_use[name] = _granularity(name, tensor, granularities.get(name), (posts, pres))
+        size = {
+            "layer": tensor.shape,
+            "pre": (pres,),
+            "post": (posts,),
+            "connection": (posts, pres),
+        }[of_use[name]]
+        _fits(f"parameter {name}", tensor, tuple(size), drive)
+    return of_use
+
+
+def _granularity(name: str, tensor: Tensor, said: str | None, sizes: tuple[int, int]) -> str:
+    if said is not None:
+        if said not in GRANULARITIES:
+            raise ValueError(
+                f"granularities: {name} must be one of {', '.join(GRANULARITIES)}; got {said!r}"
+            )
+        if said == "layer" and tensor.numel() != 1:
+            raise ValueError(
+                f"parameter {name} must be one number for a layer; got {tuple(tensor.shape)}"
+            )
+        return said
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"parameter {name} must be a tensor; got {type(tensor).__name__}")
+    if tensor.dim() < 2 and tensor.numel() == 1:
+        return "layer"
+    if tensor.dim() == 2:
+        return "connection"
+    vectors = [
+        kind
+        for kind, size in (("post", sizes[0]), ("pre", sizes[1]))
+        if tuple(tensor.shape) == (size,)
+    ]
+    if len(vectors) != 1:
+        raise ValueError(
+            f"parameter {name} of shape {tuple(tensor.shape)}: granularities must say whether it is 'post', one a "
+            "post-synaptic neuron, or 'pre', one a pre-synaptic one"
+        )
+    return vectors[0]
+
+
+def _fits(name: str, tensor: Any, shape: tuple[int, ...], like: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise ValueError(
+            f"{name} must be of {like.dtype} on {like.device}, as drive; got {tensor.dtype} on {tensor.device}"
+        )
