@@ -8,6 +8,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
@@ -46,6 +47,19 @@ class BuildNative(build_ext):
         return str(Path(*fullname.split(".")).with_name(native.LIBRARY_NAME))
 
 
+class BuildPython(build_py):
+    """Adds the headers with which users' rules are compiled."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for header in [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")]:
+            target = Path(self.build_lib, "plastikern", header.relative_to(ROOT))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(header), str(target))
+
+
 class TaggedWheel(bdist_wheel):
     """Tags the wheel after the build, when it is known whether there is native code in it."""
 
@@ -61,5 +75,5 @@ class TaggedWheel(bdist_wheel):
 
 setup(
     ext_modules=[Extension("plastikern._C", sources=[], optional=True)],
-    cmdclass={"build_ext": BuildNative, "bdist_wheel": TaggedWheel},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython, "bdist_wheel": TaggedWheel},
 )

@@ -15,6 +15,10 @@ from .nn import (
     Rollout,
 )
 from .plasticity import Plasticity
+from .rules.decorator import Rule, rule
+from .rules.operations import as_pre, over_post, over_pre
+from .rules.sequences import rule_sequence
+from .rules.symbols import RuleError
 from .state import LinearState, LSTMState, RNNState
 from .version import __version__
 
@@ -31,12 +35,19 @@ __all__ = [
     "Plasticity",
     "RNNState",
     "Rollout",
+    "Rule",
+    "RuleError",
     "__version__",
+    "as_pre",
     "build_info",
     "convert",
     "explain",
     "functional",
     "load",
+    "over_post",
+    "over_pre",
+    "rule",
+    "rule_sequence",
     "save",
     "use_backend",
 ]

@@ -11,8 +11,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[2] / "csrc"
-"""Headers that the text includes."""
+_FOLDERS = [Path(__file__).resolve().parents[up] / "csrc" for up in (1, 2)]
+SOURCES = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+"""Headers that the text includes: in the package, or beside it in a checkout."""
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC", "-fvisibility=hidden",
 )  # fmt: skip
