@@ -13,7 +13,7 @@ namespace {
 using namespace plastikern;
 
 struct Slots {
-    S **element, **column, **row, **synapse;
+    S **element, **row, **column, **synapse;
 };
 
 template <class P>
@@ -141,7 +141,7 @@ struct Parts {
     }
     static void of_row(const Slots& at, int64_t j, int64_t pres) {
         [[maybe_unused]] const auto one = [&]<class P>(P) {
-            if constexpr (P::level == 2) {
+            if constexpr (P::level == 1) {
                 run_row<P>(at, j);
             } else {
                 run_synapses<P>(at, j, pres);
@@ -258,7 +258,7 @@ void backward_pass(const Job<S>& job) {
                 const Binding<S>& binding = job.backward[which];
                 const Slots slots = bound.at(place, binding, k, b, before - start);
                 Backward::run(which, slots, job.posts, job.pres);
-                S** levels[] = {slots.element, slots.column, slots.row, slots.synapse};
+                S** levels[] = {slots.element, slots.row, slots.column, slots.synapse};
                 for (int64_t each = 0; each < binding.additions; ++each) {
                     const Addition<S>& add = binding.added[each];
                     S* to = place.of(add.to, k, b, 0, 0);

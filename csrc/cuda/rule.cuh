@@ -22,8 +22,8 @@ struct Slots {
         return place.of(binding.sources[level][slot], k, b, inside, number);
     }
     __device__ __forceinline__ S* element(int slot) const { return at(0, slot); }
-    __device__ __forceinline__ S* column(int slot) const { return at(1, slot); }
-    __device__ __forceinline__ S* row(int slot) const { return at(2, slot); }
+    __device__ __forceinline__ S* column(int slot) const { return at(2, slot); }
+    __device__ __forceinline__ S* row(int slot) const { return at(1, slot); }
     __device__ __forceinline__ S* synapse(int slot) const { return at(3, slot); }
     // What a warp adds up for a sum over rows: a vector, or one number.
     __device__ __forceinline__ S* part(int sum, int warp) const {
@@ -179,7 +179,7 @@ __device__ void run_synapses(const Slots<S>& at, int64_t j, int first_sum) {
 
 // Sums over rows that a part has.
 template <class P>
-constexpr int kRowwiseSums = static_cast<int>(P::level == 2   ? P::element_sums::count
+constexpr int kRowwiseSums = static_cast<int>(P::level == 1   ? P::element_sums::count
                                               : P::level == 3 ? P::column_sums::count
                                                               : 0);
 
@@ -201,7 +201,7 @@ struct Parts {
     }
     template <class P, typename S>
     static __device__ void one_of_row(const Slots<S>& at, int64_t j, int& first_sum) {
-        if constexpr (P::level == 2) {
+        if constexpr (P::level == 1) {
             run_row<P>(at, j, first_sum);
         } else {
             run_synapses<P>(at, j, first_sum);
@@ -234,7 +234,7 @@ struct Parts {
                 to[i] = total;
             }
         };
-        if constexpr (P::level == 2) {
+        if constexpr (P::level == 1) {
             for_places<P::element_sums::count>([&](auto k) {
                 constexpr int slot = P::element_sums::all[k];
                 one(at.element(slot), first_sum + static_cast<int>(k), 1);

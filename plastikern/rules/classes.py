@@ -12,7 +12,7 @@ from textwrap import wrap
 
 from .neurons import Neuron
 from .printers import TRITON, statements
-from .stages import Stage
+from .schedule import Stage
 from .structs import added
 from .updates import Names, Read, Update
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .adjoint import level
 from .operations import COMPARISONS, SUMS
-from .stages import Stage
+from .schedule import Stage
 from .symbols import Symbol, walk
 
 

@@ -7,7 +7,7 @@ from functools import cache
 
 from .adjoint import adjoint, regrouped
 from .cells import ACTIVITIES, lstm
-from .stages import Stage
+from .schedule import Stage
 from .symbols import Symbol, leaf
 
 SUMS = ("input", "forget", "candidate", "output")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from .operations import COMPARISONS
-from .stages import Stage
+from .schedule import Stage
 from .symbols import Symbol, walk
 
 CPP = {

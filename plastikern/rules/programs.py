@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .adjoint import level
+from .adjoint import LEVELS, level
 from .decorator import Rule
 from .printers import CPP, statements
-from .schedule import LEVELS, Part, Schedule
+from .schedule import Part, Schedule
 from .structs import added
 from .units import Unit, unit
 

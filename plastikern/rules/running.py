@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .adjoint import level
+from .adjoint import LEVELS, level
 from .compiling import compiled
 from .programs import Printed, Program
-from .schedule import LEVELS
 from .symbols import KINDS
 from .units import READ
 

@@ -11,16 +11,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .adjoint import level
+from .adjoint import LEVELS, level
 from .operations import COMPARISONS, SUMS
-from .stages import Stage
 from .symbols import Symbol, walk
 
 Place = tuple[int, int]
 """Sweep and pass."""
 START: Place = (0, 0)
-LEVELS = ("element", "column", "row", "synapse")
-"""In the order in which a place computes them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Values of one level that need no further sum.
+
+    Attributes:
+        level: one of :data:`~plastikern.rules.adjoint.LEVELS`.
+        number: how many sums follow each other before this stage.
+        inputs: leaves, values of earlier stages and sums, by name.
+        outputs: values that later stages or the caller need; a sum's summand by the sum's name.
+        sums: of ``outputs``, those that are added up, with the axis they are summed over. One over
+            ``post`` is known when all rows of the layer have been passed: there stands a barrier.
+    """
+
+    level: str
+    number: int
+    inputs: dict[str, Symbol]
+    outputs: dict[str, Symbol]
+    sums: dict[str, str]
 
 
 @dataclass(frozen=True)

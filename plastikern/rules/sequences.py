@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -102,6 +103,8 @@ def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
         return "triton" if drive.is_cuda else "cpu" if drive.device.type == "cpu" else "reference"
     if backend == "cpu" and drive.device.type != "cpu":
         raise ValueError(f"drive must be on the CPU for backend='cpu'; got {drive.device}")
+    if backend == "triton" and not drive.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"drive must be on a CUDA device for backend='triton'; got {drive.device}")
     return backend
 
 

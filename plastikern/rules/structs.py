@@ -9,7 +9,7 @@ from functools import partial
 
 from .neurons import Neuron
 from .printers import CPP, statements
-from .stages import Stage
+from .schedule import Stage
 from .symbols import leaf
 from .updates import Read, Update
 

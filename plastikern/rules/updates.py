@@ -11,7 +11,7 @@ from .adjoint import adjoint, regrouped
 from .cutting import BeyondRows, Cutting, Pass
 from .operations import apply, over_pre
 from .printers import written
-from .stages import Stage
+from .schedule import Stage
 from .symbols import RuleError, Symbol, constant, leaf, walk
 
 Names = tuple[str, ...]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plastikern.rules.printers import cpp, triton
-from plastikern.rules.stages import stages
+from plastikern.rules.schedule import Schedule
 from plastikern.rules.symbols import Symbol, walk
 
 from .random_rules import SIZES
@@ -48,7 +48,7 @@ def _cpp_rule(seed: int, outputs: dict[str, Symbol]) -> str:
     body = [f"void run(const double (*in)[{POSTS}][{PRES}], double (*out)[{POSTS}][{PRES}]) {{"]
     body += [f"    auto& {name} = in[{place}];" for place, name in enumerate(names)]
     each = f"for (int j = 0; j < {POSTS}; ++j) for (int i = 0; i < {PRES}; ++i)"
-    for number, stage in enumerate(stages(outputs)):
+    for number, stage in enumerate(Schedule(outputs).parts):
         lines.append(cpp(f"stage_{number}", stage))
         given = ", ".join(f"{name}[j][i]" for name in stage.inputs)
         body += [f"    double of_{name}[{POSTS}][{PRES}];" for name in stage.outputs]
@@ -132,7 +132,7 @@ def triton_text(rules: Rules) -> str:
                 f"    {name} = tl.load(given + {place * POSTS * PRES} + at, inside, float('nan'))"
             )
         like = leaves_of(outputs)[0]
-        for number, stage in enumerate(stages(outputs)):
+        for number, stage in enumerate(Schedule(outputs).parts):
             text.append(triton(f"stage_{seed}_{number}", stage))
             to = ", ".join(stage.outputs)
             kernel.append(f"    {to} = stage_{seed}_{number}({', '.join((*stage.inputs, like))})")

@@ -14,7 +14,7 @@ from torch import Tensor
 from plastikern.rules.adjoint import level
 from plastikern.rules.operations import COMPARISONS, FUNCTIONS, SUMS, evaluate
 from plastikern.rules.printers import computed
-from plastikern.rules.stages import stages
+from plastikern.rules.schedule import Schedule
 from plastikern.rules.symbols import Symbol, leaf, walk
 
 from .derived import by_autograd, derived, given_to
@@ -110,7 +110,7 @@ def test_a_stage_computes_nothing_that_a_lower_level_could(
     rules: dict[int, dict[str, Symbol]],
 ) -> None:
     for outputs in rules.values():
-        for stage in stages(outputs):
+        for stage in Schedule(outputs).parts:
             for symbol in computed(stage):
                 # A comparison is no value that could be handed on.
                 if symbol.arguments and symbol.operation not in COMPARISONS:

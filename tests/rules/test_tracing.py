@@ -16,7 +16,7 @@ from plastikern.rules import papers
 from plastikern.rules.adjoint import adjoint, regrouped
 from plastikern.rules.operations import over_post, over_pre
 from plastikern.rules.printers import computed
-from plastikern.rules.stages import Stage, stages
+from plastikern.rules.schedule import Schedule, Stage
 from plastikern.rules.symbols import leaf
 
 H, x, y, r = leaf("H", "synapse"), leaf("x", "pre"), leaf("y", "post"), leaf("r", "neuron")
@@ -93,7 +93,7 @@ def test_the_papers_rules_come_out_as_small_as_by_hand(
     after = papers.simple(rule, constraint)(H, x, y, r, 1.0)
     grads = adjoint([(after, leaf("grad_H", "synapse"))], [H, x, y, r])
     found = regrouped({"H": after} | {f"grad_of_{s.payload}": g for s, g in grads.items()})
-    synapse = [stage for stage in stages(found) if stage.level == "synapse"]
+    synapse = [stage for stage in Schedule(found).parts if stage.level == "synapse"]
     assert len(synapse) == 1
     assert sum(axis == "pre" for axis in synapse[0].sums.values()) == sums
     assert _operations(synapse[0]) == operations

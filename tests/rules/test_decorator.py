@@ -1,0 +1,227 @@
+"""What a declaration of a rule must be, and how it is told what it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from plastikern import RuleError, as_pre, over_post, over_pre, rule
+
+V = Any
+
+
+def error_of(declare: Callable[[], Any]) -> str:
+    """What is said of a declaration."""
+    with pytest.raises(RuleError) as caught:
+        declare()
+    return str(caught.value)
+
+
+def hebb(H: V, x: V, y: V, eta: V) -> V:
+    return H + eta * x * y
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (lambda: rule()(hebb), "at least one state"),
+        (lambda: rule(H="matrix")(hebb), "state H must be one of synapse, pre, post, element; got 'matrix'"),
+        (lambda: rule(H="Synapse")(hebb), "got 'Synapse'"),
+        (lambda: rule(H="connection")(hebb), "got 'connection'"),
+        (lambda: rule(H="synapse", signals={"eta": "layer"})(hebb), "signal eta must be one of"),
+        (lambda: rule(H="synapse", y="post")(hebb), "state y has the name of something else"),
+        (lambda: rule(H="synapse", w="synapse")(hebb), "state w has the name of something else"),
+        (lambda: rule(H="synapse", signals={"H": "pre"})(hebb), "signal H has the name of something else"),
+        (lambda: rule(H="synapse", E="synapse")(hebb), "state E is declared, but neither"),
+        (lambda: rule(H="synapse", signals={"v": "post"})(hebb), "signal v is declared, but neither"),
+        (lambda: rule(H="synapse")(lambda H, x: H * x), "a rule needs a name"),
+        (lambda: rule(H="synapse", read=lambda H, y: H * y)(hebb), "read cannot take y"),
+        (lambda: rule(H="synapse", read=lambda H, x, z: z * x)(hebb), "read cannot take z"),
+        (lambda: rule(H="synapse", read=lambda w, alpha: w * alpha)(hebb), None),
+        (lambda: rule(H="synapse", read_after=True)(hebb), "cannot take y, which follow from it"),
+        (lambda: rule(H="synapse", read=lambda H, theta: H * theta)(hebb), None),
+        (lambda: rule(**{f"s{k}": "synapse" for k in range(20)})(hebb), "at most 16 states; got 20"),
+    ],
+)  # fmt: skip
+def test_a_declaration_that_does_not_fit_is_refused(
+    declared: Callable[[], Any], message: str | None
+) -> None:
+    if message is None:
+        declared()
+    else:
+        assert message in error_of(declared)
+
+
+def _returns_one(H: V, E: V, x: V, y: V) -> V:
+    return H + E * x * y
+
+
+def _post_by_synapse(H: V, theta: V, x: V, y: V) -> V:
+    return H + theta * x, theta + x
+
+
+def _pre_by_post(H: V, p: V, x: V, y: V) -> V:
+    return H + p * y, p + y
+
+
+def _element_by_post(H: V, m: V, x: V, y: V) -> V:
+    return H + m * x * y, m + y
+
+
+def _idle(H: V, E: V, x: V, y: V) -> V:
+    return H + x * y, 0 * x
+
+
+def _number(H: V, x: V, y: V) -> V:
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    ("function", "states", "message"),
+    [
+        (_returns_one, {"H": "synapse", "E": "synapse"}, "must return 2 states (H, E); got 1"),
+        (hebb, {"H": "post"}, "state H is declared 'post', but after a step it depends on pre"),
+        (_post_by_synapse, {"H": "synapse", "theta": "post"}, "state theta is declared 'post', but after a step it depends on pre"),  # noqa: E501
+        (_pre_by_post, {"H": "synapse", "p": "pre"}, "state p is declared 'pre', but after a step it depends on post"),
+        (_element_by_post, {"H": "synapse", "m": "element"}, "'element', but after a step it depends on post"),
+        (_idle, {"H": "synapse", "E": "synapse"}, "E has no influence on anything"),
+        (_number, {"H": "synapse"}, "state H after a step must depend on what the rule is given; got 1.0"),
+    ],
+)  # fmt: skip
+def test_what_a_rule_returns_must_be_its_states(
+    function: Callable[..., Any], states: dict[str, str], message: str
+) -> None:
+    said = error_of(lambda: rule(**states)(function))
+    assert message in said and f"{__file__}:{function.__code__.co_firstlineno}" in said
+
+
+def _sanger(H: V, x: V, y: V) -> V:
+    return H + y * (x - torch.cumsum(y * H, -2))
+
+
+def _softmax(H: V, x: V, y: V) -> V:
+    return H + torch.softmax(y, -2) * x
+
+
+def _ranks(H: V, x: V, y: V) -> V:
+    return H + torch.argsort(y) * x
+
+
+def _largest(H: V, x: V, y: V) -> V:
+    return (H + x * y) / torch.amax(torch.abs(H))
+
+
+def _norm(H: V, x: V, y: V) -> V:
+    return H / torch.linalg.norm(H)
+
+
+def _most(H: V, x: V, y: V) -> V:
+    return H / torch.max(H)
+
+
+def _least_squares(H: V, x: V, y: V) -> V:
+    return H - y * torch.matmul(H, x)
+
+
+def _solve(H: V, x: V, y: V) -> V:
+    return H + torch.linalg.solve(H, x)
+
+
+def _product(H: V, x: V, y: V) -> V:
+    return H + torch.einsum("bji,bi->bj", H, x)
+
+
+def _sum(H: V, x: V, y: V) -> V:
+    return H + x * H.sum(-1)
+
+
+def _index(H: V, x: V, y: V) -> V:
+    return H + x[0] * y
+
+
+def _transposed(H: V, x: V, y: V) -> V:
+    return H + H.transpose(-1, -2)
+
+
+def _branch(H: V, x: V, y: V) -> V:
+    return H + x if y > 0 else H
+
+
+def _python_max(H: V, x: V, y: V) -> V:
+    return max(H, x * y)
+
+
+def _grows(H: V, x: V, y: V) -> V:
+    H += x * y
+    return H
+
+
+def _captures(H: V, x: V, y: V) -> V:
+    return H + x * y * torch.ones(3)
+
+
+def _endless(H: V, x: V, y: V) -> V:
+    return H + float("inf") * x * y
+
+
+def _other_role(H: V, x: V, y: V) -> V:
+    return H + x * as_pre(2 * y)
+
+
+def _no_sum(H: V, x: V, y: V) -> V:
+    return H + over_pre(y) * x
+
+
+def _no_sum_over_post(H: V, x: V, y: V) -> V:
+    return H + over_post(x) * y
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (_sanger, "torch's cumsum is not among the operations of rules"), (_softmax, "torch's softmax"),
+        (_ranks, "torch's argsort"), (_largest, "torch's amax"), (_norm, "norm is not among"),
+        (_most, "torch's max is not among"), (_least_squares, "torch's matmul"), (_solve, "solve is not among"),
+        (_product, "torch's einsum"), (_sum, "a rule has no .sum; over_pre and over_post sum"),
+        (_index, "not subscriptable"), (_transposed, "a rule has no .transpose"),
+        (_branch, "a rule cannot branch on what it is given; use torch.where"),
+        (_python_max, "a rule cannot branch"), (_grows, "cannot change what it is given in place"),
+        (_captures, "cannot take a tensor from outside"), (_endless, "a constant in a rule must be finite"),
+        (_other_role, "as_pre takes a state"), (_no_sum, "over_pre sums over pre"),
+        (_no_sum_over_post, "over_post sums over post"),
+    ],
+)  # fmt: skip
+def test_what_no_kernel_can_do_is_refused_where_it_is_written(
+    function: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        rule(H="synapse")(function)
+    assert message in str(caught.value)
+    lines = [frame.lineno for frame in _frames(caught.value) if frame.filename == __file__]
+    first = function.__code__.co_firstlineno
+    assert first < lines[-1] <= first + 3
+
+
+def _frames(error: BaseException) -> Any:
+    import traceback
+
+    return traceback.extract_tb(error.__traceback__)
+
+
+@pytest.mark.parametrize("function", [_sanger, _largest, _least_squares])
+def test_what_no_kernel_can_do_the_reference_runs_where_it_is_asked_for(
+    function: Callable[..., Any],
+) -> None:
+    from plastikern import rule_sequence
+
+    own = rule(H="synapse", fused=False)(function)
+    given = torch.randn(2, 3, 4), torch.randn(2, 3, 4), {"H": torch.randn(3, 4, 4)}
+    parameters = {"w": torch.randn(4, 4), "alpha": torch.randn(4, 4)}
+    with pytest.raises(RuleError, match="fused=False: backend='reference' runs it, 'cpu' cannot"):
+        rule_sequence(own, *given, parameters, backend="cpu")
+    if function is not _least_squares:  # whose product wants other shapes
+        output, _ = rule_sequence(own, *given, parameters)
+        assert output.shape == (2, 3, 4)
