@@ -25,12 +25,17 @@ struct At {
     PLASTIKERN_INLINE constexpr operator size_t() const { return kPlace; }
 };
 
+#if defined(__CUDACC__)
+#define PLASTIKERN_ALWAYS
+#else
+#define PLASTIKERN_ALWAYS __attribute__((always_inline))
+#endif
+
 // Calls run(place) with 0, ..., kCount - 1 as constants.
 template <size_t kCount, class Run>
 PLASTIKERN_INLINE void for_places(const Run& run) {
-    [&]<size_t... k>(std::index_sequence<k...>) {
-        (run(At<k>()), ...);
-    }(std::make_index_sequence<kCount>());
+    [&]<size_t... k>(std::index_sequence<k...>)
+        PLASTIKERN_ALWAYS { (run(At<k>()), ...); }(std::make_index_sequence<kCount>());
 }
 
 // Numbers of slots.

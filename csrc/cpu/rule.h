@@ -20,9 +20,12 @@ template <class P>
 void run_element(const Slots& at) {
     Values<S, P::elements::count> element;
     Values<S, P::made::count> made;
-    for_places<P::elements::count>([&](auto k) { element[k] = *at.element[P::elements::all[k]]; });
+    for_places<P::elements::count>([&](auto k) __attribute__((always_inline)) {
+        element[k] = *at.element[P::elements::all[k]];
+    });
     P::template run<S>(element, nullptr, nullptr, nullptr, made, nullptr, nullptr, nullptr);
-    for_places<P::made::count>([&](auto k) { *at.element[P::made::all[k]] = made[k]; });
+    for_places<P::made::count>(
+        [&](auto k) __attribute__((always_inline)) { *at.element[P::made::all[k]] = made[k]; });
 }
 
 template <class P>
@@ -30,21 +33,28 @@ void run_columns(const Slots& at, int64_t pres) {
     constexpr size_t kSums = P::element_sums::count;
     Values<V, P::elements::count> element;
     Values<V, kSums> sums{};
-    for_places<P::elements::count>(
-        [&](auto k) { element[k] = splat(*at.element[P::elements::all[k]]); });
+    for_places<P::elements::count>([&](auto k) __attribute__((always_inline)) {
+        element[k] = splat(*at.element[P::elements::all[k]]);
+    });
     for_lanes(pres, [&](int64_t i, auto access, int) __attribute__((always_inline)) {
         Values<V, P::columns::count> column;
         Values<V, P::made::count> made;
         Values<V, kSums> more;
-        for_places<P::columns::count>(
-            [&](auto k) { column[k] = access.load(at.column[P::columns::all[k]] + i); });
-        for_places<kSums>([&](auto k) { more[k] = sums[k]; });
+        for_places<P::columns::count>([&](auto k) __attribute__((always_inline)) {
+            column[k] = access.load(at.column[P::columns::all[k]] + i);
+        });
+        for_places<kSums>([&](auto k) __attribute__((always_inline)) { more[k] = sums[k]; });
         P::template run<V>(element, column, nullptr, nullptr, made, nullptr, nullptr, more);
-        for_places<P::made::count>(
-            [&](auto k) { access.store(at.column[P::made::all[k]] + i, made[k]); });
-        for_places<kSums>([&](auto k) { sums[k] = access.choose(more[k], sums[k]); });
+        for_places<P::made::count>([&](auto k) __attribute__((always_inline)) {
+            access.store(at.column[P::made::all[k]] + i, made[k]);
+        });
+        for_places<kSums>([&](auto k) __attribute__((always_inline)) {
+            sums[k] = access.choose(more[k], sums[k]);
+        });
     });
-    for_places<kSums>([&](auto k) { *at.element[P::element_sums::all[k]] = sum_of(sums[k]); });
+    for_places<kSums>([&](auto k) __attribute__((always_inline)) {
+        *at.element[P::element_sums::all[k]] = sum_of(sums[k]);
+    });
 }
 
 template <class P>
@@ -53,14 +63,20 @@ void run_row(const Slots& at, int64_t j) {
     Values<S, P::rows::count> row;
     Values<S, P::made::count> made;
     Values<S, P::element_sums::count> sums;
-    for_places<P::elements::count>([&](auto k) { element[k] = *at.element[P::elements::all[k]]; });
-    for_places<P::rows::count>([&](auto k) { row[k] = at.row[P::rows::all[k]][j]; });
-    for_places<P::element_sums::count>(
-        [&](auto k) { sums[k] = *at.element[P::element_sums::all[k]]; });
+    for_places<P::elements::count>([&](auto k) __attribute__((always_inline)) {
+        element[k] = *at.element[P::elements::all[k]];
+    });
+    for_places<P::rows::count>(
+        [&](auto k) __attribute__((always_inline)) { row[k] = at.row[P::rows::all[k]][j]; });
+    for_places<P::element_sums::count>([&](auto k) __attribute__((always_inline)) {
+        sums[k] = *at.element[P::element_sums::all[k]];
+    });
     P::template run<S>(element, nullptr, row, nullptr, made, nullptr, nullptr, sums);
-    for_places<P::made::count>([&](auto k) { at.row[P::made::all[k]][j] = made[k]; });
-    for_places<P::element_sums::count>(
-        [&](auto k) { *at.element[P::element_sums::all[k]] = sums[k]; });
+    for_places<P::made::count>(
+        [&](auto k) __attribute__((always_inline)) { at.row[P::made::all[k]][j] = made[k]; });
+    for_places<P::element_sums::count>([&](auto k) __attribute__((always_inline)) {
+        *at.element[P::element_sums::all[k]] = sums[k];
+    });
 }
 
 template <class P>
@@ -75,42 +91,55 @@ void run_synapses(const Slots& at, int64_t j, int64_t pres) {
     Values<S*, P::made::count> to;
     Values<S*, P::column_sums::count> column_sums;
     V sums[kSums + 1][kChains] = {};
-    for_places<P::elements::count>(
-        [&](auto k) { element[k] = splat(*at.element[P::elements::all[k]]); });
-    for_places<P::rows::count>([&](auto k) { row[k] = splat(at.row[P::rows::all[k]][j]); });
-    for_places<P::columns::count>([&](auto k) { columns[k] = at.column[P::columns::all[k]]; });
-    for_places<P::synapses::count>(
-        [&](auto k) { synapses[k] = at.synapse[P::synapses::all[k]] + j * pres; });
-    for_places<P::made::count>([&](auto k) {
+    for_places<P::elements::count>([&](auto k) __attribute__((always_inline)) {
+        element[k] = splat(*at.element[P::elements::all[k]]);
+    });
+    for_places<P::rows::count>(
+        [&](auto k) __attribute__((always_inline)) { row[k] = splat(at.row[P::rows::all[k]][j]); });
+    for_places<P::columns::count>(
+        [&](auto k) __attribute__((always_inline)) { columns[k] = at.column[P::columns::all[k]]; });
+    for_places<P::synapses::count>([&](auto k) __attribute__((always_inline)) {
+        synapses[k] = at.synapse[P::synapses::all[k]] + j * pres;
+    });
+    for_places<P::made::count>([&](auto k) __attribute__((always_inline)) {
         S* matrix = at.synapse[P::made::all[k]];
         to[k] = matrix == nullptr ? nullptr : matrix + j * pres;
     });
-    for_places<P::column_sums::count>(
-        [&](auto k) { column_sums[k] = at.column[P::column_sums::all[k]]; });
+    for_places<P::column_sums::count>([&](auto k) __attribute__((always_inline)) {
+        column_sums[k] = at.column[P::column_sums::all[k]];
+    });
     for_lanes<kChains>(pres, [&](int64_t i, auto access, int chain) __attribute__((always_inline)) {
         Values<V, P::columns::count> column;
         Values<V, P::synapses::count> synapse;
         Values<V, P::made::count> made;
         Values<V, kSums> more;
         Values<V, P::column_sums::count> of_columns;
-        for_places<P::columns::count>([&](auto k) { column[k] = access.load(columns[k] + i); });
-        for_places<P::synapses::count>([&](auto k) { synapse[k] = access.load(synapses[k] + i); });
-        for_places<kSums>([&](auto k) { more[k] = sums[k][chain]; });
-        for_places<P::column_sums::count>(
-            [&](auto k) { of_columns[k] = access.load(column_sums[k] + i); });
+        for_places<P::columns::count>([&](auto k) __attribute__((always_inline)) {
+            column[k] = access.load(columns[k] + i);
+        });
+        for_places<P::synapses::count>([&](auto k) __attribute__((always_inline)) {
+            synapse[k] = access.load(synapses[k] + i);
+        });
+        for_places<kSums>([&](auto k) __attribute__((always_inline)) { more[k] = sums[k][chain]; });
+        for_places<P::column_sums::count>([&](auto k) __attribute__((always_inline)) {
+            of_columns[k] = access.load(column_sums[k] + i);
+        });
         P::template run<V>(element, column, row, synapse, made, more, of_columns, nullptr);
-        for_places<P::made::count>([&](auto k) {
+        for_places<P::made::count>([&](auto k) __attribute__((always_inline)) {
             if constexpr (P::adds::all[k]) {
                 if (to[k] != nullptr) access.store(to[k] + i, access.load(to[k] + i) + made[k]);
             } else {
                 access.store(to[k] + i, made[k]);
             }
         });
-        for_places<kSums>([&](auto k) { sums[k][chain] = access.choose(more[k], sums[k][chain]); });
-        for_places<P::column_sums::count>(
-            [&](auto k) { access.store(column_sums[k] + i, of_columns[k]); });
+        for_places<kSums>([&](auto k) __attribute__((always_inline)) {
+            sums[k][chain] = access.choose(more[k], sums[k][chain]);
+        });
+        for_places<P::column_sums::count>([&](auto k) __attribute__((always_inline)) {
+            access.store(column_sums[k] + i, of_columns[k]);
+        });
     });
-    for_places<kSums>([&](auto k) {
+    for_places<kSums>([&](auto k) __attribute__((always_inline)) {
         V total = sums[k][0];
         for (int chain = 1; chain < kChains; ++chain) total += sums[k][chain];
         at.row[P::row_sums::all[k]][j] = sum_of(total);
@@ -122,10 +151,12 @@ struct Parts {
     // Sums that the parts of rows add to are zero first.
     static void clear(const Slots& at, int64_t pres) {
         [[maybe_unused]] const auto one = [&]<class P>(P) {
-            for_places<P::column_sums::count>(
-                [&](auto k) { std::fill_n(at.column[P::column_sums::all[k]], pres, S(0)); });
-            for_places<P::element_sums::count>(
-                [&](auto k) { *at.element[P::element_sums::all[k]] = 0; });
+            for_places<P::column_sums::count>([&](auto k) __attribute__((always_inline)) {
+                std::fill_n(at.column[P::column_sums::all[k]], pres, S(0));
+            });
+            for_places<P::element_sums::count>([&](auto k) __attribute__((always_inline)) {
+                *at.element[P::element_sums::all[k]] = 0;
+            });
         };
         (one(Part()), ...);
     }
