@@ -2,7 +2,8 @@
 // printed of the rule (Python's plastikern/rules/programs.py). Knows nothing of torch.
 //
 // Everything that a unit takes, makes or returns lies in a slot: of the element one number, of
-// columns a vector (I,), of rows a vector (O,), of synapses a matrix (O, I). A part of a schedule
+// columns a vector (I,), of rows a vector (O,), of synapses a matrix (O, stride), whose rows start
+// on cache lines. A part of a schedule
 // names the slots that it takes and makes:
 //
 //   elements, columns, rows, synapses    slots that are taken
@@ -79,13 +80,13 @@ struct Binding {
 
 template <typename S>
 struct Job {
-    int64_t steps, batch, posts, pres, every, read_after, activity, states, totals;
+    int64_t steps, batch, posts, pres, stride, every, read_after, activity, states, totals;
     Binding<S> forward[3], again, backward[3];  // a change and a read, a read, a change
     const S* drive;                             // (T, B, O)
     S *sum, *z, *y;                             // (B, O), (T, B, O), (T, B, O)
     const S* const* first;                      // of each state of synapses (B, O, I)
-    S* const* state;                            // the same, as the steps change it
-    S* const* checkpoint;                       // of each (C, B, O, I), or null
+    S* const* state;                            // (B, O, stride), as the steps change it
+    S* const* checkpoint;                       // of each (C, B, O, stride), or null
     S *grad_y, *grad_z, *grad_drive;            // (T, B, O)
     // Totals of each thread, of a block on a device, and what each of these works in: slots of
     // `width` values, sums of its warps, a segment.
@@ -120,7 +121,7 @@ PLASTIKERN_INLINE bool is_kept(const Job<S>& job, int64_t changes) {
 template <typename S>
 PLASTIKERN_INLINE S* checkpoint(const Job<S>& job, int64_t which, int64_t changes, int64_t b) {
     return job.checkpoint[which] +
-           ((changes / job.every - 1) * job.batch + b) * job.posts * job.pres;
+           ((changes / job.every - 1) * job.batch + b) * job.posts * job.stride;
 }
 // Of neuron j at step k, the gradient of its drive, from that of its activity.
 template <typename S>
@@ -136,7 +137,7 @@ struct Place {
     const Job<S>& job;
     int64_t worker;
 
-    PLASTIKERN_INLINE int64_t matrix() const { return job.posts * job.pres; }
+    PLASTIKERN_INLINE int64_t matrix() const { return job.posts * job.stride; }
     PLASTIKERN_INLINE int64_t size() const {
         return (job.slots + job.sums) * job.width + (job.every + 1) * job.states * matrix();
     }

@@ -80,7 +80,7 @@ void run_row(const Slots& at, int64_t j) {
 }
 
 template <class P>
-void run_synapses(const Slots& at, int64_t j, int64_t pres) {
+void run_synapses(const Slots& at, int64_t j, int64_t pres, int64_t stride) {
     constexpr size_t kSums = P::row_sums::count;
     // Few sums would wait for each other's latency: they are kept in several chains.
     constexpr int kChains = kSums > 0 && kSums <= 2 ? 4 : 1;
@@ -99,11 +99,11 @@ void run_synapses(const Slots& at, int64_t j, int64_t pres) {
     for_places<P::columns::count>(
         [&](auto k) __attribute__((always_inline)) { columns[k] = at.column[P::columns::all[k]]; });
     for_places<P::synapses::count>([&](auto k) __attribute__((always_inline)) {
-        synapses[k] = at.synapse[P::synapses::all[k]] + j * pres;
+        synapses[k] = at.synapse[P::synapses::all[k]] + j * stride;
     });
     for_places<P::made::count>([&](auto k) __attribute__((always_inline)) {
         S* matrix = at.synapse[P::made::all[k]];
-        to[k] = matrix == nullptr ? nullptr : matrix + j * pres;
+        to[k] = matrix == nullptr ? nullptr : matrix + j * stride;
     });
     for_places<P::column_sums::count>([&](auto k) __attribute__((always_inline)) {
         column_sums[k] = at.column[P::column_sums::all[k]];
@@ -170,12 +170,12 @@ struct Parts {
         };
         (one(Part()), ...);
     }
-    static void of_row(const Slots& at, int64_t j, int64_t pres) {
+    static void of_row(const Slots& at, int64_t j, int64_t pres, int64_t stride) {
         [[maybe_unused]] const auto one = [&]<class P>(P) {
             if constexpr (P::level == 1) {
                 run_row<P>(at, j);
             } else {
-                run_synapses<P>(at, j, pres);
+                run_synapses<P>(at, j, pres, stride);
             }
         };
         (one(Part()), ...);
@@ -184,27 +184,25 @@ struct Parts {
 
 template <class BeforeParts, class RowParts>
 struct Sweep {
-    static void run(const Slots& at, int64_t posts, int64_t pres) {
-        BeforeParts::before(at, pres);
-        RowParts::clear(at, pres);
-        for (int64_t j = 0; j < posts; ++j) RowParts::of_row(at, j, pres);
+    static void run(const Slots& at, const Job<S>& job) {
+        BeforeParts::before(at, job.pres);
+        RowParts::clear(at, job.pres);
+        for (int64_t j = 0; j < job.posts; ++j) RowParts::of_row(at, j, job.pres, job.stride);
     }
 };
 
 template <class... Each>
 struct Sweeps {
-    static void run(const Slots& at, int64_t posts, int64_t pres) {
-        (Each::run(at, posts, pres), ...);
-    }
+    static void run(const Slots& at, const Job<S>& job) { (Each::run(at, job), ...); }
 };
 
 // Schedules of a unit: a change and a read, a read, a change.
 template <class Both, class Reads, class Changes>
 struct Variants {
-    static void run(int64_t which, const Slots& at, int64_t posts, int64_t pres) {
-        if (which == 0) return Both::run(at, posts, pres);
-        if (which == 1) return Reads::run(at, posts, pres);
-        Changes::run(at, posts, pres);
+    static void run(int64_t which, const Slots& at, const Job<S>& job) {
+        if (which == 0) return Both::run(at, job);
+        if (which == 1) return Reads::run(at, job);
+        Changes::run(at, job);
     }
 };
 
@@ -236,23 +234,29 @@ inline void activate(const Job<S>& job, int64_t k, int64_t b) {
     }
 }
 
+// A first state, in rows that start on cache lines.
+inline void copy_first(const Job<S>& job, int64_t which, int64_t b, S* to) {
+    for (int64_t j = 0; j < job.posts; ++j)
+        std::copy_n(job.first[which] + (b * job.posts + j) * job.pres, job.pres,
+                    to + j * job.stride);
+}
+
 template <class Forward>
 void forward_pass(const Job<S>& job) {
-    const int64_t matrix = job.posts * job.pres;
     parallel(job.workers, [&](Team team) {
         const Place<S> place{job, team.rank};
         Bound bound;
         for (int64_t b = team.rank; b < job.batch; b += team.size) {
             for (int64_t s = 0; s < job.states; ++s)
-                std::copy_n(job.first[s] + b * matrix, matrix, job.state[s] + b * matrix);
+                copy_first(job, s, b, job.state[s] + b * place.matrix());
             for (int64_t k = 0; k < units_of(job); ++k) {
                 const int64_t which = variant_of(job, k), after = state_after(job, k);
-                Forward::run(which, bound.at(place, job.forward[which], k, b, 0), job.posts,
-                             job.pres);
+                Forward::run(which, bound.at(place, job.forward[which], k, b, 0), job);
                 if (k < job.steps) activate(job, k, b);
                 if (!is_kept(job, after)) continue;
                 for (int64_t s = 0; s < job.states; ++s)
-                    std::copy_n(job.state[s] + b * matrix, matrix, checkpoint(job, s, after, b));
+                    std::copy_n(job.state[s] + b * place.matrix(), place.matrix(),
+                                checkpoint(job, s, after, b));
             }
         }
     });
@@ -262,12 +266,16 @@ void forward_pass(const Job<S>& job) {
 template <class Forward>
 void recompute(const Job<S>& job, const Place<S>& place, Bound& bound, int64_t start, int64_t last,
                int64_t b) {
-    for (int64_t s = 0; s < job.states; ++s)
-        std::copy_n(start == 0 ? job.first[s] + b * place.matrix() : checkpoint(job, s, start, b),
-                    place.matrix(), place.state(0, s));
+    for (int64_t s = 0; s < job.states; ++s) {
+        if (start == 0) {
+            copy_first(job, s, b, place.state(0, s));
+        } else {
+            std::copy_n(checkpoint(job, s, start, b), place.matrix(), place.state(0, s));
+        }
+    }
     for (int64_t state = start; state < last; ++state) {
         const int64_t k = job.read_after != 0 ? state : state + 1;
-        Forward::run(2, bound.at(place, job.again, k, b, state - start), job.posts, job.pres);
+        Forward::run(2, bound.at(place, job.again, k, b, state - start), job);
     }
 }
 
@@ -288,7 +296,7 @@ void backward_pass(const Job<S>& job) {
                     drive_adjoint(job, k, b, j);
                 const Binding<S>& binding = job.backward[which];
                 const Slots slots = bound.at(place, binding, k, b, before - start);
-                Backward::run(which, slots, job.posts, job.pres);
+                Backward::run(which, slots, job);
                 S** levels[] = {slots.element, slots.row, slots.column, slots.synapse};
                 for (int64_t each = 0; each < binding.additions; ++each) {
                     const Addition<S>& add = binding.added[each];

@@ -143,12 +143,12 @@ __device__ void run_synapses(const Slots<S>& at, int64_t j, int first_sum) {
     });
     for_places<P::synapses::count>([&](auto k) {
         constexpr int slot = P::synapses::all[k];
-        synapses[k] = at.synapse(slot) + j * pres;
+        synapses[k] = at.synapse(slot) + j * at.place.job.stride;
     });
     for_places<P::made::count>([&](auto k) {
         constexpr int slot = P::made::all[k];
         S* matrix = at.synapse(slot);
-        to[k] = matrix == nullptr ? nullptr : matrix + j * pres;
+        to[k] = matrix == nullptr ? nullptr : matrix + j * at.place.job.stride;
     });
     for (int64_t i = lane_of_thread(); i < pres; i += kLanes) {
         Values<S, P::columns::count> column;
@@ -282,12 +282,19 @@ __device__ void copy(const S* from, S* to, int64_t count) {
     for (int64_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = from[i];
 }
 
+template <typename S>
+__device__ void copy_first(const Job<S>& job, int64_t which, int64_t b, S* to) {
+    const S* from = job.first[which] + b * job.posts * job.pres;
+    for (int64_t i = threadIdx.x; i < job.posts * job.pres; i += blockDim.x)
+        to[i / job.pres * job.stride + i % job.pres] = from[i];
+}
+
 template <class Forward, typename S>
 __global__ void __launch_bounds__(kWarps* kLanes) run_forward(const __grid_constant__ Job<S> job) {
     const int64_t b = blockIdx.x, posts = job.posts;
     const Place<S> place{job, b};
     for (int64_t s = 0; s < job.states; ++s)
-        copy(job.first[s] + b * place.matrix(), job.state[s] + b * place.matrix(), place.matrix());
+        copy_first(job, s, b, job.state[s] + b * place.matrix());
     __syncthreads();
     for (int64_t k = 0; k < units_of(job); ++k) {
         const int64_t which = variant_of(job, k), after = state_after(job, k);
@@ -318,9 +325,13 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_backward(const __grid_cons
         const int64_t which = variant_of(job, k), before = state_before(job, k);
         if (before / job.every * job.every != start) {
             start = before / job.every * job.every;
-            for (int64_t s = 0; s < job.states; ++s)
-                copy(start == 0 ? job.first[s] + b * place.matrix() : checkpoint(job, s, start, b),
-                     place.state(0, s), place.matrix());
+            for (int64_t s = 0; s < job.states; ++s) {
+                if (start == 0) {
+                    copy_first(job, s, b, place.state(0, s));
+                } else {
+                    copy(checkpoint(job, s, start, b), place.state(0, s), place.matrix());
+                }
+            }
             __syncthreads();
             for (int64_t state = start; state < before; ++state) {
                 const int64_t step = job.read_after != 0 ? state : state + 1;

@@ -51,7 +51,7 @@ class _Binding(ctypes.Structure):
 class _Job(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
-            "steps", "batch", "posts", "pres", "every", "read_after", "activity", "states", "totals")),
+            "steps", "batch", "posts", "pres", "stride", "every", "read_after", "activity", "states", "totals")),
         ("forward", _Binding * 3), ("again", _Binding), ("backward", _Binding * 3),
         *((name, ctypes.c_void_p) for name in (
             "drive", "sum", "z", "y", "first", "state", "checkpoint", "grad_y", "grad_z", "grad_drive", "totals_of",
@@ -99,6 +99,7 @@ class Run:
     given: Mapping[str, Tensor]
     kept: dict[str, Tensor] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
+    lines: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def sizes(self) -> tuple[int, int, int, int]:
@@ -129,8 +130,27 @@ class Run:
         for name in (*self.rule.coefficients, "w", "alpha"):
             if name in self.given:
                 found[name] = at
-                at += self.given[name].numel()
+                at += self._whole_lines(self._in_lines(name).numel())
         return {**found, "": at}
+
+    def _whole_lines(self, count: int) -> int:
+        """At least so many values, a whole number of cache lines."""
+        line = 64 // self.drive.element_size()
+        return (count + line - 1) // line * line
+
+    @property
+    def stride(self) -> int:
+        """From one row of synapses to the next."""
+        return self._whole_lines(self.sizes[3])
+
+    def _in_lines(self, name: str) -> Tensor:
+        """A parameter; one of each connection in rows that start on cache lines."""
+        if self.kinds[name] != "connection":
+            return self.given[name]
+        if name not in self.lines:
+            missing = self.stride - self.sizes[3]
+            self.lines[name] = torch.nn.functional.pad(self.given[name], (0, missing)).contiguous()
+        return self.lines[name]
 
     @property
     def kept_names(self) -> list[str]:
@@ -144,13 +164,13 @@ class Run:
         """What both passes are told."""
         steps, batch, posts, pres = self.sizes
         job = _Job(
-            steps=steps, batch=batch, posts=posts, pres=pres, every=math.isqrt(max(steps - 1, 0)) + 1,
+            steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride, every=math.isqrt(max(steps - 1, 0)) + 1,
             read_after=int(self.rule.read_after),
             activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
         )  # fmt: skip
         program = self.spec.program
         schedules = [*program.forward.values(), *program.backward.values()]
-        job.width = max(posts, pres)
+        job.width = self._whole_lines(max(posts, pres))
         job.slots = max(sum(map(len, each.slots.values())) for each in schedules)
         job.workers = min(torch.get_num_threads(), batch)
         if self.spec.target != "cpu":
@@ -161,7 +181,7 @@ class Run:
 
     def _launch(self, job: _Job, name: str) -> None:
         """Runs a pass in room of its own."""
-        matrix = job.posts * job.pres
+        matrix = job.posts * job.stride
         size = (job.slots + job.sums) * job.width + (job.every + 1) * job.states * matrix
         work = self.drive.new_empty(job.workers, size)
         job.work = work.data_ptr()
@@ -207,7 +227,7 @@ class Run:
         if plain in self.rule.states and self.rule.states[plain] != "synapse":
             return over_time(self.kept[plain], 0 if variant == "read" else step)
         if plain in self.kinds:
-            return None if plain in self.rule.states else source("memory", self.given[plain])
+            return None if plain in self.rule.states else source("memory", self._in_lines(plain))
         if plain in ("pre_count", "post_count"):
             return source("memory", self.kept[plain])
         return None
@@ -225,10 +245,10 @@ class Run:
         job = self.job()
         for name, kind in self.rule.states.items():
             if kind == "synapse":
-                kept[name] = new(batch, posts, pres)
+                kept[name] = new(batch, posts, self.stride)
                 if keep:
                     kept[f"{name}:checkpoints"] = new(
-                        max(steps - 1, 0) // job.every, batch, posts, pres
+                        max(steps - 1, 0) // job.every, batch, posts, self.stride
                     )
             else:
                 kept[name] = new(steps + 1, *self.given[name].shape)
@@ -247,12 +267,12 @@ class Run:
         self._launch(job, "forward")
 
     def _forward_slot(self, name: str, variant: str) -> _Source:
-        *_, posts, pres = self.sizes
+        posts = self.sizes[2]
         state = name.removeprefix("next_")
         if name == "sum":
             return source("memory", self.kept["sum"], 0, posts)
         if state in self.matrices:
-            return source("memory", self.kept[state], 0, posts * pres)
+            return source("memory", self.kept[state], 0, posts * self.stride)
         if name.startswith("next_") and state in self.rule.states:
             return over_time(self.kept[state], 1 if self.rule.read_after else 0)
         return self.taken(name, variant) or source("scratch")
@@ -283,7 +303,9 @@ class Run:
         units = steps if rule.read_after else steps + 1
         for name, kind in rule.states.items():
             if kind == "synapse":
-                grads[name] = last[name].clone(memory_format=torch.contiguous_format)
+                grads[name] = torch.nn.functional.pad(
+                    last[name], (0, self.stride - self.sizes[3])
+                ).contiguous()
             else:
                 grads[name] = zeros(2, *last[name].shape)
                 grads[name][units & 1] = last[name]
@@ -313,17 +335,17 @@ class Run:
         if self.spec.recurrent:
             grads["pre"] = grads["activities"][0]
         for name, kind in rule.states.items():
-            if kind != "synapse":
-                grads[name] = grads[name][0]
+            grads[name] = grads[name][..., : self.sizes[3]] if kind == "synapse" else grads[name][0]
         for name, at in self.coefficients.items():
-            if not name:
-                continue
-            like = self.given[name]
-            grads[name] = totals[at : at + like.numel()].view(like.shape).to(like.dtype)
+            if name:
+                lines, like = self._in_lines(name), self.given[name]
+                total = totals[at : at + lines.numel()].view(lines.shape)
+                total = total[:, : self.sizes[3]] if lines.dim() == 2 else total
+                grads[name] = total.to(like.dtype).view(like.shape)
         return grads
 
     def _backward_slot(self, name: str, of: str, variant: str, grads: dict[str, Tensor]) -> _Source:
-        *_, posts, pres = self.sizes
+        posts = self.sizes[2]
         outgoing, state = (
             name.startswith("grad_of_"),
             name.removeprefix("grad_of_").removeprefix("grad_"),
@@ -334,7 +356,7 @@ class Run:
             return over_time(grads["drive"], 0)
         if name.startswith("grad_") and state in self.rule.states:
             if state in self.matrices:
-                return source("memory", grads[state], 0, posts * pres)
+                return source("memory", grads[state], 0, posts * self.stride)
             return source(
                 "parity",
                 grads[state],
