@@ -66,6 +66,8 @@ struct RuleFacts {
     bool unbounded;            // its read is served by one with bounds, which are infinite then
     int row_sums[2];
     bool reverses[2], fades[2];  // without and with eligibility traces
+    // By synapse, over a row before the last pass: for the next states, and for all of the adjoint.
+    int passes_of_next[2], passes[2];
 };
 
 template <class A, class B>
@@ -81,7 +83,11 @@ constexpr bool same<A, A> = true;
      {kRowSums<generated::update, generated::update>,                      \
       kRowSums<generated::update##_retroactive, generated::update>},       \
      {generated::free::reverses, generated::free##_retroactive::reverses}, \
-     {generated::free::fades, generated::free##_retroactive::fades}},
+     {generated::free::fades, generated::free##_retroactive::fades},       \
+     {generated::update::by_synapse::passes_of_next,                       \
+      generated::update##_retroactive::by_synapse::passes_of_next},        \
+     {generated::update::by_synapse::passes,                               \
+      generated::update##_retroactive::by_synapse::passes}},
 constexpr RuleFacts kRules[] = {PLASTIKERN_RULES(PLASTIKERN_FACTS)};
 #undef PLASTIKERN_FACTS
 

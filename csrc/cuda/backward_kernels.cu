@@ -7,7 +7,7 @@
 //   checkpoint pass         this block's rows: the adjoint of the read of step k and of the change
 //   by step k - 1 columns      what the block's rows give back to pre
 #include "backward.h"
-#include "block.cuh"
+#include "row_passes.cuh"
 
 namespace plastikern::cuda {
 namespace {
@@ -15,12 +15,16 @@ namespace {
 template <class Rule, typename S>
 class BackwardBlock {
     using Update = typename Rule::Update;
+    using AtOnce = typename Rule::AtOnce;
     using Read = typename Rule::Read;
     // Sums over a row's synapses, in the order in which they lie in BackwardLayout::sums: those of
-    // the change, by synapse the gradient of the modulator's share, last that of alpha.
-    static constexpr int kRowSums = plastikern::kRowSums<Update, typename Rule::AtOnce>,
-                         kAlpha = kRowSums - 1, kRate = kRowSums - 2,
-                         kChangeSums = plastikern::kChangeSums<Update, typename Rule::AtOnce>;
+    // the change, by synapse the gradient of the modulator's share, last that of alpha. Where a
+    // change sums over its row inside, gradients of the post and of each coefficient lie in the
+    // place of its sums; a warp holds those of coefficients after all others.
+    static constexpr int kRowSums = plastikern::kRowSums<Update, AtOnce>, kAlpha = kRowSums - 1,
+                         kRate = kRowSums - 2,
+                         kChangeSums = plastikern::kChangeSums<Update, AtOnce>,
+                         kHeldSums = kRowSums + (kSumsInside<Rule> ? kStates<Update> : 0);
 
    public:
     __device__ __forceinline__ BackwardBlock(const BackwardJob<S>& job)
@@ -290,22 +294,40 @@ class BackwardBlock {
         const int64_t start = segment_of(k), inside = k - 1 - start;
         if (inside == 0 || (k != length && inside != n_.checkpoint_every - 1)) return;
         const TraceRows<const S> from = kept_traces(start, b);
-        const S bound = n_.connection.bound;
         for (int row = at_.first_of_warp(); row < at_.rows; row += at_.stride()) {
             const int count = at_.at_once(row);
-            for (int r = row; r < row + count; ++r) {
-                const bool eligible = parameters_.eligible(r);
-                for (int i = at_.lane; i < static_cast<int>(n_.pres); i += kLanes) {
-                    auto states = TraceRow<Update, const S>(from, r).load(i);
-                    for (int64_t t = 0; t < inside; ++t) {
-                        const S x = pre_of(n_, a_, zeros_, start + t, b)[i],
-                                m = modulator(start + t, b);
-                        const S post = post_of(n_, a_, start + t, b)[at_.first_row + r];
-                        const auto given = parameters_.template coefficients<Update>(
-                            r, parameters_.rates_per_synapse ? i : 0, m);
-                        states = next<Rule, S>(eligible, states, x, post, bound, S(n_.pres), given);
-                        TraceRow<Update, S>(segment(t).of(b - first_), r).store(i, states);
-                    }
+            for (int r = row; r < row + count; ++r) recompute_row(from, r, b, start, inside);
+        }
+    }
+
+    __device__ __forceinline__ void recompute_row(TraceRows<const S> from, int row, int64_t b,
+                                                  int64_t start, int64_t steps) const {
+        const S bound = n_.connection.bound;
+        if constexpr (kSumsInside<Rule>) {
+            // Its synapses wait for each other at every step.
+            for (int64_t t = 0; t < steps; ++t) {
+                const S* pre = pre_of(n_, a_, zeros_, start + t, b);
+                const S post = post_of(n_, a_, start + t, b)[at_.first_row + row],
+                        m = modulator(start + t, b);
+                const TraceRows<S> after = segment(t).of(b - first_);
+                const RowPasses<Rule, S> passes{parameters_, row, at_.lane, from, pre, m};
+                passes.step(after, post, bound);
+                from = TraceRows<const S>(after);
+            }
+        } else {
+            const bool eligible = parameters_.eligible(row);
+            RowValues<Rule, S> values;
+            for (int i = at_.lane; i < static_cast<int>(n_.pres); i += kLanes) {
+                auto states = TraceRow<Update, const S>(from, row).load(i);
+                for (int64_t t = 0; t < steps; ++t) {
+                    const S x = pre_of(n_, a_, zeros_, start + t, b)[i],
+                            m = modulator(start + t, b);
+                    const S post = post_of(n_, a_, start + t, b)[at_.first_row + row];
+                    const auto given = parameters_.template coefficients<Update>(
+                        row, parameters_.rates_per_synapse ? i : 0, m);
+                    states =
+                        next<Rule, S>(eligible, states, x, post, bound, S(n_.pres), given, values);
+                    TraceRow<Update, S>(segment(t).of(b - first_), row).store(i, states);
                 }
             }
         }
@@ -341,10 +363,11 @@ class BackwardBlock {
                                                           {grads_before, second}};
             const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
             const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
-            S post[kRows] = {}, sums[kRowSums][kRows] = {};
+            S post[kRows] = {}, sums[kHeldSums][kRows] = {};
             Given<Update, S> given[kRows];
             typename Read::template Row<S> reading[kRows];
             bool eligible[kRows];
+            RowValues<Rule, S> values[kRows];
             const bool is_first = row == at_.warp * static_cast<int>(kRows);
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
@@ -355,6 +378,12 @@ class BackwardBlock {
                 post[r] = posts[own];
                 if (!parameters_.rates_per_synapse)
                     given[r] = parameters_.template coefficients<Update>(own, 0, m);
+                if constexpr (kSumsInside<Rule>) {
+                    if (r >= count) continue;
+                    const RowPasses<Rule, S> passes{parameters_, own, at_.lane, from, before, m};
+                    passes.next(values[r], post[r], bound);
+                    passes.adjoint(values[r], grads, reads ? here : nullptr, reading[r]);
+                }
             }
             for (int i = at_.lane; i < pres; i += kLanes) {
                 const S x = here[i], x_before = before[i];
@@ -368,7 +397,7 @@ class BackwardBlock {
                         if (parameters_.rates_per_synapse)
                             given[r] = parameters_.template coefficients<Update>(row + r, i, m);
                         states = next<Rule, S>(eligible[r], before, x_before, post[r], bound,
-                                               S(n_.pres), given[r]);
+                                               S(n_.pres), given[r], values[r]);
                     }
                     if (reads) {
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
@@ -385,12 +414,13 @@ class BackwardBlock {
                     }
                     if (changes) {
                         if (!kEligible<Update> || eligible[r]) {
-                            grad = change<Update>(before, x_before, post[r], given[r], bound, grad,
-                                                  m, row + r, i, through_change, sums, r);
+                            grad =
+                                change<Update>(before, x_before, post[r], given[r], bound, grad, m,
+                                               row + r, i, through_change, sums, r, values[r]);
                         } else {
-                            grad.H = change<typename Rule::AtOnce>(
-                                         {before.H}, x_before, post[r], {given[r].r}, bound,
-                                         {grad.H}, m, row + r, i, through_change, sums, r)
+                            grad.H = change<AtOnce>({before.H}, x_before, post[r], {given[r].r},
+                                                    bound, {grad.H}, m, row + r, i, through_change,
+                                                    sums, r, values[r])
                                          .H;
                         }
                     }
@@ -406,9 +436,14 @@ class BackwardBlock {
 #pragma unroll
             for (int which = 0; which < kRowSums; ++which) {
                 // What no kernel of this rule adds to need not be summed.
-                if (which >= kChangeSums && which < kRate) continue;
+                if (which >= (kSumsInside<Rule> ? 0 : kChangeSums) && which < kRate) continue;
                 const S sum = sums_of_two(sums[which][0], sums[which][1], at_.lane);
                 if (at_.tells(count)) to[which * plan_.rows] = sum;
+            }
+            if constexpr (kSumsInside<Rule>) {
+                if (changes)
+                    finish_sums<Rule, kRowSums>(values, eligible, sums, count, at_.lane,
+                                                vectors_ + layout_.sums + row, plan_.rows);
             }
         }
     }
@@ -441,20 +476,34 @@ class BackwardBlock {
                                                          S post, const Given<Changed, S>& given,
                                                          S bound, const States<Changed, S>& grad,
                                                          S m, int row, int i, S& through_change,
-                                                         S (&sums)[kRowSums][kRows], int r) const {
-        const auto adjoint = [&](auto text) {
+                                                         S (&sums)[kHeldSums][kRows], int r,
+                                                         RowValues<Rule, S>& values) const {
+        const auto adjoint = [&](auto text, const auto& of_row) {
             using Text = decltype(text);
             typename Text::template Adjoint<S> so_far;
             so_far.x = through_change;
             Text::sums([&](int which, S& sum) { sum = sums[which][r]; }, so_far.sums);
-            const auto found = Text::adjoint(Text::row(post, bound, S(n_.pres), given), before, pre,
-                                             given, grad, so_far);
+            const auto found = Text::adjoint(of_row, before, pre, given, grad, so_far);
             Text::sums([&](int which, const S& sum) { sums[which][r] = sum; }, found.sums);
             through_change = found.x;
             return found;
         };
-        if (!parameters_.rates_per_synapse) return adjoint(typename Changed::by_row()).states;
-        const auto found = adjoint(typename Changed::by_synapse());
+        const S count = S(n_.pres);
+        if constexpr (!kSumsInside<Rule>) {
+            using ByRow = typename Changed::by_row;
+            if (!parameters_.rates_per_synapse)
+                return adjoint(ByRow(), ByRow::row(post, bound, count, given)).states;
+        }
+        const auto found = adjoint(typename Changed::by_synapse(),
+                                   values.template of<Changed>(post, bound, count, given));
+        if constexpr (kSumsInside<Rule>) {
+            if (!parameters_.rates_per_synapse) {
+                Changed::coefficients(
+                    [&](int which, const S& grad) { sums[kRowSums + which][r] += grad; },
+                    found.coefficients);
+                return found.states;
+            }
+        }
         const S in_force = found.coefficients.r;
         const int64_t at = (at_.first_row + row) * n_.pres + i, matrix = n_.synapses();
         S* grad_rates = zeroed_ + layout_.rates + at;
@@ -477,7 +526,7 @@ class BackwardBlock {
         if (!kEligible<Update> || parameters_.eligible(row)) {
             finish_change<Update>(k, b, row, sums);
         } else {
-            finish_change<typename Rule::AtOnce>(k, b, row, sums);
+            finish_change<AtOnce>(k, b, row, sums);
         }
     }
 
@@ -489,10 +538,15 @@ class BackwardBlock {
         const auto given = parameters_.template coefficients<Changed>(row, 0, m);
         const auto finish = [&](auto text) {
             using Text = decltype(text);
-            typename Text::template Sums<S> totals;
-            Text::sums([&](int which, S& sum) { sum = sums[which * plan_.rows]; }, totals);
-            const auto found =
-                Text::finish(Text::row(post, n_.connection.bound, S(n_.pres), given), totals);
+            typename Text::template Finished<S> found;
+            if constexpr (kSumsInside<Rule>) {
+                found = finished<Changed, Text>(sums, plan_.rows);
+            } else {
+                typename Text::template Sums<S> totals;
+                Text::sums([&](int which, S& sum) { sum = sums[which * plan_.rows]; }, totals);
+                found =
+                    Text::finish(Text::row(post, n_.connection.bound, S(n_.pres), given), totals);
+            }
             grad_posts(b)[row] = found.y;
             return found;
         };

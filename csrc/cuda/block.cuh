@@ -26,6 +26,11 @@ template <class Update>
 constexpr int kStates = sizeof(States<Update, float>) / sizeof(float);
 template <class Update>
 constexpr bool kEligible = kStates<Update> == 2;
+// Whether a change sums over its row inside: see row_passes.cuh.
+template <class Rule>
+constexpr bool kSumsInside =
+    most(Rule::Update::by_row::passes, Rule::Update::by_synapse::passes,
+         Rule::AtOnce::by_row::passes, Rule::AtOnce::by_synapse::passes) > 0;
 
 // Columns that a lane has under way at once.
 constexpr int kColumns = 2;
@@ -142,23 +147,55 @@ struct BlockParameters {
     }
 };
 
+// The values of a row that its synapses share, in the text by synapse of its change. Nothing is
+// kept where they follow from the post and the bound alone.
+template <class Rule, typename S, bool kKept = kSumsInside<Rule>>
+struct RowValues {
+    template <class Changed>
+    __device__ __forceinline__ auto of(S post, S bound, S count, const Given<Changed, S>& given) {
+        return Changed::by_synapse::row(post, bound, count, given);
+    }
+};
+template <class Rule, typename S>
+struct RowValues<Rule, S, true> {
+    typename Rule::Update::by_synapse::template Row<S> update;
+    typename Rule::AtOnce::by_synapse::template Row<S> at_once;
+
+    template <class Changed>
+    __device__ __forceinline__ auto& kept() {
+        if constexpr (same<Changed, typename Rule::Update>) {
+            return update;
+        } else {
+            return at_once;
+        }
+    }
+    template <class Changed>
+    __device__ __forceinline__ auto& of(S, S, S, const Given<Changed, S>&) {
+        return kept<Changed>();
+    }
+};
+
 // The states after a step. By synapse, whatever coefficients belong to: a choice at run time costs
 // more than what is computed once a row would save. Where some rows have no eligibility traces,
 // their traces change at once, and their E stays.
 template <class Rule, typename S>
 __device__ __forceinline__ States<typename Rule::Update, S> next(
     bool eligible, States<typename Rule::Update, S> before, S pre, S post, S bound, S count,
-    const Given<typename Rule::Update, S>& given) {
-    using Text = typename Rule::Update::by_synapse;
-    if constexpr (kEligible<typename Rule::Update>) {
+    const Given<typename Rule::Update, S>& given, RowValues<Rule, S>& values) {
+    using Update = typename Rule::Update;
+    using AtOnce = typename Rule::AtOnce;
+    if constexpr (kEligible<Update>) {
         if (!eligible) {
-            using AtOnce = typename Rule::AtOnce::by_synapse;
-            const Given<typename Rule::AtOnce, S> rate{given.r};
-            before.H = AtOnce::next(AtOnce::row(post, bound, count, rate), {before.H}, pre, rate).H;
+            const Given<AtOnce, S> rate{given.r};
+            before.H =
+                AtOnce::by_synapse::next(values.template of<AtOnce>(post, bound, count, rate),
+                                         {before.H}, pre, rate)
+                    .H;
             return before;
         }
     }
-    return Text::next(Text::row(post, bound, count, given), before, pre, given);
+    return Update::by_synapse::next(values.template of<Update>(post, bound, count, given), before,
+                                    pre, given);
 }
 
 // One row of traces, or of their gradients; null: nobody wants them.

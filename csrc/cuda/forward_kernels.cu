@@ -1,7 +1,7 @@
 // The forward pass on a device: unit k changes the traces by step k - 1, then reads them for step
 // k. One kernel for all forms of plan.h; compiled once for each scalar.
-#include "block.cuh"
 #include "forward.h"
+#include "row_passes.cuh"
 
 namespace plastikern::cuda {
 namespace {
@@ -184,6 +184,7 @@ class ForwardBlock {
             S sums[kRows] = {}, gates[3][kRows] = {}, post[kRows] = {};
             Given<Update, S> given[kRows];
             bool eligible[kRows];
+            RowValues<Rule, S> values[kRows];
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
                 const int own = r == 0 ? row : second;
@@ -192,6 +193,11 @@ class ForwardBlock {
                 post[r] = posts[own];
                 if (!parameters_.rates_per_synapse)
                     given[r] = parameters_.template coefficients<Update>(own, 0, m);
+                if constexpr (kSumsInside<Rule>) {
+                    if (r < count)
+                        RowPasses<Rule, S>{parameters_, own, at_.lane, from, before, m}.next(
+                            values[r], post[r], bound);
+                }
             }
             for (int first = at_.lane; first < pres; first += kLanes * kColumns) {
 #pragma unroll
@@ -207,7 +213,7 @@ class ForwardBlock {
                             if (parameters_.rates_per_synapse)
                                 given[r] = parameters_.template coefficients<Update>(row + r, i, m);
                             states = next<Rule, S>(eligible[r], states, x_before, post[r], bound,
-                                                   S(n_.pres), given[r]);
+                                                   S(n_.pres), given[r], values[r]);
                         }
                         if (stores) rows_out[r].store(i, states);
                         if (kept.trace != nullptr) rows_kept[r].store(i, states);

@@ -78,13 +78,24 @@ struct Pass {
         count(plan);
     }
 
+    // How often a step reads or writes each trace, or its gradient, and each trace that is computed
+    // again: passes over a row before the last one read only.
+    double trace_accesses() const {
+        const RuleFacts& rule = kRules[n.rule];
+        const int next = rule.passes_of_next[n.retroactive];
+        return 2 + (backward() ? rule.passes[n.retroactive] - next : next);
+    }
+    double segment_accesses() const {
+        const RuleFacts& rule = kRules[n.rule];
+        return 2 + rule.passes[n.retroactive] + rule.passes_of_next[n.retroactive];
+    }
+
     // Bytes of one synapse at one step: of traces, of the gradient of alpha, of parameters.
     void set_clocks(Plan& plan) const {
         const double value = sizeof(S), matrices = n.retroactive ? 2 : 1;
-        const double traces = value * matrices * 2, sums = alphas() ? 2 * value : 0;
+        const double traces = value * matrices * trace_accesses(), sums = alphas() ? 2 * value : 0;
         const double parameters = value * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
-        // Computed again: written once, read once.
-        const double segment = backward() ? value * matrices * 2 : 0;
+        const double segment = backward() ? value * matrices * segment_accesses() : 0;
         const double chip = std::min(kChipBytes, kWarpBytes * static_cast<double>(plan.warps));
         const auto speed = [&](bool on_chip, double elsewhere) {
             return on_chip ? chip : elsewhere;
@@ -115,12 +126,12 @@ struct Pass {
         const double matrix = value * static_cast<double>(n.synapses()),
                      traces = matrix * (n.retroactive ? 2 : 1);
         // Read and written at every unit; kept on the chip, at the first and the last one.
-        double bytes = batch * traces * (plan.traces_on_chip ? 2 : 2 * steps + 1);
+        double bytes = batch * traces * (plan.traces_on_chip ? 2 : trace_accesses() * steps + 1);
         const double segments =
             n.checkpoint_every > 0 ? steps / static_cast<double>(n.checkpoint_every) : 0;
         bytes += batch * traces * segments;  // checkpoints, written or read
-        if (backward())
-            bytes += batch * traces * 2 * steps;  // traces between them, computed again and read
+        // Traces between them, computed again and read.
+        if (backward()) bytes += batch * traces * segment_accesses() * steps;
         if (alphas())
             bytes += matrix *
                      (plan.alphas_on_chip ? static_cast<double>(plan.groups) : 2 * steps * batch);

@@ -114,6 +114,13 @@ class Copy:
         self.written = self.run("-m", "plastikern.rules")
         self.run("-c", BUILD)
 
+    def tested(self, tests: str, which: str, interpreted: str = "") -> str:
+        """What pytest says of the tests of that name in a file."""
+        return self.run(
+            "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"tests/{tests}", "-k", which,
+            TRITON_INTERPRET=interpreted,
+        )  # fmt: skip
+
     def run(self, *arguments: str, **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
@@ -139,8 +146,21 @@ def test_twelve_random_rules_are_whole_kernels_on_every_backend(tmp_path: Path) 
     for tests, cases, interpreted in (
         ("test_parity.py", 72, ""), ("test_cuda_parity.py", 108, ""), ("triton_interpreted.py", 72, "1"),
     ):  # fmt: skip
-        said = copy.run(
-            "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", f"tests/{tests}",
-            "-k", "drawn and not single_precision", TRITON_INTERPRET=interpreted,
-        )  # fmt: skip
+        said = copy.tested(tests, "drawn and not single_precision", interpreted)
         assert f"{cases} passed" in said
+
+
+@pytest.mark.slow  # compiles the CPU's and the emulated CUDA kernels
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_sums_over_a_row_inside_the_change_are_whole_kernels_on_every_backend(
+    tmp_path: Path,
+) -> None:
+    copy = Copy(tmp_path, ROWS)
+    for tests, cases, interpreted in (
+        ("test_parity.py", 96, ""),
+        ("test_cuda_parity.py", 72, ""),
+        ("rules/sums_inside.py", 265, ""),
+    ):
+        # Sums of several numbers are not exact: no trace comes to lie on its bound.
+        said = copy.tested(tests, "(centred or unit_rows) and not exactly", interpreted)
+        assert f"{cases} passed" in said, said[-300:]
