@@ -123,14 +123,6 @@ PLASTIKERN_INLINE S* checkpoint(const Job<S>& job, int64_t which, int64_t change
     return job.checkpoint[which] +
            ((changes / job.every - 1) * job.batch + b) * job.posts * job.stride;
 }
-// Of neuron j at step k, the gradient of its drive, from that of its activity.
-template <typename S>
-PLASTIKERN_INLINE void drive_adjoint(const Job<S>& job, int64_t k, int64_t b, int64_t j) {
-    const int64_t at = (k * job.batch + b) * job.posts + j;
-    job.grad_drive[at] = job.grad_z[at] + activity_adjoint(static_cast<Nonlinearity>(job.activity),
-                                                           job.y[at], job.grad_y[at]);
-}
-
 // Where a worker has what it works in.
 template <typename S>
 struct Place {

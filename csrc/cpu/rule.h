@@ -227,11 +227,23 @@ class Bound {
 
 inline void activate(const Job<S>& job, int64_t k, int64_t b) {
     const int64_t at = (k * job.batch + b) * job.posts;
-    for (int64_t j = 0; j < job.posts; ++j) {
-        const S z = job.drive[at + j] + job.sum[b * job.posts + j];
-        job.z[at + j] = z;
-        job.y[at + j] = activity(static_cast<Nonlinearity>(job.activity), z);
-    }
+    const S *drive = job.drive + at, *sum = job.sum + b * job.posts;
+    for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
+        const V z = access.load(drive + j) + access.load(sum + j);
+        access.store(job.z + at + j, z);
+        access.store(job.y + at + j, activity(static_cast<Nonlinearity>(job.activity), z));
+    });
+}
+
+// The gradient of the drive, from that of the activities.
+inline void activate_adjoint(const Job<S>& job, int64_t k, int64_t b) {
+    const int64_t at = (k * job.batch + b) * job.posts;
+    for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
+        const V grad =
+            activity_adjoint(static_cast<Nonlinearity>(job.activity), access.load(job.y + at + j),
+                             access.load(job.grad_y + at + j));
+        access.store(job.grad_drive + at + j, access.load(job.grad_z + at + j) + grad);
+    });
 }
 
 // A first state, in rows that start on cache lines.
@@ -292,8 +304,7 @@ void backward_pass(const Job<S>& job) {
                     start = before / job.every * job.every;
                     recompute<Forward>(job, place, bound, start, before, b);
                 }
-                for (int64_t j = 0; k < job.steps && j < job.posts; ++j)
-                    drive_adjoint(job, k, b, j);
+                if (k < job.steps) activate_adjoint(job, k, b);
                 const Binding<S>& binding = job.backward[which];
                 const Slots slots = bound.at(place, binding, k, b, before - start);
                 Backward::run(which, slots, job);

@@ -338,8 +338,12 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_backward(const __grid_cons
                 Forward::run(2, Slots<S>{place, job.again, step, b, state - start});
             }
         }
-        for (int64_t j = threadIdx.x; k < job.steps && j < job.posts; j += blockDim.x)
-            drive_adjoint(job, k, b, j);
+        for (int64_t j = threadIdx.x; k < job.steps && j < job.posts; j += blockDim.x) {
+            const int64_t at = (k * job.batch + b) * job.posts + j;
+            job.grad_drive[at] =
+                job.grad_z[at] + activity_adjoint(static_cast<Nonlinearity>(job.activity),
+                                                  job.y[at], job.grad_y[at]);
+        }
         __syncthreads();
         const Slots<S> slots{place, job.backward[which], k, b, before - start};
         Backward::run(which, slots);

@@ -130,6 +130,11 @@ class Program:
             name: unit(self.rule, self.granularities, *which) for name, which in VARIANTS.items()
         }
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether the gradient of the weight is left to one product of matrices."""
+        return self.units["both"].multiplies
+
     @cached_property
     def forward(self) -> dict[str, Printed]:
         """By variant."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .. import library
 from .adjoint import LEVELS, level
 from .compiling import compiled
 from .programs import Printed, Program
@@ -164,7 +165,8 @@ class Run:
         """What both passes are told."""
         steps, batch, posts, pres = self.sizes
         job = _Job(
-            steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride, every=math.isqrt(max(steps - 1, 0)) + 1,
+            steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride,
+            every=math.isqrt(max(steps - 1, 0)) + 1,
             read_after=int(self.rule.read_after),
             activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
         )  # fmt: skip
@@ -179,15 +181,22 @@ class Run:
         job.first = self._pointers([self.given[name] for name in self.matrices])
         return job
 
+    def _new(self, *shape: int) -> Tensor:
+        """Of memory that the native library keeps for the next call, where there is one."""
+        if library.MISSING is None and self.drive.is_cpu:
+            found: Tensor = getattr(torch.ops, library.operators()).empty(self.drive, shape)
+            return found
+        return self.drive.new_empty(shape)
+
     def _launch(self, job: _Job, name: str) -> None:
         """Runs a pass in room of its own."""
         matrix = job.posts * job.stride
         size = (job.slots + job.sums) * job.width + (job.every + 1) * job.states * matrix
-        work = self.drive.new_empty(job.workers, size)
+        work = self._new(job.workers, size)
         job.work = work.data_ptr()
-        library = self._library()
-        assert library.plastikern_job_bytes() == ctypes.sizeof(_Job)
-        failed = getattr(library, f"plastikern_{name}")(ctypes.byref(job))
+        compiled_rule = self._library()
+        assert compiled_rule.plastikern_job_bytes() == ctypes.sizeof(_Job)
+        failed = getattr(compiled_rule, f"plastikern_{name}")(ctypes.byref(job))
         if failed:
             raise RuntimeError(f"{self.rule.name}: the launch failed with error {failed}")
 
@@ -235,7 +244,7 @@ class Run:
     def forward(self, keep: bool) -> None:
         """The forward pass; ``kept`` has what it leaves."""
         steps, batch, posts, pres = self.sizes
-        new = self.drive.new_empty
+        new = self._new
         kept = self.kept
         kept["activities"] = new(steps + self.spec.recurrent, batch, posts)
         if self.spec.recurrent:
@@ -337,7 +346,10 @@ class Run:
         for name, kind in rule.states.items():
             grads[name] = grads[name][..., : self.sizes[3]] if kind == "synapse" else grads[name][0]
         for name, at in self.coefficients.items():
-            if name:
+            if name == "w" and program.multiplies:
+                pre = self.kept["activities"][:steps] if self.spec.recurrent else self.pre
+                grads["w"] = grads["drive"].flatten(0, 1).mT @ pre.flatten(0, 1)
+            elif name:
                 lines, like = self._in_lines(name), self.given[name]
                 total = totals[at : at + lines.numel()].view(lines.shape)
                 total = total[:, : self.sizes[3]] if lines.dim() == 2 else total

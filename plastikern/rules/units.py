@@ -14,7 +14,7 @@ from .adjoint import adjoint, regrouped
 from .decorator import Rule
 from .operations import over_pre
 from .schedule import Schedule
-from .symbols import leaf, walk
+from .symbols import Symbol, leaf, walk
 from .updates import substituted
 
 READ = "_read"
@@ -29,31 +29,71 @@ class Unit:
         forward: from what the rule is given, the states after the change, ``next_STATE``, and ``sum``.
         backward: gradients ``grad_of_NAME`` of everything that the unit is given, from ``grad_STATE`` of the states
             after the change and ``grad_sum``; those of coefficients are each element's.
+        multiplies: whether that of the weight is the product of ``grad_sum`` and the pre that is read, and left to one
+            product of matrices over all steps.
     """
 
     forward: Schedule
     backward: Schedule
+    multiplies: bool
 
 
 def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: bool) -> Unit:
-    """A unit of a rule."""
+    """A unit of a rule.
+
+    Change and read are regrouped each by itself: what the read takes of a state after the change is there already.
+    """
     traced = rule.traced(granularities)
     leaves = dict(traced.leaves)
-    after = traced.states if changes else {name: leaves[name] for name in rule.states}
+    states = {name: leaves[name] for name in rule.states}
+    after = regrouped(traced.states) if changes else states
+    # What one of the two takes of the other.
+    seen = {name: leaf(f"seen_{name}", kind) for name, kind in rule.states.items()}
+    back = {name: leaf(f"back_{name}", kind) for name, kind in rule.states.items()}
     outputs = {f"next_{name}": value for name, value in after.items()} if changes else {}
-    given = [(value, leaf(f"grad_{name}", rule.states[name])) for name, value in after.items()]
+    total: dict[str, Symbol] = {
+        name: leaf(f"grad_{name}", kind) for name, kind in rule.states.items()
+    }
+    grads: dict[str, Symbol] = {}
+    known = {seen[name]: value for name, value in after.items()}
+
+    def gather(found: dict[str, Symbol], more: dict[Symbol, Symbol]) -> None:
+        for name, symbol in found.items():
+            value = substituted(symbol, more)
+            grads[name] = grads[name] + value if name in grads else value
+
     if reads:
         of_step = () if rule.read_after else ("x", *rule.signals)
-        known = {leaves[name]: after[name] for name in rule.states}
+        taken: dict[Symbol, Symbol] = {states[name]: seen[name] for name in states}
         for name in of_step:
-            kind = rule.signals.get(name, "pre")
-            leaves[name + READ] = known[leaves[name]] = leaf(name + READ, kind)
-        outputs["sum"] = over_pre(substituted(traced.summand, known))
-        given.append((outputs["sum"], leaf("grad_sum", "post")))
-    values = [*outputs.values(), *(value for value, _ in given)]
-    used = {s for s in walk(values) if s.operation == "leaf"}
-    # Roles of the other side are leaves of their own.
-    leaves |= {str(s.payload): s for s in used if s.payload not in leaves}
-    grads = adjoint(given, [symbol for symbol in leaves.values() if symbol in used])
-    back = {f"grad_of_{symbol.payload}": grad for symbol, grad in grads.items()}
-    return Unit(Schedule(regrouped(outputs)), Schedule(regrouped(back)))
+            leaves[name + READ] = taken[leaves[name]] = leaf(
+                name + READ, rule.signals.get(name, "pre")
+            )
+        read = over_pre(substituted(traced.summand, taken))
+        outputs["sum"] = substituted(regrouped({"sum": read})["sum"], known)
+        own = [symbol for symbol in (*leaves.values(), *seen.values()) if symbol in {*walk([read])}]
+        found = adjoint([(read, leaf("grad_sum", "post"))], own)
+        for name, symbol in seen.items():
+            if symbol in found:
+                total[name] = total[name] + substituted(found.pop(symbol), known)
+        gather(regrouped(_named(found)), known)
+    if changes:
+        used = {s for s in walk(traced.states.values()) if s.operation == "leaf"}
+        # Roles of the other side are leaves of their own.
+        leaves |= {str(s.payload): s for s in used if s.payload not in leaves}
+        given = [(traced.states[name], back[name]) for name in states]
+        found = adjoint(given, [symbol for symbol in leaves.values() if symbol in used])
+        gather(regrouped(_named(found)), {back[name]: total[name] for name in states})
+    else:
+        gather({f"grad_of_{name}": total[name] for name in states}, {})
+    pre = leaves["x"] if rule.read_after else leaves.get("x" + READ)
+    weight = grads.get("grad_of_w")
+    product = {leaf("grad_sum", "post"), pre}
+    multiplies = weight is not None and weight.operation == "mul" and {*weight.arguments} == product
+    if multiplies:
+        del grads["grad_of_w"]
+    return Unit(Schedule(outputs), Schedule(grads), multiplies)
+
+
+def _named(found: dict[Symbol, Symbol]) -> dict[str, Symbol]:
+    return {f"grad_of_{symbol.payload}": grad for symbol, grad in found.items()}

@@ -201,6 +201,11 @@ class Run:
                     grads[plain] += grad.sum(0).view_as(grads[plain])
         for name, total in matrices.items():
             grads[name.removeprefix("grad_of_")] = total.sum(0)
+        if self.program.multiplies:
+            pre = self.pre
+            if self.spec.recurrent:
+                pre = torch.stack([self.pre, *self.activities[:-1]])
+            grads["w"] = grads["drive"].flatten(0, 1).mT @ pre.flatten(0, 1)
         return grads | of_state
 
     def segment(self, last: int) -> dict[int, dict[str, Tensor]]:
