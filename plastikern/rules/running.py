@@ -427,7 +427,9 @@ class Sequence(torch.autograd.Function):
         run.forward(True)
         kinds = spec.program.rule.states
         last = [
-            run.kept[n] if kind == "synapse" else run.kept[n][-1].clone()
+            (run.kept[n][..., : run.sizes[3]] if kind == "synapse" else run.kept[n][-1]).clone(
+                memory_format=torch.contiguous_format
+            )
             for n, kind in kinds.items()
         ]
         output = run.kept["activities"][spec.recurrent :].clone()

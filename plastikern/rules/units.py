@@ -89,7 +89,12 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
     pre = leaves["x"] if rule.read_after else leaves.get("x" + READ)
     weight = grads.get("grad_of_w")
     product = {leaf("grad_sum", "post"), pre}
-    multiplies = weight is not None and weight.operation == "mul" and {*weight.arguments} == product
+    multiplies = (
+        weight is not None
+        and weight.operation == "mul"
+        and {*weight.arguments} == product
+        and leaves["w"] not in {*walk(traced.states.values())}
+    )
     if multiplies:
         del grads["grad_of_w"]
     return Unit(Schedule(outputs), Schedule(grads), multiplies)

@@ -134,6 +134,69 @@ def test_rules_on_triton_have_the_golden_values(chosen: str) -> None:
     assert f"{1 if chosen == 'not slow' else 9} passed" in done.stdout, done.stdout[-3000:]
 
 
+def drawn(tag: str, sizes: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Random arguments of ``rule_sequence``; sizes T, B, O, I."""
+    steps, batch, posts, pres = sizes
+    own, generator = RULES[tag], torch.Generator().manual_seed(sum(sizes))
+    of_use = GRANULARITIES.get(tag, {})
+    pres = posts if tag == "A5" else pres
+
+    def leaf(*shape: int, low: float = -0.5, high: float = 0.5) -> Tensor:
+        tensor = torch.empty(shape, dtype=torch.float64).uniform_(low, high, generator=generator)
+        return tensor.requires_grad_()
+
+    shapes: dict[str, tuple[int, ...]] = {
+        "synapse": (batch, posts, pres), "pre": (batch, pres), "post": (batch, posts), "element": (batch,),
+    }  # fmt: skip
+    parameters: dict[str, tuple[int, ...]] = {
+        "layer": (),
+        "pre": (pres,),
+        "post": (posts,),
+        "connection": (posts, pres),
+    }
+    taken = {"w", "alpha"} & {*own.taken}
+    return {
+        "drive": leaf(steps, batch, posts), "pre": leaf(batch, posts) if tag == "A5" else leaf(steps, batch, pres),
+        "state": {name: leaf(*shapes[kind]) for name, kind in own.states.items()},
+        "signals": {name: leaf(steps, *shapes[kind]) for name, kind in own.signals.items()},
+        "parameters": {
+            name: leaf(*parameters[of_use.get(name, "layer")], low=low, high=high)
+            for name, low, high in ((n, 2.0, 2.1) if n == "n" else (n, 0.1, 0.5) for n in own.coefficients)
+        } | {name: leaf(posts, pres, low=0.2, high=0.6) for name in taken},
+        "granularities": of_use, "activity": ACTIVITIES.get(tag, "tanh"),
+    }  # fmt: skip
+
+
+@COMPILER
+@pytest.mark.parametrize("sizes", [(1, 1, 5, 5), (2, 1, 33, 51), (7, 3, 20, 33), (12, 2, 51, 8)])
+@pytest.mark.parametrize("tag", some("A5", "A9", "A10"))
+def test_compiled_rules_equal_the_reference_at_any_size(
+    tag: str, sizes: tuple[int, int, int, int]
+) -> None:
+    given = drawn(tag, sizes)
+    leaves = [
+        given["drive"],
+        given["pre"],
+        *given["state"].values(),
+        *given["signals"].values(),
+        *given["parameters"].values(),
+    ]
+    found = []
+    for backend in ("reference", "cpu"):
+        output, last = rule_sequence(RULES[tag], **given, backend=backend)
+        results = [output, *last.values()]
+        generator = torch.Generator().manual_seed(1)
+        weights = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
+        loss = sum((r * w).sum() for r, w in zip(results, weights, strict=True))
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        found.append(
+            results
+            + [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+        )
+    for right, left in zip(*found, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
+
+
 @COMPILER
 def test_two_runs_give_the_same_bits() -> None:
     found = []
