@@ -23,6 +23,7 @@ def plastic_alpha_gradient(
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """For every connection, in parts (P, O, I) over ``share`` elements each; traces stay in registers."""
+    tl.static_assert(network.pres <= COLUMNS or not network.sums_inside)
     part = tl.program_id(2).to(tl.int64)
     tile = tile_at(tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, ROWS, COLUMNS, network)
     grad = tl.zeros([ROWS, COLUMNS], network.dtype)

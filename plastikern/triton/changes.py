@@ -3,6 +3,10 @@ that the network has (``generated``), and what becomes of what they return.
 
 A change is computed in three parts: values of the rows (R,), once a step; the synapses (R, C); and, of an adjoint, what
 follows from sums over the columns (R,).
+
+A change may sum over its row itself. Then passes come before that one: each adds up what synapses give to it (the
+printed ``gather``) and has values of the rows made of the sums (``settle``), which the next pass needs. So a tile of
+such a change has whole rows.
 """
 
 from __future__ import annotations
@@ -115,11 +119,71 @@ def change_of_rows(post, modulator, tile, parameters, network: tl.constexpr):
 
 
 @triton.jit
+def only_inside(values, tile):
+    """Values of synapses, and 0 where none is: what sums inside a change lead to need not be 0 there by itself."""
+    found = ()
+    for place in tl.static_range(len(values)):
+        found += (tl.where(tile.inside, values[place], 0.0),)
+    return found
+
+
+@triton.jit
+def over_columns(summands):
+    """Sums (R,)."""
+    sums = ()
+    for place in tl.static_range(len(summands)):
+        sums += (tl.sum(summands[place], 1),)
+    return sums
+
+
+@triton.jit
+def settled(
+    row, before, pre, rates, grad, tile,
+    OF_ADJOINT: tl.constexpr, AT_ONCE: tl.constexpr, network: tl.constexpr,
+):  # fmt: skip
+    """Values of the rows after the passes that the next states take, or ``OF_ADJOINT`` after all."""
+    change: tl.constexpr = network.change_at_once if AT_ONCE else network.change
+    COUNT: tl.constexpr = change.passes if OF_ADJOINT else change.passes_of_next
+    for place in tl.static_range(COUNT):
+        if place < change.passes_of_next:
+            summands = getattr(change, f"gather{place}")(columns(row), before, pre, rates)
+        else:
+            summands = getattr(change, f"gather{place}")(columns(row), before, pre, rates, grad)
+        row += getattr(change, f"settle{place}")(row, over_columns(only_inside(summands, tile)))
+    return row
+
+
+@triton.jit
+def rows_settled(
+    trace, eligibility, pre, of_rows, rates, grad_trace, grad_eligibility, tile,
+    OF_ADJOINT: tl.constexpr, network: tl.constexpr,
+):  # fmt: skip
+    """``change_of_rows`` and what the passes before the last one make known. Only the adjoint needs gradients: those of
+    the traces after the step, to which what reads these has given its share."""
+    if network.sums_inside:
+        row, at_once, eligible = of_rows
+        if network.half_eligible:
+            at_once = settled(
+                at_once, (trace,), pre[None, :], (rates[0],), (grad_trace,), tile, OF_ADJOINT, True, network
+            )  # fmt: skip
+        if network.retroactive:
+            before, grad = (trace, eligibility), (grad_trace, grad_eligibility)
+        else:
+            before, grad = (trace,), (grad_trace,)
+        row = settled(row, before, pre[None, :], rates, grad, tile, OF_ADJOINT, False, network)
+        of_rows = row, at_once, eligible
+    return of_rows
+
+
+@triton.jit
 def next_traces(
     trace, eligibility, pre, of_rows, modulator, tile, parameters, network: tl.constexpr
 ):
     """The traces after a step, from ``change_of_rows``."""
     rates = rates_of(modulator, tile, parameters, network)
+    of_rows = rows_settled(
+        trace, eligibility, pre, of_rows, rates, trace, eligibility, tile, False, network
+    )
     row, pre = columns(of_rows[0]), pre[None, :]
     if network.retroactive:
         after, faded = network.change.next(row, (trace, eligibility), pre, rates)
@@ -131,6 +195,20 @@ def next_traces(
         (after,) = network.change.next(row, (trace,), pre, rates)
         faded = eligibility
     return after, faded
+
+
+@triton.jit
+def rows_of_adjoint(
+    trace, eligibility, pre, of_rows, modulator, grad_trace, grad_eligibility, tile, parameters,
+    network: tl.constexpr,
+):  # fmt: skip
+    """What ``change_adjoint`` and ``change_finished`` take, from ``change_of_rows``."""
+    if network.sums_inside:
+        of_rows = rows_settled(
+            trace, eligibility, pre, of_rows, rates_of(modulator, tile, parameters, network), grad_trace,
+            grad_eligibility, tile, True, network,
+        )  # fmt: skip
+    return of_rows
 
 
 @triton.jit
@@ -203,10 +281,11 @@ def change_adjoint(
     grad_trace, grad_eligibility, grad_pre, summands, of_rates = synapses_adjoint(
         trace, eligibility, pre, of_rows, rates, grad_trace, grad_eligibility, network
     )
+    if network.sums_inside:
+        summands, of_rates = only_inside(summands, tile), only_inside(of_rates, tile)
+        (grad_pre,) = only_inside((grad_pre,), tile)
     # Before anything else is loaded: what is summed takes registers until then.
-    sums = ()
-    for place in tl.static_range(len(summands)):
-        sums += (tl.sum(summands[place], 1),)
+    sums = over_columns(summands)
     grad_pre = tl.sum(grad_pre, 0)
     if network.change_by_synapse:
         grad_rate = of_rates[0]
@@ -265,6 +344,8 @@ def rates_adjoint(t, b, rows, grad_rate, grad_fading, parameters, grads, network
     if network.retroactive:
         if network.fading < 2:
             tl.store(at(grads.fading, t, b) + rows, grad_fading, here)
+    if network.sums_inside:
+        grad_rate = tl.where(here, grad_rate, 0.0)
     if not network.rates_per_connection:
         tl.store(at(grads.rate, t, b) + rows, grad_rate, here)
         if parameters.rate_scale is not None:

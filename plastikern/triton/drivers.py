@@ -11,13 +11,12 @@ from ..network import State
 from . import graphs
 from .alpha import plastic_alpha_gradient
 from .call import Call
-from .launch import backward_warps, block, chunks, launch, resident, rows_of_step
+from .launch import alpha_tile, backward_warps, chunks, launch, resident, rows_of_step
 from .sequence.backward import plastic_sequence_backward
 from .sequence.forward import plastic_sequence_forward
 from .steps import backward_steps, forward_steps
 from .vocabulary import Activities, Gradients, Waiting, kinds, sequence_of
 
-ALPHA_TILE = (16, 64)
 ALPHA_PROGRAMS = 1024
 """Programs that the gradient of alpha is shared by, if the batch has enough elements."""
 
@@ -202,10 +201,8 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
         grad_sum = grads.drive
         if options.kind == "lstm":
             grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.posts, size.posts))
-    rows, columns = (
-        min(tile, block(n)) for tile, n in zip(ALPHA_TILE, (size.posts, size.pres), strict=True)
-    )
-    tiles = -(-size.posts // rows), -(-size.pres // columns)
+    tile = alpha_tile(options)
+    tiles = -(-size.posts // tile["ROWS"]), -(-size.pres // tile["COLUMNS"])
     parts = max(1, min(size.batch, ALPHA_PROGRAMS // (tiles[0] * tiles[1])))
     share = -(-size.batch // parts)
     parts = -(-size.batch // share)
@@ -214,7 +211,6 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
         call.inputs, call.first, call.parameters, activities, grad_sum, found, size.steps, size.batch, share,
     )  # fmt: skip
     launch(
-        plastic_alpha_gradient, (*tiles, parts), arguments, options, tunable=True,
-        ROWS=rows, COLUMNS=columns,
+        plastic_alpha_gradient, (*tiles, parts), arguments, options, tunable=True, **tile,
     )  # fmt: skip
     return found

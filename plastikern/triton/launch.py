@@ -19,6 +19,8 @@ keeps them, and as many eligibility traces, in registers."""
 TILE_BYTES = 16 << 10
 """Of the traces of one kind that a program takes at once: rows of them in a step, columns where it serves all steps.
 An LSTM, with four weights a synapse, takes half of it: else registers would be spilled."""
+ALPHA_TILE = (16, 64)
+"""Rows and columns of which a program computes the gradient of alpha."""
 BYTES_PER_THREAD = 64
 MAX_WARPS = 16
 AUTOTUNE = "PLASTIKERN_AUTOTUNE"
@@ -62,7 +64,9 @@ def item_size(options: Options) -> int:
 
 
 def resident(options: Options) -> bool:
-    """Whether one program serves all steps of an element."""
+    """Whether one program serves all steps of an element: by chunks of columns, but where a row must stay whole."""
+    if options.sums_inside and chunks(options)["CHUNKS"] > 1:
+        return False
     return block(options.posts) * block(options.pres) * item_size(options) <= RESIDENT_BYTES
 
 
@@ -81,6 +85,18 @@ def chunks(options: Options) -> dict[str, int]:
     posts, pres = block(options.posts), block(options.pres)
     columns = max(1, min(pres, tile_elements(options) // posts))
     return {"POSTS": posts, "COLUMNS": columns, "CHUNKS": pres // columns}
+
+
+def alpha_tile(options: Options) -> dict[str, int]:
+    """Synapses of which a program computes the gradient of alpha."""
+    rows, columns = (
+        min(most, block(size))
+        for most, size in zip(ALPHA_TILE, (options.posts, options.pres), strict=True)
+    )
+    if options.sums_inside:
+        whole = block(options.pres)
+        rows, columns = max(1, rows * columns // whole), whole
+    return {"ROWS": rows, "COLUMNS": columns}
 
 
 def backward_warps(options: Options) -> int:

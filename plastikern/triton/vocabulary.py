@@ -161,6 +161,12 @@ class Options:
         return self.modulated or not self.rates_per_connection
 
     @property
+    def sums_inside(self) -> bool:
+        """Whether the change of a synapse takes sums over its row, so that a tile must have whole rows."""
+        at_once = self.half_eligible and self.change_at_once.passes > 0
+        return at_once or self.change.passes > 0
+
+    @property
     def change_sums(self) -> int:
         """Sums over the columns that the adjoint of the change takes."""
         count = self.change.sum_count

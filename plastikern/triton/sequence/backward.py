@@ -12,6 +12,7 @@ from ..changes import (
     change_of_rows,
     no_sums,
     rates_adjoint,
+    rows_of_adjoint,
 )
 from ..memory import (
     at,
@@ -40,6 +41,7 @@ def plastic_sequence_backward(
     ``grad_traces`` are changed in place and hold those of the first traces in the end. ``grad_pres`` (2, B, I) is
     scratch: gradients of a step's pre by the change, and by both.
     """
+    tl.static_assert(CHUNKS == 1 or not network.sums_inside)
     b = tl.program_id(0).to(tl.int64)
     rows = tl.arange(0, POSTS)
     length = length_of(b, inputs, steps)
@@ -92,6 +94,19 @@ def plastic_sequence_backward(
             of_rows = change_of_rows(
                 post, modulator, tile_at(0, 0, POSTS, COLUMNS, network), parameters, network
             )
+            if network.sums_inside:
+                # One chunk, which has whole rows.
+                tile = tile_at(0, 0, POSTS, COLUMNS, network)
+                trace, eligibility = traces_inside(
+                    t, start, b, batch, tile, first, checkpoints, segment, every, network
+                )
+                grad_trace, grad_eligibility = load_traces(
+                    grad_traces.trace, grad_traces.eligibility, b, tile, network
+                )
+                of_rows = rows_of_adjoint(
+                    trace, eligibility, pre_of(t, b, tile.columns, inputs, first, activities, network), of_rows,
+                    modulator, grad_trace, grad_eligibility, tile, parameters, network,
+                )  # fmt: skip
             sums = no_sums(POSTS, network)
             for chunk in range(CHUNKS):
                 tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)

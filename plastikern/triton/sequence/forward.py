@@ -26,6 +26,7 @@ def plastic_sequence_forward(
     network: tl.constexpr, POSTS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     """Traces stay in registers, what is loaded for them comes by ``CHUNKS`` of ``COLUMNS``."""
+    tl.static_assert(CHUNKS == 1 or not network.sums_inside)
     b = tl.program_id(0).to(tl.int64)
     rows = tl.arange(0, POSTS)
     length = length_of(b, inputs, steps)

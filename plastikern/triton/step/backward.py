@@ -5,7 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..changes import advance, change_adjoint, change_finished, change_of_rows, rates_adjoint
+from ..changes import (
+    advance,
+    change_adjoint,
+    change_finished,
+    change_of_rows,
+    rates_adjoint,
+    rows_of_adjoint,
+)
 from ..memory import (
     at,
     length_of,
@@ -77,9 +84,13 @@ def plastic_step_synapses_backward(
             modulator = modulator_of(t, b, activities, network)
             post = post_of(t, b, tile.rows, activities, network)
             of_rows = change_of_rows(post, modulator, tile, parameters, network)
+            pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
+            of_rows = rows_of_adjoint(
+                trace, eligibility, pre, of_rows, modulator, grad_trace, grad_eligibility, tile, parameters, network
+            )  # fmt: skip
             grad_trace, grad_eligibility, grad_pre, sums = change_adjoint(
-                trace, eligibility, b, tile, pre_of(t, b, tile.columns, inputs, first, activities, network), of_rows,
-                modulator, grad_trace, grad_eligibility, parameters, grads, network,
+                trace, eligibility, b, tile, pre, of_rows, modulator, grad_trace, grad_eligibility, parameters, grads,
+                network,
             )  # fmt: skip
             grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, network)
             grad_modulator = rates_adjoint(
