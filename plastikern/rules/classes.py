@@ -96,7 +96,8 @@ def _update_functions(update: Update) -> list[list[str]]:
         rows.append((*rows[place], *settled.outputs))
     row_of_next, row = (_Tuple("row", rows[place]) for place in (update.passes_of_next, -1))
     return [
-        [f"sum_count, passes_of_next, passes = {len(sums)}, {update.passes_of_next}, {len(update.passes)}"],
+        [f"sum_count, passes_of_next, passes = {len(sums)}, {update.passes_of_next}, {len(update.passes)}",
+         f"rests = {update.rests}"],
         _function("row", ["y", "c", "pre_count", given], needed, "y", list(needed.outputs)),
         *passes,
         _function("next", [row_of_next, before, "x", given_there], update.next, like, list(update.states)),

@@ -6,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+import torch
+
 from . import papers
 from .adjoint import adjoint, regrouped
 from .cutting import BeyondRows, Cutting, Pass
-from .operations import apply, over_pre
+from .operations import apply, evaluate, over_pre
 from .printers import written
 from .schedule import Stage
 from .symbols import RuleError, Symbol, constant, leaf, walk
@@ -34,6 +36,8 @@ class Update:
         finish: ``grad_y`` and, by rows, gradients of coefficients, from those sums and values of the row.
         reverse: the states before a step from those after it; None where they do not follow.
         fades: the coefficients by which ``reverse`` divides.
+        rests: whether states of 0 stay 0, and give nothing to any gradient, where x or y is 0 and no gradient comes:
+            kernels that compute more than the synapses there are need not care for the others then.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Update:
     finish: Stage
     reverse: Stage | None
     fades: Names
+    rests: bool
 
     @property
     def of_row(self) -> list[str]:
@@ -136,12 +141,29 @@ def _update(
     backwards, fades = _reversed(following, [leaves[name] for name in states], signals)
     reverse = None if backwards is None or passes_of_next else cutting.cut(regrouped(backwards))[0]
     passes = cutting.passes()
+    rests = not passes and _rests(change | back, states)
     return Update(
         f"{stem(rule, constraint)}{'_retroactive' if retroactive else ''}",
         "; ".join(f"{name}' = {written(value)}" for name, value in following.items()),
         states, coefficients, by_synapse, cutting.rows(), passes, passes_of_next, after, before, finish, reverse,
-        fades,
+        fades, rests,
     )  # fmt: skip
+
+
+def _rests(outputs: dict[str, Symbol], states: Names) -> bool:
+    """Computed: 0 times infinity, as in y * log(x), is not to be seen in the text."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = sorted(str(s.payload) for s in walk(outputs.values()) if s.operation == "leaf")
+    for silent in ("x", "y"), ("x",), ("y",):
+        zeros = {*silent, *states, *(f"grad_{state}" for state in states)}
+        given = {
+            name: torch.rand(1, 1, 1, generator=generator, dtype=torch.float64)
+            * (name not in zeros)
+            for name in leaves
+        }
+        if any(value.any() for value in evaluate(outputs, given).values()):  # NaN counts
+            return False
+    return True
 
 
 def runs_backwards(rule: str, constraint: str) -> bool:

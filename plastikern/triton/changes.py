@@ -120,7 +120,7 @@ def change_of_rows(post, modulator, tile, parameters, network: tl.constexpr):
 
 @triton.jit
 def only_inside(values, tile):
-    """Values of synapses, and 0 where none is: what sums inside a change lead to need not be 0 there by itself."""
+    """Values of synapses, and 0 where none is."""
     found = ()
     for place in tl.static_range(len(values)):
         found += (tl.where(tile.inside, values[place], 0.0),)
@@ -194,6 +194,10 @@ def next_traces(
     else:
         (after,) = network.change.next(row, (trace,), pre, rates)
         faded = eligibility
+    if not network.rests:
+        (after,) = only_inside((after,), tile)
+        if network.retroactive:
+            (faded,) = only_inside((faded,), tile)
     return after, faded
 
 
@@ -281,7 +285,7 @@ def change_adjoint(
     grad_trace, grad_eligibility, grad_pre, summands, of_rates = synapses_adjoint(
         trace, eligibility, pre, of_rows, rates, grad_trace, grad_eligibility, network
     )
-    if network.sums_inside:
+    if not network.rests:
         summands, of_rates = only_inside(summands, tile), only_inside(of_rates, tile)
         (grad_pre,) = only_inside((grad_pre,), tile)
     # Before anything else is loaded: what is summed takes registers until then.
@@ -306,7 +310,7 @@ def change_adjoint(
 
 
 @triton.jit
-def change_finished(sums, of_rows, network: tl.constexpr):
+def change_finished(sums, of_rows, rows, network: tl.constexpr):
     """Gradients (R,) of post, of the rate in force and of the eligibility's rate; those of rates per connection are
     kept already, and in the place of the rate's stands that of M."""
     COUNT: tl.constexpr = network.change.sum_count
@@ -334,6 +338,9 @@ def change_finished(sums, of_rows, network: tl.constexpr):
             grad_post = tl.where(eligible, grad_post, other[0])
             grad_rate = tl.where(eligible, grad_rate, other[1])
             grad_fading = tl.where(eligible, grad_fading, 0.0)
+    if not network.rests:
+        here = rows < network.posts
+        grad_post, grad_rate = tl.where(here, grad_post, 0.0), tl.where(here, grad_rate, 0.0)
     return grad_post, grad_rate, grad_fading
 
 
@@ -344,8 +351,6 @@ def rates_adjoint(t, b, rows, grad_rate, grad_fading, parameters, grads, network
     if network.retroactive:
         if network.fading < 2:
             tl.store(at(grads.fading, t, b) + rows, grad_fading, here)
-    if network.sums_inside:
-        grad_rate = tl.where(here, grad_rate, 0.0)
     if not network.rates_per_connection:
         tl.store(at(grads.rate, t, b) + rows, grad_rate, here)
         if parameters.rate_scale is not None:

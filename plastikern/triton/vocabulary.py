@@ -167,6 +167,11 @@ class Options:
         return at_once or self.change.passes > 0
 
     @property
+    def rests(self) -> bool:
+        """Whether what is computed of a tile where no synapse is stays 0 by itself."""
+        return bool(self.change.rests and (not self.half_eligible or self.change_at_once.rests))
+
+    @property
     def change_sums(self) -> int:
         """Sums over the columns that the adjoint of the change takes."""
         count = self.change.sum_count

@@ -1,6 +1,7 @@
-"""Every feature of every network under changes that sum over a row inside: the Triton kernels under the interpreter.
+"""Every feature of every network under changes that sum over a row inside, and under some that are infinite where no
+synapse is: the Triton kernels under the interpreter.
 
-test_adding.py runs this file, with TRITON_INTERPRET=1, in a copy of the library that has such changes.
+test_adding.py runs this file, with TRITON_INTERPRET=1, in copies of the library that have such changes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from plastikern.triton import launch
 
 KINDS = (("hebb", "unit_rows"), ("centred", "none"), ("centred", "unit_rows"))
 """A sum in the constraint, one in the rule, one after the other."""
+SINGULAR = (("surprise", "none"), ("hebb", "normed"))
+"""Of columns beyond the last one; of rows."""
 each_kind = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 
 
@@ -79,3 +82,11 @@ def test_traces_that_do_not_fit_a_program_equal_the_reference(
             under(VARIANTS[name], kind), steps=2, batch=1, neurons=131, features=70, lengths=None
         )
     )
+
+
+@pytest.mark.parametrize("kind", SINGULAR, ids="-".join)
+@pytest.mark.parametrize("name", ["rnn-simple", "rnn-retroactive-half", "lstm", "linear"])
+def test_what_is_infinite_where_no_synapse_is_reaches_nothing(
+    name: str, kind: tuple[str, str], form: str
+) -> None:
+    check(replace(under(VARIANTS[name], kind), steps=3, batch=1, lengths=None, checkpoint_every=2))

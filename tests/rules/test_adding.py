@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_triton import needs_interpreter
 
 ROOT = Path(__file__).parents[2]
 BUILD = """
@@ -57,6 +58,27 @@ CONSTRAINTS["unit_rows"] = unit_rows
 """
 
 
+# Infinite where x is 0, and where a row is: there kernels compute more than the synapses there are.
+SINGULAR = """
+from .operations import over_pre
+
+
+def surprise(H: Value, x: Value, y: Value) -> Value:
+    return y * torch.log(torch.abs(x)) - H
+
+
+INCREMENTS["surprise"] = surprise
+
+
+def normed(H: Value, change: Value, r: Value, c: float) -> Value:
+    after = H + change
+    return after / torch.sqrt(over_pre(after * after))
+
+
+CONSTRAINTS["normed"] = normed
+"""
+
+
 UNARY = (
     "torch.tanh({})", "torch.sigmoid({})", "torch.exp(torch.clamp({}, -2, 1))", "torch.abs({})",
     "torch.relu({})", "torch.sign({})", "torch.clamp({}, -0.5, 1)", "torch.log1p(torch.pow({}, 2))",
@@ -101,9 +123,9 @@ def go_together(rule: str, constraint: str) -> bool:
 
 
 class Copy:
-    """A copy of the library and its tests, with more definitions, built."""
+    """A copy of the library and its tests, with more definitions; ``built`` with the CPU's kernels."""
 
-    def __init__(self, folder: Path, definitions: str) -> None:
+    def __init__(self, folder: Path, definitions: str, built: bool = True) -> None:
         self.folder = folder
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         for name in ("plastikern", "csrc", "build_backend", "benchmarks", "tests"):
@@ -112,7 +134,8 @@ class Copy:
         papers = folder / "plastikern" / "rules" / "papers.py"
         papers.write_text(papers.read_text() + definitions)
         self.written = self.run("-m", "plastikern.rules")
-        self.run("-c", BUILD)
+        if built:
+            self.run("-c", BUILD)
 
     def tested(self, tests: str, which: str, interpreted: str = "") -> str:
         """What pytest says of the tests of that name in a file."""
@@ -166,3 +189,11 @@ def test_sums_over_a_row_inside_the_change_are_whole_kernels_on_every_backend(
         # Sums of several numbers are not exact: no trace comes to lie on its bound.
         said = copy.tested(tests, "(centred or unit_rows) and not exactly", interpreted)
         assert f"{cases} passed" in said, said[-300:]
+
+
+@pytest.mark.slow  # the interpreter takes a minute
+@needs_interpreter
+def test_a_change_may_be_infinite_where_no_synapse_is(tmp_path: Path) -> None:
+    copy = Copy(tmp_path, SINGULAR, built=False)
+    said = copy.tested("rules/sums_inside_interpreted.py", "surprise or normed", "1")
+    assert "16 passed" in said, said[-300:]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from plastikern.rules import papers
 from plastikern.rules.committed import files
+from plastikern.rules.updates import update
 
 ROOT = Path(__file__).parents[2]
 FILES = files()
@@ -22,6 +24,14 @@ def test_a_committed_file_equals_a_fresh_one(path: str) -> None:
 def test_no_file_is_left_of_a_rule_that_is_gone(folder: str) -> None:
     there = {str(path.relative_to(ROOT)) for path in (ROOT / folder).iterdir() if path.is_file()}
     assert there == {path for path in FILES if str(Path(path).parent) == folder}
+
+
+@pytest.mark.parametrize("retroactive", [False, True])
+@pytest.mark.parametrize("rule, constraint", papers.pairs())
+def test_where_no_synapse_is_nothing_has_to_be_masked(
+    rule: str, constraint: str, retroactive: bool
+) -> None:
+    assert update(rule, constraint, retroactive, False).rests
 
 
 CHANGES = [

@@ -11,6 +11,7 @@ from ..arithmetic import number
 class hebb_clip:
     class by_row:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -43,6 +44,7 @@ class hebb_clip:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -80,6 +82,7 @@ class hebb_clip:
 class hebb_clip_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 3, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -112,6 +115,7 @@ class hebb_clip_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

@@ -11,6 +11,7 @@ from ..arithmetic import number
 class hebb_decay:
     class by_row:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -38,6 +39,7 @@ class hebb_decay:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -74,6 +76,7 @@ class hebb_decay:
 class hebb_decay_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 4, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -105,6 +108,7 @@ class hebb_decay_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

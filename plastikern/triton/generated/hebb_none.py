@@ -11,6 +11,7 @@ from ..arithmetic import number
 class hebb_none:
     class by_row:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -37,6 +38,7 @@ class hebb_none:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -67,6 +69,7 @@ class hebb_none:
 class hebb_none_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 3, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -98,6 +101,7 @@ class hebb_none_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

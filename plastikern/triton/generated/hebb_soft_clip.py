@@ -11,6 +11,7 @@ from ..arithmetic import number
 class hebb_soft_clip:
     class by_row:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -61,6 +62,7 @@ class hebb_soft_clip:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -118,6 +120,7 @@ class hebb_soft_clip:
 class hebb_soft_clip_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 3, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -168,6 +171,7 @@ class hebb_soft_clip_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 1, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

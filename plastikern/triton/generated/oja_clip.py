@@ -11,6 +11,7 @@ from ..arithmetic import number
 class oja_clip:
     class by_row:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -45,6 +46,7 @@ class oja_clip:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -85,6 +87,7 @@ class oja_clip:
 class oja_clip_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 4, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -127,6 +130,7 @@ class oja_clip_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

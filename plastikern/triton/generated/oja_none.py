@@ -11,6 +11,7 @@ from ..arithmetic import number
 class oja_none:
     class by_row:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -40,6 +41,7 @@ class oja_none:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -79,6 +81,7 @@ class oja_none:
 class oja_none_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 4, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -116,6 +119,7 @@ class oja_none_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

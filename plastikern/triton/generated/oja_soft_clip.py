@@ -11,6 +11,7 @@ from ..arithmetic import number
 class oja_soft_clip:
     class by_row:
         sum_count, passes_of_next, passes = 3, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -68,6 +69,7 @@ class oja_soft_clip:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -129,6 +131,7 @@ class oja_soft_clip:
 class oja_soft_clip_retroactive:
     class by_row:
         sum_count, passes_of_next, passes = 4, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):
@@ -188,6 +191,7 @@ class oja_soft_clip_retroactive:
 
     class by_synapse:
         sum_count, passes_of_next, passes = 2, 0, 0
+        rests = True
 
         @triton.jit
         def row(y, c, pre_count, given):

@@ -131,7 +131,7 @@ def plastic_sequence_backward(
                 )
                 tl.store(by_change + tile.columns, grad_pre, tile.columns < network.pres)
                 sums = added(sums, by_chunk)
-            grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, network)
+            grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, rows, network)
             grad_modulator = rates_adjoint(
                 t, b, rows, grad_rate, grad_fading, parameters, grads, network
             )

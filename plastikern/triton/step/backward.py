@@ -92,7 +92,7 @@ def plastic_step_synapses_backward(
                 trace, eligibility, b, tile, pre, of_rows, modulator, grad_trace, grad_eligibility, parameters, grads,
                 network,
             )  # fmt: skip
-            grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, network)
+            grad_post, grad_rate, grad_fading = change_finished(sums, of_rows, tile.rows, network)
             grad_modulator = rates_adjoint(
                 t, b, tile.rows, grad_rate, grad_fading, parameters, grads, network
             )
