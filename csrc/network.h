@@ -56,12 +56,6 @@ struct TraceRows {
     }
 };
 
-// Numbers as in plastikern/ops/fused.py (KINDS) and plastikern/plasticity.py
-// (POSTS, MODULATOR_INPUTS).
-enum class NetworkKind : int64_t { rnn, lstm, linear };
-enum class Post : int64_t { candidate, recurrent, cell, hidden };
-enum class ModulatorInput : int64_t { hidden, previous_hidden, cell };
-
 // Length of a row that starts on a cache line wherever the matrix does.
 template <typename S>
 PLASTIKERN_INLINE constexpr int64_t padded(int64_t columns) {
@@ -129,7 +123,7 @@ struct Network {
     // Rows of `history`: the gates i, f, g, o after their nonlinearity, the cell, and the
     // candidate's recurrent sum.
     PLASTIKERN_INLINE int64_t history_size() const {
-        return kind != NetworkKind::lstm ? 0 : (post == Post::recurrent ? 6 : 5) * posts;
+        return kind != NetworkKind::lstm ? 0 : kHistoryRows[static_cast<int64_t>(post)] * posts;
     }
 };
 
@@ -199,8 +193,8 @@ PLASTIKERN_INLINE const S* cell_before(const Network<S>& n, const Activities<T>&
 // The signal that changes the traces after step k.
 template <typename S, typename T>
 PLASTIKERN_INLINE T* post_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
-    if (n.kind != NetworkKind::lstm || n.post == Post::hidden) return a.output.at(k, b);
-    const int64_t row = n.post == Post::candidate ? 2 : n.post == Post::cell ? 4 : 5;
+    const int64_t row = kPostRow[static_cast<int64_t>(n.post)];
+    if (n.kind != NetworkKind::lstm || row < 0) return a.output.at(k, b);
     return a.history.at(k, b) + row * n.posts;
 }
 

@@ -5,14 +5,9 @@
 #include <cstdint>
 
 #include "generated/neurons.h"
+#include "generated/program.h"
 
 namespace plastikern {
-
-// Numbers as in plastikern/plasticity.py: LINEAR_NONLINEARITIES.
-enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
-// By their places in plastikern/plasticity.py: MODULATOR_NONLINEARITIES.
-constexpr Nonlinearity kModulatorNonlinearities[] = {Nonlinearity::tanh, Nonlinearity::sigmoid,
-                                                     Nonlinearity::identity};
 
 // Calls run with the activity of a neuron by itself, which a softmax is not.
 template <class Run>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,9 @@ from .checks import (
     check_tensor,
     described,
 )
-from .network import Connection, Inputs, Modulator, Network, State
-from .plasticity import LINEAR_NONLINEARITIES, NONLINEARITIES, POSTS, Plasticity, granular_shape
+from .network import Connection, Inputs, Modulator, State
+from .plasticity import MODULATOR_INPUTS, Plasticity, granular_shape
+from .program import Program
 
 
 def activities_of(inputs: Inputs) -> Tensor:
@@ -50,7 +53,7 @@ def check_floating(name: str, argument: str, tensor: object, layout: tuple[str, 
 
 def check_call(
     name: str,
-    network: Network,
+    program: Program,
     inputs: Inputs,
     state: State,
     connection: Connection,
@@ -58,25 +61,15 @@ def check_call(
 ) -> None:
     """Every tensor against the drive, and what is there against what the plasticity asks for."""
     drive, features, clamp = inputs
-    plasticity, kind = network.plasticity, network.kind
-    if not isinstance(plasticity, Plasticity):
-        raise TypeError(f"{name}: plasticity must be a Plasticity; got {type(plasticity).__name__}")
-    check_choice(
-        name,
-        "nonlinearity",
-        network.nonlinearity,
-        LINEAR_NONLINEARITIES if kind == "linear" else NONLINEARITIES,
-    )
-    if kind == "lstm":
-        check_choice(name, "post", network.post, POSTS)
+    plasticity, gates = program.plasticity, program.gates
     check_floating(name, "drive", drive, layout)
     batch, posts = drive.shape[layout.index("B")], drive.shape[-1]
     if features is None:
-        if posts % (4 if kind == "lstm" else 1):
+        if posts % gates:
             raise ValueError(
                 f"{name}: drive must have four values per neuron; got shape {tuple(drive.shape)}"
             )
-        rows, posts = posts, posts // (4 if kind == "lstm" else 1)
+        rows, posts = posts, posts // gates
         pres = posts
     else:
         rows, posts, pres = (
@@ -88,7 +81,7 @@ def check_call(
             name, "drive", drive, (*features.shape[:-1], posts), features, *dtypes_beside(features)
         )
     dtypes = dtypes_beside(activities_of(inputs))
-    _check_connection(name, connection, plasticity, kind, rows, posts, pres, drive, dtypes)
+    _check_connection(name, connection, program, rows, pres, drive, dtypes)
     for argument, tensor, shape, allowed in (
         ("hidden", state.hidden, (batch, posts), dtypes),
         ("cell", state.cell, (batch, posts), dtypes),
@@ -111,45 +104,41 @@ def dtypes_beside(activities: Tensor) -> tuple[torch.dtype, ...]:
 
 
 def _check_connection(
-    name: str, connection: Connection, plasticity: Plasticity, kind: str, rows: int, posts: int, pres: int,
-    like: Tensor, dtypes: tuple[torch.dtype, ...],
+    name: str, connection: Connection, program: Program, rows: int, pres: int, like: Tensor,
+    dtypes: tuple[torch.dtype, ...],
 ) -> None:  # fmt: skip
+    plasticity, posts = program.plasticity, rows // program.gates
     weight, alpha, eta, eligibility_eta, modulator = connection
-    check_tensor(name, "weight", weight, (rows, pres), like, *dtypes)
-    alpha_shape = granular_shape(plasticity.alpha, posts, pres) or _of_one(alpha)
-    check_tensor(name, "alpha", alpha, alpha_shape, like, *dtypes)
+    modulated = getattr(modulator, "modulated", None)
+    checks: list[tuple[str, Any, str | tuple[int, ...], bool | None]] = [
+        ("weight", weight, (rows, pres), None),
+        ("alpha", alpha, plasticity.alpha, None),
+        ("eta", eta, plasticity.eta, plasticity.modulation == "none" or modulated is not None),
+        ("eligibility_eta", eligibility_eta, plasticity.eta, program.retroactive),
+    ]
     _check_wanted(name, "modulator", modulator, plasticity.modulation != "none", plasticity)
-    if modulator is not None and not isinstance(modulator, Modulator):
-        raise TypeError(f"{name}: modulator must be a Modulator; got {type(modulator).__name__}")
-    modulated = None if modulator is None else modulator.modulated
-    _check_wanted(
-        name, "eta", eta, plasticity.modulation == "none" or modulated is not None, plasticity
-    )
-    _check_wanted(
-        name, "eligibility_eta", eligibility_eta, plasticity.modulation == "retroactive", plasticity
-    )
-    rate_shape = granular_shape(plasticity.eta, posts, pres)
-    if eta is not None:
-        check_tensor(name, "eta", eta, rate_shape or _of_one(eta), like, *dtypes)
-    if eligibility_eta is not None:
-        shape = rate_shape or _of_one(eligibility_eta)
-        check_tensor(name, "eligibility_eta", eligibility_eta, shape, like, *dtypes)
-    if modulator is None:
-        return
-    possible = {"rnn": ("hidden", "previous_hidden"), "lstm": ("hidden", "previous_hidden", "cell")}
-    check_choice(
-        name, "modulator_input", plasticity.modulator_input, possible.get(kind, ("hidden",))
-    )
-    check_tensor(name, "modulator.weight", modulator.weight, (posts,), like, *dtypes)
-    check_tensor(name, "modulator.bias", modulator.bias, _of_one(modulator.bias), like, *dtypes)
-    for argument in ("fan_out_weight", "fan_out_bias"):
-        tensor = getattr(modulator, argument)
-        _check_wanted(
-            name, f"modulator.{argument}", tensor, plasticity.fan_out != "none", plasticity
-        )
-        if tensor is not None:
-            shape = granular_shape(plasticity.fan_out, posts, pres)
-            check_tensor(name, f"modulator.{argument}", tensor, shape, like, *dtypes)
+    if modulator is not None:
+        if not isinstance(modulator, Modulator):
+            raise TypeError(
+                f"{name}: modulator must be a Modulator; got {type(modulator).__name__}"
+            )
+        count = {"rnn": 2, "lstm": 3, "linear": 1}[program.kind]
+        inputs = MODULATOR_INPUTS[:count]
+        check_choice(name, "modulator_input", plasticity.modulator_input, inputs)
+        checks += [
+            ("modulator.weight", modulator.weight, (posts,), None),
+            ("modulator.bias", modulator.bias, (), None),
+        ]
+        for part in ("fan_out_weight", "fan_out_bias"):
+            fans_out, tensor = plasticity.fan_out != "none", getattr(modulator, part)
+            checks.append((f"modulator.{part}", tensor, plasticity.fan_out, fans_out))
+    for argument, tensor, shape, wanted in checks:
+        if wanted is not None:
+            _check_wanted(name, argument, tensor, wanted, plasticity)
+        if tensor is not None or wanted is None:
+            if isinstance(shape, str):
+                shape = granular_shape(shape, posts, pres)
+            check_tensor(name, argument, tensor, shape or _of_one(tensor), like, *dtypes)
     if modulated is not None:
         check_tensor(name, "modulator.modulated", modulated, (posts,), like, torch.bool)
 

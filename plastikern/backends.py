@@ -277,6 +277,20 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
     return None
 
 
+def _plainly_on_cpu(tensor: Tensor) -> bool:
+    """Whether the CPU's kernels serve a call, without the reasons why they do not: no small call waits for those."""
+    return (
+        type(tensor) is Tensor
+        and tensor.is_cpu
+        and tensor.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None
+        and next(iter(FUSED)) == "cpu"
+        and FUSED["cpu"].missing() is None
+    )
+
+
 def select(requested: str | None, tensor: Tensor) -> str:
     """Name of the backend for a call: ``requested``, else ``use_backend``, else the environment, else the fastest
     that can.
@@ -285,6 +299,9 @@ def select(requested: str | None, tensor: Tensor) -> str:
         RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
     """
     name = known(requested, "backend") if requested is not None else _choice.name
+    free = name is None and not _environment.get(_environment_key)
+    if (free or name == "cpu") and _plainly_on_cpu(tensor):
+        return "cpu"
     if name is None and _environment.get(_environment_key):
         name = known(os.environ[ENVIRONMENT_VARIABLE], ENVIRONMENT_VARIABLE)
     if name is None:

@@ -13,10 +13,8 @@ import torch
 from . import backends, issue, library
 from .checks import check_positive
 from .devices import GPUS, Gpu
-from .network import Network
-from .nn import PlasticLinear, PlasticLinearCell, PlasticLSTM, PlasticLSTMCell
+from .nn import PlasticLSTM, PlasticLSTMCell
 from .nn.base import PlasticModule
-from .ops import fused
 
 RESOURCES = Path(__file__).with_name("cuda_resources.json")
 
@@ -52,15 +50,7 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
     ``backward``: of the backward pass, else of the forward pass (which then keeps checkpoints, as for training).
     """
     steps, plasticity = sizes[0], module.plasticity
-    kind = "lstm" if isinstance(module, (PlasticLSTM, PlasticLSTMCell)) else "rnn"
-    if isinstance(module, (PlasticLinear, PlasticLinearCell)):
-        kind = "linear"
-    network = Network(
-        kind,
-        plasticity,
-        getattr(module, "nonlinearity", "tanh"),
-        getattr(module, "post", "candidate"),
-    )
+    program = module._program()
     suffix = module._suffixes[0]
     rates = [
         getattr(module, name + suffix) for name in ("eta", "eligibility_eta", "fan_out_weight")
@@ -69,13 +59,11 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
     layout = 2 if per_synapse else 1 if plasticity.alpha == "connection" else 0
     measures = [
         *sizes, module._posts, module._pres, checkpoint_every(steps), layout,
-        int(plasticity.modulation != "none"),
     ]  # fmt: skip
     scalar_bytes = 8 if next(module.parameters()).dtype == torch.float64 else 4
     device = [gpu.processors, gpu.shared_per_block, gpu.level_two]
-    codes = list(fused.codes(network))
     return json.loads(
-        torch.ops.plastikern.explain_cuda(codes, measures, scalar_bytes, backward, device)
+        torch.ops.plastikern.explain_cuda(program.key, measures, scalar_bytes, backward, device)
     )
 
 

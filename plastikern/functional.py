@@ -7,7 +7,7 @@ next eligibility trace.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +27,10 @@ from .checks import (
     under_autocast,
     without_autocast,
 )
-from .network import Connection, Inputs, Modulator, Network, State
+from .network import Connection, Inputs, Modulator, State
 from .ops import fused
 from .plasticity import Plasticity, one_number
+from .program import Program, program_of, refused
 
 __all__ = [
     "modulator_signal",
@@ -89,14 +90,11 @@ def plastic_rnn_step(
         TypeError, ValueError: an argument of the wrong type, dtype, device, shape or name.
         RuntimeError: a backend asked for by name that cannot serve the call.
     """
-    name, inputs, state = (
-        "plastic_rnn_step",
-        Inputs(drive, None, clamp),
-        State(hidden, None, trace, eligibility),
-    )
+    name, inputs = "plastic_rnn_step", Inputs(drive, None, clamp)
+    program = program_of(name, "rnn", plasticity, nonlinearity)
+    state = State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    network = Network("rnn", plasticity, nonlinearity)
-    return _present(*_step(name, ("B", "N"), network, inputs, state, connection, backend)[1])
+    return _present(*run(name, ("B", "N"), program, inputs, state, connection, backend))
 
 
 def plastic_rnn_sequence(
@@ -142,17 +140,14 @@ def plastic_rnn_sequence(
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
     """
-    name, inputs, state = (
-        "plastic_rnn_sequence",
-        Inputs(drive, None, clamp),
-        State(hidden, None, trace, eligibility),
+    name, inputs = "plastic_rnn_sequence", Inputs(drive, None, clamp)
+    program, over = (
+        program_of(name, "rnn", plasticity, nonlinearity),
+        Over(lengths, batch_first, checkpoint_every),
     )
+    layout, state = layout_of(name, batch_first, "N"), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    network = Network("rnn", plasticity, nonlinearity)
-    layout = layout_of(name, batch_first, "N")
-    further = lengths, batch_first, checkpoint_every, backend
-    output, last = _sequence(name, layout, network, inputs, state, connection, *further)
-    return _present(output, *last)
+    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def plastic_lstm_step(
@@ -193,14 +188,11 @@ def plastic_lstm_step(
 
     Source: Backpropamine (ICLR 2019), section 4.3.
     """
-    name, inputs, state = (
-        "plastic_lstm_step",
-        Inputs(drive),
-        State(hidden, cell, trace, eligibility),
-    )
+    name, inputs = "plastic_lstm_step", Inputs(drive)
+    program = program_of(name, "lstm", plasticity, post=post)
+    state = State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    network = Network("lstm", plasticity, post=post)
-    return _present(*_step(name, ("B", "4 N"), network, inputs, state, connection, backend)[1])
+    return _present(*run(name, ("B", "4 N"), program, inputs, state, connection, backend))
 
 
 def plastic_lstm_sequence(
@@ -237,17 +229,14 @@ def plastic_lstm_sequence(
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
     """
-    name, inputs, state = (
-        "plastic_lstm_sequence",
-        Inputs(drive),
-        State(hidden, cell, trace, eligibility),
+    name, inputs = "plastic_lstm_sequence", Inputs(drive)
+    program, over = (
+        program_of(name, "lstm", plasticity, post=post),
+        Over(lengths, batch_first, checkpoint_every),
     )
+    layout, state = layout_of(name, batch_first, "4 N"), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    network = Network("lstm", plasticity, post=post)
-    layout = layout_of(name, batch_first, "4 N")
-    further = lengths, batch_first, checkpoint_every, backend
-    output, last = _sequence(name, layout, network, inputs, state, connection, *further)
-    return _present(output, *last)
+    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def plastic_linear_step(
@@ -289,10 +278,9 @@ def plastic_linear_step(
     """
     name, state = "plastic_linear_step", State(None, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    network = Network("linear", plasticity, nonlinearity)
+    program = program_of(name, "linear", plasticity, nonlinearity)
     inputs = _linear_inputs(name, input, drive, weight, ("B", "I"))
-    output, last = _step(name, ("B", "O"), network, inputs, state, connection, backend)
-    return _present(output, *last)
+    return _present(*run(name, ("B", "O"), program, inputs, state, connection, backend))
 
 
 def plastic_linear_sequence(
@@ -330,12 +318,13 @@ def plastic_linear_sequence(
     """
     name, state = "plastic_linear_sequence", State(None, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    network = Network("linear", plasticity, nonlinearity)
+    program, over = (
+        program_of(name, "linear", plasticity, nonlinearity),
+        Over(lengths, batch_first, checkpoint_every),
+    )
     layout = layout_of(name, batch_first, "O")
     inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
-    further = lengths, batch_first, checkpoint_every, backend
-    output, last = _sequence(name, layout, network, inputs, state, connection, *further)
-    return _present(output, *last)
+    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticity) -> Tensor:
@@ -390,143 +379,138 @@ def _wide(value: Any) -> Any:
     )
 
 
-def _narrowed(output: Tensor, state: State, dtype: torch.dtype) -> tuple[Tensor, State]:
-    """Activities in the precision that they came in; traces, which gather small changes, stay in single precision."""
-    hidden, cell = (None if tensor is None else tensor.to(dtype) for tensor in state[:2])
-    return output.to(dtype), State(hidden, cell, state.trace, state.eligibility)
+class Over(NamedTuple):
+    """What a call of a whole sequence is told besides."""
+
+    lengths: Any
+    batch_first: bool
+    checkpoint_every: Any
 
 
-def _step(
-    name: str, layout: tuple[str, ...], network: Network, inputs: Inputs, state: State, connection: Connection,
-    backend: str | None,
-) -> tuple[Tensor, State]:  # fmt: skip
-    if not torch.is_grad_enabled() and _plausible(network, inputs, state, connection):
-        try:
-            chosen = backends.select(backend, inputs.drive)
-            if chosen != "reference":
-                return fused.step(chosen, inputs, state, connection, network)
-        except Exception:
-            pass  # explained below, or served there under autocast
-    if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
-        with without_autocast(inputs.drive):
-            return _step(
-                name, layout, network, _wide(inputs), _wide(state), _wide(connection), backend
-            )
-    check_call(name, network, inputs, state, connection, layout)
-    if (dtype := activities_of(inputs).dtype) in HALF:
-        wide = _wide(inputs), _wide(state), _wide(connection)
-        return _narrowed(*_step(name, layout, network, *wide, backend), dtype)
-    chosen = backends.select(backend, inputs.drive)
-    if chosen != "reference":
-        return fused.step(chosen, inputs, state, connection, network)
-    return reference.step(
-        inputs, _filled(network, state, connection, inputs.drive[..., 0]), connection, network
-    )
+def run(
+    name: str, layout: tuple[str, ...], program: Program, inputs: Inputs, state: State, connection: Connection,
+    backend: str | None, over: Over | None = None,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """One step, or a sequence: its output and the last state; of a recurrent network's step the state alone.
 
-
-def _plausible(network: Network, inputs: Inputs, state: State, connection: Connection) -> bool:
-    """Whether shapes, dtypes and devices are all that could be wrong.
-
-    The native operator checks those as well. While a network acts, step by step, to check them here, too, would take
-    longer than the step; what the operator refuses is then explained by :func:`check_call`.
+    The native operators check shapes, dtypes and devices. Where nothing else could be wrong, they do so alone, since
+    to check all of that here, too, would take longer than a small step; what they refuse is then explained here.
     """
-    plasticity, modulator, dims = (
-        network.plasticity,
-        connection.modulator,
-        {"layer": 0, "neuron": 1, "connection": 2},
+    drive = inputs.drive
+    plain = (
+        type(drive) is Tensor
+        and drive.dtype in PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_any_autocast_enabled()
+        and (over is None or over.lengths is None)
+        and _plausible(program, inputs, state, connection)
     )
-    if not (
-        isinstance(inputs.drive, Tensor)
-        and isinstance(plasticity, Plasticity)
-        and len(inputs.drive.shape) == 2
-    ):
-        return False
-    if inputs.drive.dtype in HALF:
-        return False
-    alpha, eta, fading = connection.alpha, connection.eta, connection.eligibility_eta
-    retroactive = plasticity.modulation == "retroactive"
-    if (modulator is None) != (plasticity.modulation == "none") or (
-        state.eligibility is not None and not retroactive
-    ):
-        return False
-    if not isinstance(alpha, Tensor) or _dims(alpha) != dims[plasticity.alpha]:
-        return False
-    rates = [(eta, modulator is None, plasticity.eta), (fading, retroactive, plasticity.eta)]
-    if modulator is not None:
-        if not isinstance(modulator, Modulator) or modulator.modulated is not None:
-            return False
-        fans_out = plasticity.fan_out != "none"
-        rates += [
-            (tensor, fans_out, plasticity.fan_out)
-            for tensor in (modulator.fan_out_weight, modulator.fan_out_bias)
-        ]
-    # Rates per connection are expanded on their way to the operator, which would not see their shapes.
-    return all(
-        (isinstance(rate, Tensor) and _dims(rate) == dims[granularity] < 2)
-        if wanted
-        else rate is None
-        for rate, wanted, granularity in rates
-    )
+    if not plain:
+        if isinstance(drive, Tensor) and under_autocast(drive):
+            with without_autocast(drive):
+                wide = _wide(inputs), _wide(state), _wide(connection)
+                return run(name, layout, program, *wide, backend, over)
+        check_call(name, program, inputs, state, connection, layout)
+        if (dtype := activities_of(inputs).dtype) in HALF:
+            wide = _wide(inputs), _wide(state), _wide(connection)
+            found = run(name, layout, program, *wide, backend, over)
+            # Activities in the precision that they came in; traces, which gather small changes, stay in single.
+            return *(None if x is None else x.to(dtype) for x in found[:-2]), *found[-2:]
+    if over is not None:
+        if over.checkpoint_every is not None:
+            check_positive(name, "checkpoint_every", over.checkpoint_every)
+        if over.lengths is not None:
+            sizes = (drive.shape[layout.index(letter)] for letter in "TB")
+            over = over._replace(lengths=checked_lengths(name, over.lengths, *sizes))
+    chosen = backends.select(backend, drive)
+    if chosen == "reference":
+        if plain:
+            check_call(name, program, inputs, state, connection, layout)
+        output, last = _reference(program, inputs, state, connection, over)
+    else:
+        try:
+            output, last = fused.run(chosen, inputs, state, connection, program, over)
+        except RuntimeError as error:
+            if plain and refused(error):
+                check_call(name, program, inputs, state, connection, layout)
+            raise fused.told(error) from None
+    if over is None and program.kind != "linear":
+        return output, *last[1:]
+    return output, *last
 
 
-def _dims(coefficient: Tensor) -> int:
-    return 0 if coefficient.shape == (1,) else coefficient.dim()
-
-
-def _sequence(
-    name: str,
-    layout: tuple[str, ...],
-    network: Network,
-    inputs: Inputs,
-    state: State,
-    connection: Connection,
-    lengths: Tensor | Sequence[int] | None,
-    batch_first: bool,
-    checkpoint_every: int | None,
-    backend: str | None,
+def _reference(
+    program: Program, inputs: Inputs, state: State, connection: Connection, over: Over | None
 ) -> tuple[Tensor, State]:
-    further: tuple[Any, ...] = lengths, batch_first, checkpoint_every, backend
-    if isinstance(inputs.drive, Tensor) and under_autocast(inputs.drive):
-        with without_autocast(inputs.drive):
-            return _sequence(
-                name, layout, network, _wide(inputs), _wide(state), _wide(connection), *further
-            )
-    check_call(name, network, inputs, state, connection, layout)
-    if (dtype := activities_of(inputs).dtype) in HALF:
-        wide = _wide(inputs), _wide(state), _wide(connection)
-        return _narrowed(*_sequence(name, layout, network, *wide, *further), dtype)
-    if checkpoint_every is not None:
-        check_positive(name, "checkpoint_every", checkpoint_every)
-    steps, batch = (
-        inputs.drive.shape[1 if batch_first else 0],
-        inputs.drive.shape[0 if batch_first else 1],
-    )
-    steps_of_each = checked_lengths(name, lengths, steps, batch)
-    chosen = backends.select(backend, inputs.drive)
-    if chosen != "reference":
-        return fused.sequence(
-            chosen, inputs, state, connection, network, steps_of_each, batch_first, checkpoint_every
-        )
+    """By the definition: of a sequence ``over`` its lengths."""
+    batch_first, drive = over is not None and over.batch_first, inputs.drive
     if batch_first:
         inputs = Inputs(*(None if tensor is None else tensor.transpose(0, 1) for tensor in inputs))  # type: ignore[arg-type]
-    if steps_of_each is not None:
-        steps_of_each = lengths_on(steps_of_each, inputs.drive.device)
-    like = inputs.drive.new_empty(batch)
-    output, last = reference.sequence(
-        inputs, _filled(network, state, connection, like), connection, network, steps_of_each
+    state = _filled(
+        program,
+        state,
+        connection,
+        inputs.drive[..., 0] if over is None else inputs.drive.new_empty(inputs.drive.shape[1]),
     )
+    if over is None:
+        return reference.step(inputs, state, connection, program)
+    lengths = None if over.lengths is None else lengths_on(over.lengths, drive.device)
+    output, last = reference.sequence(inputs, state, connection, program, lengths)
     return output.transpose(0, 1) if batch_first else output, last
 
 
-def _filled(network: Network, state: State, connection: Connection, like: Tensor) -> State:
+PLAIN = (torch.float32, torch.float64)
+
+
+def _plausible(program: Program, inputs: Inputs, state: State, connection: Connection) -> bool:
+    """Whether what there is and how much of it fits the options: shapes, dtypes and devices could be wrong alone."""
+    weight, alpha, eta, fading, modulator = connection
+    drive, plasticity = inputs.drive, program.plasticity
+    tensors = [alpha, eta, fading]
+    if modulator is not None:
+        if not isinstance(modulator, Modulator) or modulator.modulated is not None:
+            return False
+        tensors += [modulator.fan_out_weight, modulator.fan_out_bias, modulator.weight]
+        if not isinstance(modulator.bias, Tensor):
+            return False
+    for tensor in (inputs.features, inputs.clamp, *state, *tensors):
+        if tensor is not None and not isinstance(tensor, Tensor):
+            return False
+    if not isinstance(weight, Tensor):
+        return False
+    rate, fan_out = DIMS[plasticity.eta], DIMS.get(plasticity.fan_out)
+    # Rates per connection are expanded on their way to the operator, which would not see their shapes.
+    if rate == 2 or fan_out == 2:
+        return False
+    wanted = [
+        DIMS[plasticity.alpha],
+        None if modulator is not None else rate,
+        rate if program.retroactive else None,
+    ]
+    if modulator is not None:
+        wanted += [fan_out, fan_out, 1]
+    if (modulator is None) != (plasticity.modulation == "none") or wanted != [
+        None if x is None else 0 if x.shape == ONE else x.dim() for x in tensors
+    ]:
+        return False
+    for tensor in (state.hidden, eta, fading):  # their values decide how far checkpoints lie apart
+        if tensor is not None and (tensor.dtype, tensor.device) != (drive.dtype, drive.device):
+            return False
+    return True
+
+
+DIMS, ONE = {"layer": 0, "neuron": 1, "connection": 2}, (1,)
+
+
+def _filled(program: Program, state: State, connection: Connection, like: Tensor) -> State:
     """The state with zeros for what is missing; ``like`` is (B,)."""
-    batch, posts = like.shape[0], _posts(network, connection)
+    batch, posts = like.shape[0], _posts(program, connection)
     pres = connection.weight.shape[1]
     shapes: list[tuple[int, ...] | None] = [
-        None if network.kind == "linear" else (batch, posts),
-        (batch, posts) if network.kind == "lstm" else None,
+        None if program.kind == "linear" else (batch, posts),
+        (batch, posts) if program.kind == "lstm" else None,
         (batch, posts, pres),
-        (batch, posts, pres) if network.plasticity.modulation == "retroactive" else None,
+        (batch, posts, pres) if program.retroactive else None,
     ]
     return State(*(
         like.new_zeros(shape) if tensor is None and shape is not None else tensor
@@ -535,11 +519,11 @@ def _filled(network: Network, state: State, connection: Connection, like: Tensor
 
 
 def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return tuple(tensor for tensor in tensors if tensor is not None)
+    return tuple([tensor for tensor in tensors if tensor is not None])
 
 
-def _posts(network: Network, connection: Connection) -> int:
-    return connection.weight.shape[0] // (4 if network.kind == "lstm" else 1)
+def _posts(program: Program, connection: Connection) -> int:
+    return connection.weight.shape[0] // program.gates
 
 
 def _linear_inputs(

@@ -7,11 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .plasticity import Plasticity
-
-KINDS = ("rnn", "lstm", "linear")
-"""Kinds of networks, in the order of the enum in csrc."""
-
 
 class Modulator(NamedTuple):
     r"""Parameters of a neuromodulator :math:`M = \psi(v \cdot s + b)` of N neurons, and of its way to the connections.
@@ -42,21 +37,6 @@ class Connection(NamedTuple):
     eta: Tensor | None
     eligibility_eta: Tensor | None
     modulator: Modulator | None
-
-
-class Network(NamedTuple):
-    """What every step of a call computes.
-
-    Attributes:
-        kind: one of :data:`KINDS`.
-        nonlinearity: of the activities; an LSTM's are fixed.
-        post: the signal that changes the traces of an LSTM, one of :data:`~plastikern.plasticity.POSTS`.
-    """
-
-    kind: str
-    plasticity: Plasticity
-    nonlinearity: str = "tanh"
-    post: str = "candidate"
 
 
 class Inputs(NamedTuple):

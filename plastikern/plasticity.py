@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from .rules import papers
+from .rules.cells import POSTS as POSTS
 
 RULES = tuple(papers.INCREMENTS)
 CONSTRAINTS = tuple(papers.CONSTRAINTS)
@@ -20,7 +21,6 @@ MODULATIONS = ("none", "simple", "retroactive")
 MODULATOR_INPUTS = ("hidden", "previous_hidden", "cell")
 MODULATOR_NONLINEARITIES = ("tanh", "sigmoid", "linear")
 FAN_OUTS = ("none", "neuron", "connection")
-POSTS = ("candidate", "recurrent", "cell", "hidden")
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,6 @@ class Plasticity:
     modulator_nonlinearity: str = "tanh"
     fan_out: str = "none"
 
-    # A slot beside the options, so that they alone are in dataclasses.asdict() and vars(). Not a cached property, whose
-    # lock torch.compile cannot enter on Python 3.11.
-    __slots__ = ("__dict__", "__weakref__", "codes")
-    if TYPE_CHECKING:
-
-        @property
-        def codes(self) -> tuple[int, ...]:
-            """Rule, constraint, retroactive modulation, modulator's input and nonlinearity as the native operators take
-            them: the numbers of the enums in csrc."""
-
     def __post_init__(self) -> None:
         if self.constraint is None:
             object.__setattr__(self, "constraint", "decay" if self.modulation == "none" else "clip")
@@ -145,22 +135,10 @@ class Plasticity:
                     raise ValueError(
                         f"Plasticity: {name} {value!r} needs modulation 'simple' or 'retroactive'"
                     )
-        codes = (
-            RULES.index(self.rule),
-            CONSTRAINTS.index(self.constraint),
-            int(self.modulation == "retroactive"),
-            MODULATOR_INPUTS.index(self.modulator_input),
-            MODULATOR_NONLINEARITIES.index(self.modulator_nonlinearity),
-        )
-        object.__setattr__(self, "codes", codes)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return dict(vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Earlier versions kept the codes among the options.
+        # Earlier versions kept what they made of the options among them.
         vars(self).update({name: value for name, value in state.items() if name != "codes"})
-        self.__post_init__()
 
 
 def one_number(tensor: object) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .network import Connection, Inputs, Modulator, Network, State, per_connection
+from .network import Connection, Inputs, Modulator, State, per_connection
 from .plasticity import Plasticity
+from .program import Program
 from .rules import papers
 from .rules.cells import ACTIVITIES, lstm
 
@@ -83,13 +84,13 @@ def update(
 
 
 def plastic_rnn_step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
+    inputs: Inputs, state: State, connection: Connection, program: Program
 ) -> tuple[Tensor, State]:
     """One step: next activities (B, N) and traces (B, N, N)."""
     hidden, _, trace, eligibility = state
     assert hidden is not None and trace is not None
-    plasticity = network.plasticity
-    active = ACTIVATIONS[network.nonlinearity](
+    plasticity = program.plasticity
+    active = ACTIVATIONS[program.nonlinearity](
         inputs.drive + excitation(hidden, trace, connection, plasticity)
     )
     if inputs.clamp is not None:
@@ -102,12 +103,12 @@ def plastic_rnn_step(
 
 
 def plastic_lstm_step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
+    inputs: Inputs, state: State, connection: Connection, program: Program
 ) -> tuple[Tensor, State]:
     """One step: next activities and cells (B, N) and traces (B, N, N). Drive and weight hold gates i, f, g, o."""
     hidden, cell, trace, eligibility = state
     assert hidden is not None and cell is not None and trace is not None
-    plasticity, size = network.plasticity, hidden.shape[-1]
+    plasticity, size = program.plasticity, hidden.shape[-1]
     weights = connection.weight.unflatten(0, (4, size))
     drives = inputs.drive.unflatten(-1, (4, size)).unbind(-2)
     plastic = connection._replace(weight=weights[2])
@@ -115,7 +116,7 @@ def plastic_lstm_step(
     input_sum, forget_sum, output_sum = (drives[k] + hidden @ weights[k].mT for k in (0, 1, 3))
     neuron = lstm(input_sum, forget_sum, drives[2] + recurrent, output_sum, cell)
     active, cell = neuron["hidden"], neuron["cell"]
-    post = {**neuron, "recurrent": recurrent}[network.post]
+    post = {**neuron, "recurrent": recurrent}[program.post]
     source = {"hidden": active, "previous_hidden": hidden, "cell": cell}[plasticity.modulator_input]
     rate = rate_in_force(connection, plasticity, source)
     return active, State(
@@ -124,13 +125,13 @@ def plastic_lstm_step(
 
 
 def plastic_linear_step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
+    inputs: Inputs, state: State, connection: Connection, program: Program
 ) -> tuple[Tensor, State]:
     """One step: outputs (B, O) and next traces (B, O, I)."""
     assert inputs.features is not None and state.trace is not None
-    plasticity = network.plasticity
+    plasticity = program.plasticity
     excited = excitation(inputs.features, state.trace, connection, plasticity)
-    active = ACTIVATIONS[network.nonlinearity](inputs.drive + excited)
+    active = ACTIVATIONS[program.nonlinearity](inputs.drive + excited)
     rate = rate_in_force(connection, plasticity, active)
     traces = update(
         state.trace, state.eligibility, inputs.features, active, rate, connection, plasticity
@@ -142,14 +143,14 @@ STEPS = {"rnn": plastic_rnn_step, "lstm": plastic_lstm_step, "linear": plastic_l
 
 
 def step(
-    inputs: Inputs, state: State, connection: Connection, network: Network
+    inputs: Inputs, state: State, connection: Connection, program: Program
 ) -> tuple[Tensor, State]:
     """One step of any network: its output and next state."""
-    return STEPS[network.kind](inputs, state, connection, network)
+    return STEPS[program.kind](inputs, state, connection, program)
 
 
 def sequence(
-    inputs: Inputs, state: State, connection: Connection, network: Network, lengths: Tensor | None
+    inputs: Inputs, state: State, connection: Connection, program: Program, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """All steps of inputs (T, B, ...): outputs (T, B, N) and last state.
 
@@ -159,12 +160,12 @@ def sequence(
     for t in range(inputs.drive.shape[0]):
         here = Inputs(*(None if tensor is None else tensor[t] for tensor in inputs))  # type: ignore[arg-type]
         if lengths is None:
-            output, state = step(here, state, connection, network)
+            output, state = step(here, state, connection, program)
         else:
             running = t < lengths
             # What lies beyond an element's end, be it NaN, must not reach a gradient.
             here = Inputs(*(_where(running, tensor, 0) for tensor in here))  # type: ignore[arg-type]
-            output, following = step(here, state, connection, network)
+            output, following = step(here, state, connection, program)
             output = torch.where(running.unsqueeze(-1), output, 0)
             state = State(
                 *(_where(running, new, old) for new, old in zip(following, state, strict=True))
@@ -172,7 +173,7 @@ def sequence(
         outputs.append(output)
     if outputs:
         return torch.stack(outputs), state
-    neurons = connection.weight.shape[-1 if network.kind != "linear" else 0]
+    neurons = connection.weight.shape[-1 if program.kind != "linear" else 0]
     return inputs.drive[..., :neurons].clone(), state
 
 

@@ -38,7 +38,7 @@ from plastikern import (
     explain,
     use_backend,
 )
-from plastikern.ops import fakes
+from plastikern.program import read, sizes_of
 
 ROOT = Path(__file__).resolve().parents[1]
 ERRORS = (TypeError, ValueError, RuntimeError, NotImplementedError)
@@ -389,8 +389,9 @@ def test_shapes_of_results_beyond_31_bits(network: str) -> None:
         )
         gradients = torch.autograd.grad(outputs["trace"].sum(), [inputs["trace"], inputs["weight"]])
     assert [gradient.shape for gradient in gradients] == [shapes["trace"], shapes["weight"]]
-    size = fakes.sizes_of(torch.empty(steps, HUGE, 8, device="meta"), 1, None, False)
-    assert math.prod(size.traces) == HUGE * 64
+    drive, alpha = torch.empty(steps, HUGE, 8, device="meta"), torch.empty(())
+    words = read("rnn hebb decay tanh candidate none hidden tanh").words
+    assert math.prod(sizes_of(words, {"drive": drive, "alpha": alpha}).shape("BOI")) == HUGE * 64
 
 
 @pytest.mark.slow

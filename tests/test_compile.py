@@ -56,9 +56,9 @@ def operator_calls(
         operator = look_up(backend, name)
 
         def call(*arguments: Any) -> Any:
-            calls.append(
-                (operator, tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments))
-            )
+            calls.append((operator, tuple(
+                [y if y is None else y.detach() for y in x] if isinstance(x, (list, tuple)) else x for x in arguments
+            )))  # fmt: skip
             return operator(*arguments)
 
         return call

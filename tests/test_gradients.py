@@ -271,11 +271,11 @@ def test_checkpointing_and_anomaly_mode_change_no_gradient(
 @needs_native
 @pytest.mark.filterwarnings("ignore:Error detected in")
 def test_anomaly_mode_names_the_call_whose_gradient_is_nan() -> None:
-    for kind, name in ((PlasticRNN, "_SequenceBackward"), (PlasticRNNCell, "_StepBackward")):
+    for kind in (PlasticRNN, PlasticRNNCell):
         module, input = made(kind, "cpu")
         with torch.autograd.detect_anomaly():
             first = flat(module(input))[0]
-            with pytest.raises(RuntimeError, match=f"'{name}' returned nan values"):
+            with pytest.raises(RuntimeError, match="'_FusedBackward' returned nan values"):
                 first.backward(torch.full_like(first, torch.nan))
 
 

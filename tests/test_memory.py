@@ -23,6 +23,7 @@ from torch import Tensor
 
 import plastikern.functional as PF
 from plastikern import Plasticity, PlasticRNN
+from plastikern.nn import recurrent
 
 pytestmark = needs_native
 
@@ -147,12 +148,12 @@ def test_the_spacing_changes_no_bit_of_any_network(case: Case) -> None:
 
 def test_a_module_hands_its_spacing_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    original = PF.plastic_rnn_sequence
+    original = recurrent.run
 
-    def spy(*args: Any, **options: Any) -> Any:
-        seen.append(options["checkpoint_every"])
-        return original(*args, **options)
+    def spy(*arguments: Any) -> Any:
+        seen.append(arguments[-1].checkpoint_every)
+        return original(*arguments)
 
-    monkeypatch.setattr(PlasticRNN, "sequence_function", staticmethod(spy))
+    monkeypatch.setattr(recurrent, "run", spy)
     PlasticRNN(3, 4, num_layers=2, checkpoint_every=3)(torch.randn(5, 2, 3))
     assert seen == [3, 3]

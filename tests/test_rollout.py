@@ -20,6 +20,7 @@ from tolerances import FP64_ROUNDING, fp32
 from torch import Tensor, nn
 
 from plastikern import Plasticity, PlasticLSTM, PlasticRNN, Rollout
+from plastikern.program import RESULTS
 
 RULES = {
     "decay": Plasticity(),
@@ -364,8 +365,9 @@ def test_the_operator_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch)
     recording = rollout._layers[0]._recording
     advance = recording._advance
     monkeypatch.setattr(
-        recording, "_advance", lambda *arguments: calls.append(arguments) or advance(*arguments)
-    )
+        recording, "_advance",
+        lambda given, *more: calls.append((list(given), *more)) or advance(given, *more),
+    )  # fmt: skip
     rollout.step(inputs[0])
     rollout.state()
     step, end = calls
@@ -375,24 +377,29 @@ def test_the_operator_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPatch)
         (inputs, [3, 5]),
         test_utils=("test_schema", "test_faketensor"),
     )
-    names = [argument.name for argument in torch.ops.plastikern.advance.default._schema.arguments]
-    wrong = {
-        "drive": (step, torch.zeros(2, 8, dtype=torch.float64)),
-        "output": (step, torch.zeros(4, 2, 9)),
-        "memory": (step, torch.zeros(5, dtype=torch.float64)),
-        "modulators": (step, None),
-        "k": (step, 4),
-        "lengths": (end, torch.tensor([1, 2])),
-        "last_trace": (end, torch.zeros(2, 9, 8, dtype=torch.float64)),
-        "last_eligibility": (end, None),
-        "clamp": (step, torch.zeros(4, 2, 9, dtype=torch.bool)),
-        "checkpoint_every": (step, -1),
-    }
-    for name, (arguments, value) in wrong.items():
-        spoilt = list(arguments)
-        spoilt[names.index(name)] = value
-        with pytest.raises(RuntimeError):
-            advance(*spoilt)
+    written = [*(result.name for result in RESULTS), "memory"]
+    for name, arguments, value in (
+        ("drive", step, torch.zeros(2, 8, dtype=torch.float64)),
+        ("written output", step, torch.zeros(4, 2, 9)),
+        ("written memory", step, torch.zeros(5, dtype=torch.float64)),
+        ("written modulators", step, torch.zeros(0, dtype=torch.float64)),
+        ("lengths", end, torch.tensor([1, 2])),
+        ("written trace", end, torch.zeros(2, 9, 8, dtype=torch.float64)),
+        ("written eligibility", end, torch.zeros(0, dtype=torch.float64)),
+        ("clamp", step, torch.zeros(4, 2, 9, dtype=torch.bool)),
+    ):
+        tensors, names, room, *more = (list(x) if isinstance(x, list) else x for x in arguments)
+        if name.startswith("written"):
+            room[written.index(name.split()[1])] = value
+        elif name in names.split():
+            tensors[names.split().index(name)] = value
+        else:
+            tensors, names = [*tensors, value], f"{names} {name}"
+        with pytest.raises(RuntimeError, match="plastikern: "):
+            advance(tensors, names, room, *more)
+    for more in (("tanh", 1.0, 1, 0), (*step[3:5], -1, 0), (*step[3:6], 4)):
+        with pytest.raises(RuntimeError, match="plastikern: "):
+            advance(*step[:3], *more)
 
 
 @needs_native

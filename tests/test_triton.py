@@ -22,7 +22,7 @@ import plastikern
 from benchmarks import triton_resources
 from benchmarks.triton_resources import compiled, configurations, launches, resources
 from plastikern import Plasticity, backends
-from plastikern.network import Network
+from plastikern.program import program_of
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="the package triton is not installed"
@@ -149,7 +149,8 @@ def test_nothing_is_timed_unless_somebody_asks_for_it(
     if autotune is not None:
         monkeypatch.setenv(launch.AUTOTUNE, autotune)
     (options,) = {
-        found.constants["network"] for found in launches(Network("rnn", Plasticity()), 64)
+        found.constants["network"]
+        for found in launches(program_of("benchmark", "rnn", Plasticity()), 64)
     }
     fixed, tuned = Kernel(), Kernel()
     monkeypatch.setattr(launch, "_tuned", lambda kernel, candidates: tuned)
@@ -326,7 +327,7 @@ def test_every_network_compiles_in_either_form(
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_kernels_of_a_single_step_compile_without_a_gpu_and_spill_nothing(target: str) -> None:
     # Numbers that are 1 become constants of a kernel, unless it asks to be spared that.
-    found = launches(Network("rnn", Plasticity()), 32, steps=1, batch=1)
+    found = launches(program_of("benchmark", "rnn", Plasticity()), 32, steps=1, batch=1)
     defaults = {launch.kernel.__name__: launch for launch in reversed(found)}
     assert defaults.keys() == {
         "plastic_sequence_forward",
@@ -350,7 +351,7 @@ def test_kernels_are_compiled_again_where_a_printed_function_changed(
     assert vocabulary._digest() == vocabulary.TEXT
     (tmp_path / "generated" / "reads.py").write_text("# something else")
     assert vocabulary._digest() != vocabulary.TEXT
-    launch = launches(Network("rnn", Plasticity()), 16)[-1]
+    launch = launches(program_of("benchmark", "rnn", Plasticity()), 16)[-1]
     options = launch.constants["network"]
     assert options.text == vocabulary.TEXT
     changed = {**launch.constants, "network": replace(options, text=vocabulary._digest())}

@@ -277,7 +277,7 @@ def test_the_operator_refuses_lengths_that_nobody_has_checked(
     for lengths in ([3, 0], [0, -1]):
         with pytest.raises(RuntimeError, match=r"lengths must lie from 0 to 2; got"):
             operator(
-                *changed(arguments, LENGTHS, lambda tensor, values=lengths: torch.tensor(values))
+                *changed(arguments, "lengths", lambda tensor, values=lengths: torch.tensor(values))
             )
 
 
@@ -340,12 +340,11 @@ def test_two_runs_give_the_same_bits_in_any_memory_layout(form: str) -> None:
 
 
 def changed(
-    arguments: tuple[Any, ...], place: int, change: Callable[[Tensor], Tensor]
+    arguments: tuple[Any, ...], name: str, change: Callable[[Tensor], Tensor]
 ) -> tuple[Any, ...]:
-    return (*arguments[:place], change(arguments[place]), *arguments[place + 1 :])
-
-
-DRIVE, WEIGHT, LENGTHS = 0, 6, 15
+    tensors, names, *more = arguments
+    place = names.split().index(name)
+    return ([*tensors[:place], change(tensors[place]), *tensors[place + 1 :]], names, *more)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -354,7 +353,7 @@ def test_weights_and_drives_of_half_precision_are_taken_as_they_are(
 ) -> None:
     case = replace(VARIANTS["lstm-simple"], steps=2, lengths=None)
     _, (operator, arguments), _ = operator_calls(case, "triton", monkeypatch)
-    for place in (DRIVE, WEIGHT):
+    for place in ("drive", "weight"):
         low = operator(*changed(arguments, place, lambda tensor: tensor.to(dtype)))
         same = operator(*changed(arguments, place, lambda tensor: tensor.to(dtype).double()))
         assert all(torch.equal(a, b) for a, b in zip(low, same, strict=True) if a is not None)
@@ -367,11 +366,11 @@ def test_the_operator_says_what_is_wrong_with_its_arguments(
     case = replace(VARIANTS["rnn-simple"], steps=2)
     (operator, arguments), *_ = operator_calls(case, "triton", monkeypatch)
     with pytest.raises(RuntimeError, match=r"weight must have shape \(5, 5\); got \(4, 5\)"):
-        operator(*changed(arguments, WEIGHT, lambda tensor: tensor[:4]))
+        operator(*changed(arguments, "weight", lambda tensor: tensor[:4]))
     with pytest.raises(
         RuntimeError, match=r"weight must have dtype float64 or bfloat16 or float16; got float32"
     ):
-        operator(*changed(arguments, WEIGHT, lambda tensor: tensor.float()))
+        operator(*changed(arguments, "weight", lambda tensor: tensor.float()))
 
 
 @pytest.mark.parametrize("name", ["rnn-simple", "lstm-retroactive-fan-out"])

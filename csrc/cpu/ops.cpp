@@ -58,7 +58,7 @@ Tensor pooled_empty(const Tensor& like, const std::vector<int64_t>& shape) {
         try {
             return pooled(like, shape, bytes);
         } catch (const std::bad_alloc&) {
-            // torch says how much there should have been
+            // torch is asked for it as well
         }
     }
 #endif
@@ -68,7 +68,7 @@ Tensor pooled_empty(const Tensor& like, const std::vector<int64_t>& shape) {
 struct Cpu {
     static constexpr const char* name = "cpu";
     static constexpr bool reverses = true, keeps_activities = false;
-    static bool has(const Tensor& tensor) { return tensor.is_cpu(); }
+    static bool beside(const Tensor& tensor, const Tensor& /*like*/) { return tensor.is_cpu(); }
     static Tensor bring(const Tensor& lengths, const Tensor& /*like*/) { return lengths; }
     static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) {
         return pooled_empty(like, shape);
@@ -93,9 +93,8 @@ struct Cpu {
     static void advance(Network<S>& n, const Outputs<S>& out, int64_t k, S* memory, int64_t count) {
         complete(n);
         const int64_t bytes = acting_bytes(n), given = count * static_cast<int64_t>(sizeof(S));
-        STD_TORCH_CHECK(given >= bytes, "memory must have ", bytes, " bytes; got ", given);
-        STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0,
-                        "memory must start on a cache line");
+        require(given >= bytes, "memory must have ", bytes, " bytes; got ", given);
+        require(reinterpret_cast<uintptr_t>(memory) % 64 == 0, "memory must start on a cache line");
         plastikern::forward_unit(n, out, k, memory);
     }
     template <typename S>
@@ -107,16 +106,20 @@ struct Cpu {
     }
 };
 
-Tensor empty(const Tensor& like, std::vector<int64_t> size) { return pooled_empty(like, size); }
+Tensor empty(const Tensor& like, std::vector<int64_t> size) {
+    return made("a new tensor", like, size, [&] { return pooled_empty(like, size); });
+}
 
 void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeats) {
     for (const Tensor* tensor : {&a, &b, &c}) {
-        check<Cpu>("bandwidth", *tensor, {a.numel()}, ScalarType::Float);
-        STD_TORCH_CHECK(tensor->is_contiguous(), "bandwidth: tensors must be contiguous");
+        require(tensor->is_cpu() && tensor->scalar_type() == ScalarType::Float &&
+                    tensor->is_contiguous() && tensor->numel() == a.numel(),
+                "bandwidth: tensors must be contiguous, on the cpu, of one size and float32");
     }
     const int64_t count = a.numel();
-    const float *from_a = pointer<float>(a), *from_b = pointer<float>(b);
-    float* to = output_pointer<float>(c);
+    const float *from_a = static_cast<const float*>(a.const_data_ptr()),
+                *from_b = static_cast<const float*>(b.const_data_ptr());
+    float* to = static_cast<float*>(c.mutable_data_ptr());
     parallel(
         std::min(static_cast<int64_t>(torch::stable::get_num_threads()), cores()), [&](Team team) {
             int64_t begin, end;

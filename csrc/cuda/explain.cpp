@@ -6,30 +6,30 @@
 #include <string>
 #include <vector>
 
-#include "../update.h"
+#include "../program.h"
 #include "plan.h"
 
 namespace plastikern::cuda {
 namespace {
 
 template <typename S>
-Plan plan_for(const std::vector<int64_t>& codes, const std::vector<int64_t>& sizes, bool backward,
+Plan plan_for(const Program& program, const std::vector<int64_t>& sizes, bool backward,
               const Device& device) {
     static const S some = 1;  // stands for whatever is there; nobody reads it
     static S found = 0;
     Network<S> n{};
-    n.kind = static_cast<NetworkKind>(codes[0]);
-    n.rule = find_rule(codes[1], codes[2]);
-    n.nonlinearity = static_cast<Nonlinearity>(codes[3]);
-    n.post = static_cast<Post>(codes[4]);
-    n.retroactive = codes[5] != 0;
+    n.kind = program.kind;
+    n.rule = program.rule;
+    n.nonlinearity = program.nonlinearity;
+    n.post = program.post;
+    n.retroactive = program.is(fact::retroactive);
     n.steps = sizes[0];
     n.batch = sizes[1];
     n.posts = sizes[2];
     n.pres = n.connection.pres = sizes[3];
     n.checkpoint_every = sizes[4];
     n.connection.layout = static_cast<Layout>(sizes[5]);
-    if (sizes[6] != 0) n.modulator = {&some, &some, static_cast<ModulatorInput>(codes[6]), {}};
+    if (program.is(fact::modulated)) n.modulator = {&some, &some, program.modulator_input, {}};
     Gradients<S> g{};
     g.alpha = &found;
     return backward ? plan_backward(n, g, device) : plan_forward(n, device);
@@ -62,18 +62,18 @@ std::string json(const Plan& plan) {
     return text + "}";
 }
 
-// codes: as the other operators take them. sizes: T, B, O, I, checkpoint_every, layout, modulated.
-// device: as Device.
-std::string explain_cuda(std::vector<int64_t> codes, std::vector<int64_t> sizes,
-                         int64_t scalar_bytes, bool backward, std::vector<int64_t> device) {
-    STD_TORCH_CHECK(codes.size() == 8 && sizes.size() == 7 && device.size() == 3,
-                    "explain_cuda takes 8 codes, 7 sizes and 3 numbers of a device");
+// sizes: T, B, O, I, checkpoint_every, layout. device: as Device.
+std::string explain_cuda(std::string key, std::vector<int64_t> sizes, int64_t scalar_bytes,
+                         bool backward, std::vector<int64_t> device) {
+    const Program program(key);
+    STD_TORCH_CHECK(sizes.size() == 6 && device.size() == 3,
+                    "explain_cuda takes 6 sizes and 3 numbers of a device");
     for (const int64_t size : sizes) STD_TORCH_CHECK(size >= 0, "sizes must not be negative");
     for (const int64_t size : device)
         STD_TORCH_CHECK(size > 0, "the numbers of a device must be positive");
     const Device on = {device[0], device[1], device[2]};
-    return json(scalar_bytes == 8 ? plan_for<double>(codes, sizes, backward, on)
-                                  : plan_for<float>(codes, sizes, backward, on));
+    return json(scalar_bytes == 8 ? plan_for<double>(program, sizes, backward, on)
+                                  : plan_for<float>(program, sizes, backward, on));
 }
 
 }  // namespace

@@ -33,8 +33,8 @@ class OnDevice {
     }
     void* stream() const { return cuda::current_stream(index_); }
     void check_not_captured() const {
-        STD_TORCH_CHECK(!cuda::captures(stream()),
-                        "lengths are copied from the host, which no CUDA graph captures");
+        require(!cuda::captures(stream()),
+                "lengths are copied from the host, which no CUDA graph captures");
     }
     // In page-locked memory, from which a copy does not wait for the device. torch keeps it until
     // the copy is done.
@@ -58,10 +58,12 @@ class OnDevice {
 struct Cuda {
 #if defined(PLASTIKERN_EMULATED)
     static constexpr const char* name = "cpu";
-    static bool has(const Tensor& tensor) { return tensor.is_cpu(); }
+    static bool beside(const Tensor& tensor, const Tensor& /*like*/) { return tensor.is_cpu(); }
 #else
     static constexpr const char* name = "cuda device";
-    static bool has(const Tensor& tensor) { return tensor.is_cuda(); }
+    static bool beside(const Tensor& tensor, const Tensor& like) {
+        return tensor.is_cuda() && tensor.get_device_index() == like.get_device_index();
+    }
 #endif
     static constexpr bool reverses = false, keeps_activities = true;
     static Tensor bring(const Tensor& lengths, const Tensor& like) {

@@ -21,8 +21,9 @@ from ..checks import (
     under_autocast,
 )
 from ..hooks import held, run_forward_pre_hooks
-from ..network import Modulator
+from ..network import Connection, Modulator
 from ..plasticity import Plasticity, granular_shape
+from ..program import Program
 
 
 class PlasticModule(nn.Module):
@@ -54,6 +55,7 @@ class PlasticModule(nn.Module):
     may be of any. In version 1 parameters of one number had the shape ()."""
     State: ClassVar[type[Any]]
     modulator_inputs: ClassVar[tuple[str, ...]] = ("hidden",)
+    _weight: ClassVar[str] = "weight"
     modulated: Tensor | None
 
     def __init__(
@@ -223,10 +225,10 @@ class PlasticModule(nn.Module):
             return None
         suffix = self._suffixes[layer]
         return Modulator(
-            weight=getattr(self, "modulator_weight" + suffix),
-            bias=getattr(self, "modulator_bias" + suffix),
-            fan_out_weight=getattr(self, "fan_out_weight" + suffix),
-            fan_out_bias=getattr(self, "fan_out_bias" + suffix),
+            weight=self._tensor("modulator_weight" + suffix),
+            bias=self._tensor("modulator_bias" + suffix),
+            fan_out_weight=self._tensor("fan_out_weight" + suffix),
+            fan_out_bias=self._tensor("fan_out_bias" + suffix),
             modulated=self.modulated,
         )
 
@@ -249,21 +251,36 @@ class PlasticModule(nn.Module):
             raise ValueError(f"{type(self).__name__}: there is no modulator with modulation 'none'")
         return functional.modulator_signal(source, modulator, self.plasticity)
 
-    def _connection(self, layer: int) -> dict[str, Any]:
-        """What a function of :mod:`plastikern.functional` is told of a layer's plastic connection, but for weights."""
-        suffix = self._suffixes[layer]
-        return {
-            "alpha": getattr(self, "alpha" + suffix),
-            "eta": getattr(self, "eta" + suffix),
-            "eligibility_eta": getattr(self, "eligibility_eta" + suffix),
-            "modulator": self._modulator(layer),
-            "plasticity": self.plasticity,
-            "backend": self.backend,
-        }
+    def _tensor(self, name: str) -> Any:
+        """A parameter or buffer by name; as an attribute, which takes longer, where it is computed from others."""
+        return self._parameters[name] if name in self._parameters else getattr(self, name)
+
+    def _first(self) -> Tensor:
+        """A parameter, of whose dtype and on whose device the others are."""
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                return parameter
+        return next(self.parameters())
+
+    def _connection(self, layer: int) -> Connection:
+        """What the functions of :mod:`plastikern.functional` are told of a layer's plastic connection."""
+        suffix, tensor = self._suffixes[layer], self._tensor
+        return Connection(
+            tensor(self._weight + suffix), tensor("alpha" + suffix), tensor("eta" + suffix),
+            tensor("eligibility_eta" + suffix), self._modulator(layer),
+        )  # fmt: skip
+
+    def _program(self) -> Program:
+        """What the functions are told of the rule and of the neurons."""
+        raise NotImplementedError
 
     def _check_input(self, input: object, dims: tuple[int, int], features: int) -> None:
         """Input of the first layer, before anything is computed from it; ``dims`` without and with B."""
-        owner = type(self).__name__
+        owner, own = type(self).__name__, self._first()
+        if type(input) is Tensor and input.dtype is own.dtype and input.device == own.device:
+            fits = input.dim() in dims and input.shape[-1] == features
+            if fits and input.layout is torch.strided and not input.is_nested:
+                return
         if not isinstance(input, Tensor):
             raise TypeError(f"{owner}: input must be a tensor; got {described(input)}")
         check_dense(owner, "input", input)
@@ -277,15 +294,14 @@ class PlasticModule(nn.Module):
                 f"{owner}: input must have {features} features; got shape {tuple(input.shape)}"
             )
         check_dtype(owner, "input", input, self._dtypes(input))
-        device = next(self.parameters()).device
-        if input.device != device:
+        if input.device != own.device:
             raise ValueError(
-                f"{owner}: input must be on the module's device {device}; got {input.device}"
+                f"{owner}: input must be on the module's device {own.device}; got {input.device}"
             )
 
     def _dtypes(self, input: Tensor) -> tuple[torch.dtype, ...]:
         """What inputs may have: that of the parameters, or, under autocast, another that it casts."""
-        own = next(self.parameters()).dtype
+        own = self._first().dtype
         return (
             (own,) if own == torch.float64 or not under_autocast(input) else (torch.float32, *HALF)
         )
@@ -303,29 +319,27 @@ class PlasticModule(nn.Module):
 
         ``batch`` None: the state has no dimension B, and is given one of size 1.
         """
-        owner, names = type(self).__name__, self.State._fields
+        names = self.State._fields
         if state is None:
             return [None] * len(names)
         tensors = [*state] if isinstance(state, (tuple, list)) else []
-        if len(tensors) == len(names) - 1 or (len(tensors) == len(names) and tensors[-1] is None):
-            tensors = [*tensors[: len(names) - 1], None]
-        if len(tensors) != len(names) or not all(
-            isinstance(x, Tensor) or x is None for x in tensors
+        if len(tensors) == len(names) - 1:
+            tensors.append(None)
+        owner, expected = type(self).__name__, self.State.__name__
+        if len(tensors) != len(names) or any(
+            x is not None and not isinstance(x, Tensor) for x in tensors
         ):
-            expected = f"{self.State.__name__} ({', '.join(names)})"
             raise TypeError(
-                f"{owner}: state must be None or a tuple of tensors, {expected}; got {_parts(state)}"
+                f"{owner}: state must be None or a tuple of tensors, {expected} ({', '.join(names)}); got "
+                + _parts(state)
             )
-        front = stacked if batch is None else (*stacked, batch)
+        vector = (*stacked, self._posts) if batch is None else (*stacked, batch, self._posts)
+        matrix = (*vector, self._pres)
         for name, tensor in zip(names, tensors, strict=True):
-            neurons = (
-                (self._posts, self._pres) if name in ("trace", "eligibility") else (self._posts,)
-            )
-            if tensor is not None and tensor.shape != (*front, *neurons):
-                shape = tuple(tensor.shape)
-                raise ValueError(
-                    f"{owner}: state.{name} must have shape {(*front, *neurons)}; got {shape}"
-                )
+            shape = matrix if name in ("trace", "eligibility") else vector
+            if tensor is not None and tensor.shape != shape:
+                got = tuple(tensor.shape)
+                raise ValueError(f"{owner}: state.{name} must have shape {shape}; got {got}")
         if batch is None:
             tensors = [
                 None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors

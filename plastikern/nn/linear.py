@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import functional
 from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
+from ..program import Program, program_of
 from ..state import LinearState
 from .base import PlasticModule
 
@@ -67,11 +68,15 @@ class _Linear(PlasticModule):
         return {
             "input": input,
             "drive": drive,
-            "weight": self.weight,
+            **self._connection(0)._asdict(),
             "nonlinearity": self.nonlinearity,
-            **self._connection(0),
+            "plasticity": self.plasticity,
+            "backend": self.backend,
             **dict(zip(self.State._fields, tensors, strict=True)),
         }
+
+    def _program(self) -> Program:
+        return program_of(type(self).__name__, "linear", self.plasticity, self.nonlinearity)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import functional
 from ..checks import check_choice, check_one_direction, check_positive
 from ..plasticity import POSTS, Plasticity
+from ..program import Program, program_of
 from ..state import LSTMState
 from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
 
@@ -20,12 +20,15 @@ class _LSTM(RecurrentModule):
     State = LSTMState
     modulator_inputs = ("hidden", "previous_hidden", "cell")
     gates = 4
-    step_function = staticmethod(functional.plastic_lstm_step)
-    sequence_function = staticmethod(functional.plastic_lstm_sequence)
+    _names = (
+        ("plastic_lstm_step", ("B", "4 N")),
+        ("plastic_lstm_sequence", ("T", "B", "4 N")),
+        ("plastic_lstm_sequence", ("B", "T", "4 N")),
+    )
     post: str
 
-    def _options(self, clamp: Tensor | None) -> dict[str, Any]:
-        return {"post": self.post}
+    def _program(self) -> Program:
+        return program_of(type(self).__name__, "lstm", self.plasticity, post=self.post)
 
 
 class PlasticLSTMCell(_LSTM, RecurrentCell):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_flag, check_positive, check_tensor
+from ..checks import check_flag, check_positive, check_tensor, under_autocast
+from ..functional import Over, run
+from ..network import Connection, Inputs, State
 from ..plasticity import Plasticity
 from .base import PlasticModule
 from .rollout import Rollout
@@ -17,13 +19,13 @@ from .rollout import Rollout
 class RecurrentModule(PlasticModule):
     """Plastic recurrent layers of N neurons with ``gates`` rows of weights each, under the names of ``torch.nn``.
 
-    A kind of network names its ``State``, its ``gates``, its two functions of :mod:`plastikern.functional` and, in
-    ``_options``, what it tells them.
+    A kind of network names its ``State``, its ``gates`` and, in ``_names``, its functions with the layouts of their
+    drives: of a step, and of a sequence with T and with B first.
     """
 
     gates: ClassVar[int]
-    step_function: ClassVar[Callable[..., tuple[Tensor, ...]]]
-    sequence_function: ClassVar[Callable[..., tuple[Tensor, ...]]]
+    _names: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]]
+    _weight = "weight_hh"
 
     def __init__(
         self,
@@ -59,10 +61,6 @@ class RecurrentModule(PlasticModule):
         )
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
 
-    def _options(self, clamp: Tensor | None) -> dict[str, Any]:
-        """What the functions of this kind of network are told besides its parameters."""
-        raise NotImplementedError
-
     def _check_call(self, input: Tensor, dims: tuple[int, int], clamp: Tensor | None) -> None:
         self._check_input(
             input, dims, self.hidden_size if self.input_size is None else self.input_size
@@ -75,12 +73,12 @@ class RecurrentModule(PlasticModule):
         """``weight_ih``, ``bias_ih`` and ``bias_hh`` of a layer; None is what it lacks."""
         # No default: an attribute error inside a parametrization would pass for a parameter that is not there.
         suffix, bias = self._suffixes[layer], self.bias
-        bias_hh = getattr(self, "bias_hh" + suffix) if bias else None
+        bias_hh = self._tensor("bias_hh" + suffix) if bias else None
         if self.input_size is None and layer == 0:
             return None, None, bias_hh
         return (
-            getattr(self, "weight_ih" + suffix),
-            getattr(self, "bias_ih" + suffix) if bias else None,
+            self._tensor("weight_ih" + suffix),
+            self._tensor("bias_ih" + suffix) if bias else None,
             bias_hh,
         )
 
@@ -94,23 +92,28 @@ class RecurrentModule(PlasticModule):
     ) -> Tensor:
         """What drives a layer's neurons; clamped ones take their input without the recurrent bias."""
         if weight is not None:
+            # Added up before, biases cost nothing per step; autocast would round them to half precision there.
+            cast = input.dtype != torch.float64 and under_autocast(input)
+            if bias_ih is not None and bias_hh is not None and clamp is None and not cast:
+                bias_ih, bias_hh = bias_ih + bias_hh, None
             input = nn.functional.linear(input, weight, bias_ih)
         if bias_hh is not None:
             input = input + bias_hh if clamp is None else torch.where(clamp, input, input + bias_hh)
         return input
 
-    def _drive(self, layer: int, input: Tensor, clamp: Tensor | None) -> Tensor:
-        return self._driven(input, clamp, *self._input_layer(layer))
-
-    def _arguments(self, layer: int, clamp: Tensor | None = None) -> dict[str, Any]:
-        """Arguments for the functions of a layer besides drive and state: its parameters and options."""
-        weight = getattr(self, "weight_hh" + self._suffixes[layer])
-        return {"weight": weight, **self._connection(layer), **self._options(clamp)}
+    def _run(
+        self, inputs: Inputs, first: Sequence[Tensor | None], connection: Connection, over: Over | None = None
+    ) -> list[Tensor]:  # fmt: skip
+        """A step or a sequence of a layer, whose tensors are those of the functions of this kind of network."""
+        name, layout = self._names[0 if over is None else 2 if over.batch_first else 1]
+        state = State(first[0], None, *first[1:]) if len(first) == 3 else State(*first)
+        found = run(name, layout, self._program(), inputs, state, connection, self.backend, over)
+        return [tensor for tensor in found if tensor is not None]
 
     def extra_repr(self) -> str:
         """Sizes and options."""
-        options = {name: value for name, value in self._options(None).items() if name != "clamp"}
-        shown = {**options, "bias": self.bias, "plasticity": self.plasticity}
+        option = "nonlinearity" if self.gates == 1 else "post"
+        shown = {option: getattr(self, option), "bias": self.bias, "plasticity": self.plasticity}
         return ", ".join(
             [f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in shown.items())]
         )
@@ -125,12 +128,8 @@ class RecurrentCell(RecurrentModule):
         tensors = self._entering(state, (), input.shape[0] if batched else None)
         if not batched:
             input, clamp = input.unsqueeze(0), None if clamp is None else clamp.unsqueeze(0)
-        names = self.State._fields
-        found = self.step_function(
-            self._drive(0, input, clamp),
-            **self._arguments(0, clamp),
-            **dict(zip(names, tensors, strict=True)),
-        )
+        drive = self._driven(input, clamp, *self._input_layer(0))
+        found = self._run(Inputs(drive, None, clamp), tensors, self._connection(0))
         return self._leaving(found, (), batched)
 
 
@@ -184,15 +183,15 @@ class RecurrentNetwork(RecurrentModule):
         firsts = zip(
             *(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True
         )
+        over = Over(lengths, self.batch_first, self.checkpoint_every)
         lasts, output = [], input
         for layer, first in enumerate(firsts):
             if layer and self.dropout:
                 output = nn.functional.dropout(output, self.dropout, self.training)
-            output, *last = self.sequence_function(
-                self._drive(layer, output, clamp), **self._arguments(layer, clamp),
-                **dict(zip(self.State._fields, first, strict=True)), lengths=lengths, batch_first=self.batch_first,
-                checkpoint_every=self.checkpoint_every,
-            )  # fmt: skip
+            drive = self._driven(output, clamp, *self._input_layer(layer))
+            output, *last = self._run(
+                Inputs(drive, None, clamp), first, self._connection(layer), over
+            )
             clamp = None
             lasts.append(last)
         return output if batched else output.squeeze(batch), self._stacked(lasts, batched)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import functional
 from ..checks import check_choice, check_one_direction
 from ..plasticity import NONLINEARITIES, Plasticity
+from ..program import Program, program_of
 from ..state import RNNState
 from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
 
@@ -20,12 +20,15 @@ class _RNN(RecurrentModule):
     State = RNNState
     modulator_inputs = ("hidden", "previous_hidden")
     gates = 1
-    step_function = staticmethod(functional.plastic_rnn_step)
-    sequence_function = staticmethod(functional.plastic_rnn_sequence)
+    _names = (
+        ("plastic_rnn_step", ("B", "N")),
+        ("plastic_rnn_sequence", ("T", "B", "N")),
+        ("plastic_rnn_sequence", ("B", "T", "N")),
+    )
     nonlinearity: str
 
-    def _options(self, clamp: Tensor | None) -> dict[str, Any]:
-        return {"nonlinearity": self.nonlinearity, "clamp": clamp}
+    def _program(self) -> Program:
+        return program_of(type(self).__name__, "rnn", self.plasticity, self.nonlinearity)
 
 
 class PlasticRNNCell(_RNN, RecurrentCell):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .. import backends
 from ..checks import HALF, check_positive, check_tensor, exporting, has_values
+from ..functional import Over
 from ..hooks import run_forward_hooks, run_forward_pre_hooks
-from ..network import Connection, Network, State
+from ..network import Connection, Inputs, State
 from ..ops import fused
 
 if TYPE_CHECKING:
@@ -88,10 +89,10 @@ class Rollout:
         with torch.inference_mode(False), torch.enable_grad():
             run_forward_pre_hooks("rollout", network)
             self._parameters = [
-                (network._input_layer(layer), network._arguments(layer))
+                (network._input_layer(layer), network._connection(layer))
                 for layer in range(network.num_layers)
             ]
-        weight = self._parameters[0][1]["weight"]
+        weight = self._parameters[0][1].weight
         backend = "reference" if weight.dtype in HALF else backends.select(network.backend, weight)
         advances = backend != "reference" and backends.FUSED[backend].advances
         features = network.hidden_size if network.input_size is None else network.input_size
@@ -99,16 +100,13 @@ class Rollout:
         with torch.inference_mode(False):
             self._inputs = weight.new_empty(steps, batch_size, features)
             self._layers: list[_Layer] = []
-            for layer, (_, arguments) in enumerate(self._parameters):
-                first = {
-                    name: None if tensor is None else tensor[layer]
-                    for name, tensor in zip(network.State._fields, firsts, strict=True)
-                }
+            for layer, (_, connection) in enumerate(self._parameters):
+                first = [None if tensor is None else tensor[layer] for tensor in firsts]
                 like = weight.new_empty(batch_size, weight.shape[0])
                 self._layers.append(
-                    _Recorded(network, first, arguments, like, steps, backend)
+                    _Recorded(network, first, connection, like, steps, backend)
                     if advances
-                    else _Stepped(network, first, arguments, like)
+                    else _Stepped(network, first, connection, like)
                 )
         drives = [_drive_of(*input_layer) for input_layer, _ in self._parameters]
         self._layers_and_drives = list(zip(self._layers, drives, strict=True))
@@ -119,8 +117,8 @@ class Rollout:
             *network.parameters(),
             *(tensor for tensor in firsts if tensor is not None),
         ]
-        for input_layer, arguments in self._parameters:
-            read = (*input_layer, *arguments.values(), *(arguments["modulator"] or ()))
+        for input_layer, connection in self._parameters:
+            read = (*input_layer, *connection, *(connection.modulator or ()))
             self._read += [tensor for tensor in read if isinstance(tensor, Tensor)]
         self._versions = _versions(self._read)
 
@@ -205,9 +203,9 @@ class Rollout:
             if not _alike(activities.detach(), taken):
                 raise ValueError("rollout: inputs must be those of the steps; got other numbers")
         lasts, self._finished = [], True
-        for layer, (input_layer, arguments) in zip(self._layers, self._parameters, strict=True):
+        for layer, (input_layer, connection) in zip(self._layers, self._parameters, strict=True):
             activities, *last = layer.finish(
-                network._driven(activities, None, *input_layer), arguments
+                network._driven(activities, None, *input_layer), connection
             )
             lasts.append(last)
         found = (
@@ -224,7 +222,7 @@ class Rollout:
 
 
 class _Layer(Protocol):
-    """One layer's steps. Its ``arguments`` are those of the network's functions, without the drive."""
+    """One layer's steps."""
 
     def step(self, drive: Tensor) -> Tensor:
         """Activities (B, N) after one more step."""
@@ -235,7 +233,7 @@ class _Layer(Protocol):
     def state(self) -> Sequence[Tensor]:
         """The state after the steps so far; a copy."""
 
-    def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+    def finish(self, drive: Tensor, connection: Connection) -> Sequence[Tensor]:
         """Activities of all steps, from their drive, and the last state, with gradients."""
 
 
@@ -245,26 +243,24 @@ class _Recorded:
     def __init__(
         self,
         network: RecurrentNetwork,
-        first: dict[str, Tensor | None],
-        arguments: dict[str, Any],
+        first: Sequence[Tensor | None],
+        connection: Connection,
         like: Tensor,
         steps: int,
         backend: str,
     ) -> None:
-        options = {name: arguments[name] for name in ("nonlinearity", "post") if name in arguments}
-        kind = Network("lstm" if network.gates == 4 else "rnn", arguments["plasticity"], **options)
-        self._first = State(**{"cell": None, **first})
+        self._first = State(first[0], None, *first[1:]) if len(first) == 3 else State(*first)
         self._recording = fused.Recording(
-            backend, like, self._first, _connection(arguments), kind, steps
+            backend, like, self._first, connection, network._program(), steps
         )
         self.step, self.unchanged = self._recording.step, self._recording.unchanged
 
     def state(self) -> Sequence[Tensor]:
         return [tensor for tensor in self._recording.state() if tensor is not None]
 
-    def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
+    def finish(self, drive: Tensor, connection: Connection) -> Sequence[Tensor]:
         drive = drive.to(self._recording.output.dtype)
-        output, last = self._recording.finish(drive, self._first, _connection(arguments))
+        output, last = self._recording.finish(drive, self._first, connection)
         return [output, *(tensor for tensor in last if tensor is not None)]
 
 
@@ -274,29 +270,26 @@ class _Stepped:
     def __init__(
         self,
         network: RecurrentNetwork,
-        first: dict[str, Tensor | None],
-        arguments: dict[str, Any],
+        first: Sequence[Tensor | None],
+        connection: Connection,
         like: Tensor,
     ) -> None:
-        self._network, self._first, self._arguments = network, first, arguments
+        self._network, self._first, self._connection = network, first, connection
         # Steps keep nothing for the backward pass, which `finish` computes again. Of no step the state is the first one
         # itself, of which others may have versions.
         with torch.inference_mode(False), torch.no_grad():
             self._now: Sequence[Tensor] = [
-                x.clone() for x in self._run(like.unsqueeze(0)[:0], arguments)[1:]
+                x.clone() for x in self.finish(like.unsqueeze(0)[:0], connection)[1:]
             ]
         self._version: int | None = self._now[0]._version
 
-    def _run(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
-        return self._network.sequence_function(drive, **arguments, **self._first)
-
     def step(self, drive: Tensor) -> Tensor:
-        now = dict(zip(self._first, self._now, strict=False))
+        now = [*self._now, *[None] * (len(self._first) - len(self._now))]
         with (
             torch.inference_mode(False),
             torch.no_grad(),
         ):  # what is made in inference mode has no versions
-            self._now = self._network.step_function(drive, **self._arguments, **now)
+            self._now = self._network._run(Inputs(drive), now, self._connection)
         # Compiled code sees another number.
         self._version = None if torch.compiler.is_compiling() else self._now[0]._version
         return self._now[0]
@@ -307,8 +300,9 @@ class _Stepped:
     def state(self) -> Sequence[Tensor]:
         return [tensor.clone() for tensor in self._now]
 
-    def finish(self, drive: Tensor, arguments: dict[str, Any]) -> Sequence[Tensor]:
-        return self._run(drive, arguments)
+    def finish(self, drive: Tensor, connection: Connection) -> Sequence[Tensor]:
+        over = Over(None, False, self._network.checkpoint_every)
+        return self._network._run(Inputs(drive), self._first, connection, over)
 
 
 def _versions(tensors: Sequence[Tensor]) -> list[int]:
@@ -321,10 +315,6 @@ def _alike(inputs: Tensor, taken: Tensor) -> bool:
     if not has_values(inputs) or bool((inputs - taken).abs_().amax() <= 1e-5):
         return True
     return torch.allclose(inputs, taken, rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-def _connection(arguments: dict[str, Any]) -> Connection:
-    return Connection(*(arguments[name] for name in Connection._fields))
 
 
 def _drive_of(weight: Tensor | None, *biases: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,8 +14,20 @@ from torch.autograd import forward_ad
 from .. import backends
 from ..backends import FUSED
 from ..checks import exporting, has_values, lengths_on, without_autocast
-from ..network import KINDS, Connection, Inputs, Network, State, per_connection, rate_terms
-from ..plasticity import LINEAR_NONLINEARITIES, POSTS
+from ..network import Connection, Inputs, State, per_connection, rate_terms
+from ..program import (
+    GRADIENTS,
+    NO_MEMORY,
+    PLACE,
+    RESULTS,
+    Program,
+    given,
+    gradients_of,
+    names,
+    remembered,
+    results_of,
+)
+from ..rules.cells import HISTORY
 from ..rules.updates import runs_backwards
 from . import fakes
 
@@ -25,55 +38,20 @@ GATHERED_ROUNDINGS = 14000.0
 20,000 steps: with as many, gradients of rates were about as far off as those of traces that are computed again."""
 
 FORWARD_MODE = "the fused backends have no forward-mode derivatives; backend='reference' has"
+Tensors = Sequence[Tensor | None]
 
 
-class Operands(NamedTuple):
-    """The tensors of a native call that have gradients, in the order of the operators; those that are missing, None."""
-
-    drive: Tensor | None  # which the backward pass does not need
-    features: Tensor | None
-    hidden: Tensor | None
-    cell: Tensor | None
-    trace: Tensor | None
-    eligibility: Tensor | None
-    weight: Tensor
-    alpha: Tensor
-    rate: Tensor | None
-    rate_scale: Tensor | None
-    eligibility_rate: Tensor | None
-    modulator_weight: Tensor | None
-    modulator_bias: Tensor | None
-
-
-class Masks(NamedTuple):
-    """Further tensors of a native call, which have no gradients."""
-
-    modulated: Tensor | None
-    clamp: Tensor | None
-
-
-class Options(NamedTuple):
-    """Everything else of a native call: the numbers of the enums in csrc, and how a sequence is kept."""
+class Pass(NamedTuple):
+    """How a program is run, on which tensors, and what is kept: see the schemas in csrc/registration.cpp."""
 
     backend: str
-    network: Network
-    codes: tuple[int, ...]
-    clip: float
+    program: Program
+    given: str
+    results: tuple[str, ...]
+    step: bool
     batch_first: bool = False
     checkpoint_every: int = 1
     reversible: bool = False
-
-
-class Kept(NamedTuple):
-    """What a forward pass leaves for the backward pass."""
-
-    output: Tensor
-    history: Tensor | None = None
-    modulators: Tensor | None = None
-    checkpoints: Tensor | None = None
-    lost: Tensor | None = None
-    trace: Tensor | None = None
-    eligibility: Tensor | None = None
 
 
 def _look_up(backend: str, name: str) -> Any:
@@ -88,42 +66,14 @@ def _operator(backend: str, name: str) -> Any:
     return (_look_up if torch.compiler.is_compiling() else _looked_up)(backend, name)
 
 
-def _call(backend: str, name: str, *arguments: Any) -> Any:
-    try:
-        return _operator(backend, name)(*arguments)
-    except RuntimeError as error:
-        # The stable ABI tells that torch has refused something, which is memory, but not how much: asked for the same
-        # memory from here, torch says so.
-        if "API call failed" in str(error):
-            held = [argument.contiguous() for argument in arguments if isinstance(argument, Tensor)]
-            held += [getattr(fakes, name)(*arguments)]
-        raise
-
-
-def codes(network: Network) -> tuple[int, ...]:
-    """What the operators are told of a network: the numbers of the enums in csrc, and whether it is retroactive."""
-    rule, constraint, retroactive, modulator_input, modulator_nonlinearity = (
-        network.plasticity.codes
-    )
-    nonlinearity, post = (
-        LINEAR_NONLINEARITIES.index(network.nonlinearity),
-        POSTS.index(network.post),
-    )
-    kind = KINDS.index(network.kind)
-    return (
-        kind,
-        rule,
-        constraint,
-        nonlinearity,
-        post,
-        retroactive,
-        modulator_input,
-        modulator_nonlinearity,
-    )
+def told(error: RuntimeError) -> RuntimeError:
+    """An operator's error, as torch's own where that is want of memory."""
+    text = str(error)
+    return torch.OutOfMemoryError(text) if text.startswith(NO_MEMORY) else error
 
 
 def checkpoint_spacing(
-    backend: str, inputs: Inputs, connection: Connection, network: Network, first: Tensor | None = None,
+    backend: str, inputs: Inputs, connection: Connection, program: Program, first: Tensor | None = None,
     batch_first: bool = False,
 ) -> tuple[int, bool]:  # fmt: skip
     """Steps between two trace checkpoints, and whether the backward pass may run the trace backwards between them.
@@ -136,16 +86,16 @@ def checkpoint_spacing(
     eligibility trace, is divided by (1 - eta): rounding errors grow by (1 - eta)^-1 a step, so that the rate decides
     how far apart the checkpoints may be, and must be the same at all steps.
     """
-    plasticity, steps = network.plasticity, inputs.drive.shape[1 if batch_first else 0]
+    plasticity, steps = program.plasticity, inputs.drive.shape[1 if batch_first else 0]
     if not has_values(inputs.drive):
         # One number for many lengths, or each new length would be compiled anew; nor may values decide.
         return (16 if steps <= 1024 else 128), False
     root, constraint = math.isqrt(max(steps - 1, 0)) + 1, plasticity.constraint
     bounded = {
-        "rnn": network.nonlinearity in ("tanh", "sigmoid"),
-        "lstm": network.post in ("candidate", "hidden"),
+        "rnn": program.nonlinearity in ("tanh", "sigmoid"),
+        "lstm": program.post in ("candidate", "hidden"),
         "linear": False,
-    }[network.kind]
+    }[program.kind]
     if connection.modulator is not None and (
         constraint != "clip" or plasticity.clip > MAX_AMPLIFICATION
     ):
@@ -161,8 +111,8 @@ def checkpoint_spacing(
     if first is not None and not _in_unit_range(first):
         return root, False
     fading = connection.eta if constraint == "decay" else connection.eligibility_eta
-    if fading is None:
-        return root, True
+    if fading is None or fading.numel() == 0:
+        return root, fading is None
     rates = fading.detach()
     shrink = abs(1 - rates.item()) if rates.numel() == 1 else float((1 - rates).abs().min())
     reach = reach_backwards(shrink, steps, connection.weight.shape[-1])
@@ -193,7 +143,10 @@ def reach_backwards(shrink: float, steps: int, neurons: int) -> int:
     return int(math.log(most) / -math.log(shrink))
 
 
-def _operands(inputs: Inputs, state: State, connection: Connection, network: Network) -> Operands:
+def operands_of(
+    inputs: Inputs, state: State, connection: Connection, program: Program, lengths: Tensor | None
+) -> list[Tensor | None]:
+    """The tensors of a call, in the order of :data:`~plastikern.program.OPERANDS`."""
     alpha, modulator = connection.alpha, connection.modulator
     rate, scale = rate_terms(connection)
     fading = connection.eligibility_eta
@@ -205,28 +158,24 @@ def _operands(inputs: Inputs, state: State, connection: Connection, network: Net
         # The kernels know rates per connection only together with everything else per connection.
         if modulator is not None and rate is None:
             rate, scale = alpha.new_zeros(()), alpha.new_ones(())
-        rows = connection.weight.shape[0] // (4 if network.kind == "lstm" else 1)
-        shape = (rows, connection.weight.shape[1])
+        shape = (connection.weight.shape[0] // program.gates, connection.weight.shape[1])
         alpha = per_connection(alpha).expand(shape)
         rate, scale, fading = (
             None if tensor is None else per_connection(tensor).expand(shape)
             for tensor in (rate, scale, fading)
         )
-    weight, bias = (None, None) if modulator is None else modulator[:2]
-    return Operands(
-        *inputs[:2], *state, connection.weight, alpha, rate, scale, fading, weight, bias
-    )
+    weight = bias = modulated = None
+    if modulator is not None:
+        weight, bias = modulator.weight, modulator.bias
+        # Without eligibility traces it is the rates alone that tell modulated neurons from others.
+        modulated = modulator.modulated if program.retroactive else None
+    return [
+        inputs.drive, inputs.features, *state, connection.weight, alpha, rate, scale, fading, weight, bias,
+        modulated, inputs.clamp, lengths,
+    ]  # fmt: skip
 
 
-def _masks(inputs: Inputs, connection: Connection, network: Network) -> Masks:
-    # Without eligibility traces it is the rates alone that tell modulated neurons from others.
-    modulator, retroactive = connection.modulator, network.plasticity.modulation == "retroactive"
-    return Masks(
-        modulator.modulated if retroactive and modulator is not None else None, inputs.clamp
-    )
-
-
-def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
+def _differentiated(tensors: Tensors) -> bool:
     """Whether autograd must record the call.
 
     Not while a program is exported: torch keeps of it the operators alone, and what they would leave for a backward
@@ -239,65 +188,61 @@ def _differentiated(tensors: tuple[Tensor | None, ...]) -> bool:
         for tensor in tensors:
             if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
                 raise RuntimeError(FORWARD_MODE)
-    wanted = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    )
-    return wanted and not exporting()
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return not exporting()
+    return False
 
 
-def step(
-    backend: str, inputs: Inputs, state: State, connection: Connection, network: Network
-) -> tuple[Tensor, State]:
-    """One fused step; arguments checked by :mod:`plastikern.functional`."""
-    operands, numbers, clip = (
-        _operands(inputs, state, connection, network),
-        codes(network),
-        network.plasticity.clip,
-    )
-    masks = _masks(inputs, connection, network)
-    if _differentiated(operands):
-        output, cell, trace, eligibility = _Step.apply(
-            Options(backend, network, numbers, clip), masks, *operands
-        )
-    else:
-        output, cell, trace, eligibility, _, _ = _call(
-            backend, "step", *operands, *masks, numbers, clip, False
-        )
-    return output, State(None if network.kind == "linear" else output, cell, trace, eligibility)
+def run(
+    backend: str, inputs: Inputs, state: State, connection: Connection, program: Program,
+    over: tuple[Tensor | None, bool, int | None] | None,
+) -> tuple[Tensor, State]:  # fmt: skip
+    """A call: of a sequence ``over`` its lengths, in the layout batch_first, with a spacing of checkpoints; or a step.
 
+    The tensors are checked by :mod:`plastikern.functional`, or by the operator.
 
-def sequence(
-    backend: str,
-    inputs: Inputs,
-    state: State,
-    connection: Connection,
-    network: Network,
-    lengths: Tensor | None,
-    batch_first: bool,
-    checkpoint_every: int | None,
-) -> tuple[Tensor, State]:
-    """All steps in one call; arguments checked by :mod:`plastikern.functional`."""
+    Raises:
+        RuntimeError: the operator refuses them (:data:`~plastikern.program.REFUSED`), or something else.
+    """
+    step = over is None
+    lengths, batch_first, every = (None, False, 1) if over is None else over
     # Once for both passes. Compiled code leaves them where they are, for the operators to check their values.
     if lengths is not None and FUSED[backend].device_lengths and not torch.compiler.is_compiling():
         lengths = lengths_on(lengths, inputs.drive.device)
-    operands, masks = (
-        _operands(inputs, state, connection, network),
-        _masks(inputs, connection, network),
-    )
-    numbers, clip = codes(network), network.plasticity.clip
+    operands = operands_of(inputs, state, connection, program, lengths)
+    clip = program.plasticity.clip
     if not _differentiated(operands):
-        output, *last = _call(
-            backend, "sequence", *operands, *masks, lengths, numbers, clip, batch_first, 0, False
-        )[:5]
-        return output, State(*last)
-    spacing, reversible = checkpoint_every, False
-    if spacing is None:
-        spacing, reversible = checkpoint_spacing(
-            backend, inputs, connection, network, state.hidden, batch_first
+        if step:
+            results = _operator(backend, "step")(*given(operands), program.key, clip, False)
+        else:
+            results = _operator(backend, "sequence")(
+                *given(operands), program.key, clip, batch_first, 0, False
+            )
+        return _returned(names(results_of, program.key, step, False), results)
+    reversible = False
+    if every is None:
+        every, reversible = checkpoint_spacing(
+            backend, inputs, connection, program, state.hidden, batch_first
         )
-    options = Options(backend, network, numbers, clip, batch_first, spacing, reversible)
-    output, *last = _Sequence.apply(options, masks, lengths, None, *operands)
-    return output, State(*last)
+    tensors, present = given(operands)
+    results = names(results_of, program.key, step, True, reversible)
+    call = Pass(backend, program, present, results, step, batch_first, every, reversible)
+    return _returned(call.results, _recorder()(call, None, *tensors))
+
+
+def _recorder() -> Callable[..., Any]:
+    """Autograd's way to :class:`_Fused`: a function of a :class:`Pass`, results or None, and tensors."""
+    # What torch's own apply does before, looking up a signature, takes as long as a small step; and its transforms,
+    # which need that, have been refused.
+    return _Fused.apply if torch.compiler.is_compiling() else _recorded
+
+
+def _returned(found: Sequence[str], results: Sequence[Tensor]) -> tuple[Tensor, State]:
+    """Output and last state, from an operator's results and their names."""
+    state = dict(zip(found, results, strict=True)).get
+    return results[0], State(state("hidden"), state("cell"), state("trace"), state("eligibility"))
 
 
 class Recording:
@@ -317,52 +262,51 @@ class Recording:
         like: Tensor,
         state: State,
         connection: Connection,
-        network: Network,
+        program: Program,
         steps: int,
     ) -> None:
         inputs = Inputs(like.detach().unsqueeze(0).expand(steps, *like.shape))
-        numbers, clip = codes(network), network.plasticity.clip
-        spacing, reversible = checkpoint_spacing(backend, inputs, connection, network, state.hidden)
-        self._options = Options(backend, network, numbers, clip, False, spacing, reversible)
+        spacing = checkpoint_spacing(backend, inputs, connection, program, state.hidden)
         self._advance, self._empty = _operator(backend, "advance"), _operator(backend, "empty")
-        self._numbers, self.taken = (numbers, clip, spacing), 0
+        self._options, self.taken = (program.key, program.plasticity.clip, spacing[0]), 0
         # Autograd could not keep for the backward pass what was made in inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            self._masks = _masks(inputs, connection, network)
-            given = (*_operands(inputs, state, connection, network)[1:], *self._masks)
-            self._operands = tuple(
-                None if tensor is None else tensor.detach().contiguous() for tensor in given
-            )
-            shapes = [
-                None if tensor is None else tensor.to("meta")
-                for tensor in (inputs.drive, *self._operands)
-            ]
-            results = fakes.sequence(*shapes, None, list(numbers), clip, False, spacing, reversible)  # type: ignore
-            output, *self._last = results[:5]
-            self.output = self._new(like, output)
-            self._history, self._modulators, self._checkpoints = (
-                self._new(like, tensor) for tensor in results[5:8]
-            )
-            self._lost = (
-                None if results[8] is None else torch.zeros_like(results[8], device=like.device)
-            )
-            if self._checkpoints is not None and self._masks.modulated is not None:
-                self._checkpoints.zero_()  # rows without eligibility traces leave theirs unwritten
+            operands = operands_of(inputs, state, connection, program, None)
+            tensors, present = given(operands)
+            kept_names = names(results_of, program.key, False, True, spacing[1])
+            self._call = call = Pass(backend, program, present, kept_names, False, False, *spacing)
+            self._operands = [tensor.detach().contiguous() for tensor in tensors]
+            results = fakes.sequence(
+                [tensor.to("meta") for tensor in tensors], present, program.key,
+                program.plasticity.clip, False, *spacing,
+            )  # fmt: skip
+            self._shapes = dict(zip(call.results, results, strict=True))
+            kept = {kept.name: self._new(like, self._shapes.get(kept.name)) for kept in RESULTS[5:]}
+            if kept["lost"] is not None:
+                kept["lost"] = torch.zeros_like(self._shapes["lost"], device=like.device)
+            if kept["checkpoints"] is not None and operands[PLACE["modulated"]] is not None:
+                kept[
+                    "checkpoints"
+                ].zero_()  # rows without eligibility traces leave theirs unwritten
+            self._kept = kept
+            self.output = self._new(like, self._shapes["output"])
             # The traces of all elements, and parameters per synapse in rows of the same length.
-            batch, posts, pres = results[3].shape
-            kinds = 2 if network.plasticity.modulation == "retroactive" else 1
-            self._memory = self._empty(
-                like, [(kinds * batch + 5) * posts * fakes.padded(like, pres)]
-            )
+            batch, posts, _ = self._shapes["trace"].shape
+            kinds, row = self._shapes["checkpoints"].shape[2:5:2]
+            self._memory = self._empty(like, [(kinds * batch + 5) * posts * row])
             self._steps = self.output.unbind()
+            self._nothing = like.new_empty(0)
+            self._written = self._all_written({})
             self._version: int | None = self.output._version
 
     def _new(self, like: Tensor, shape: Tensor | None) -> Any:
         return None if shape is None else self._empty(like, shape.shape)
 
-    @property
-    def _kept(self) -> tuple[Tensor | None, ...]:
-        return self._history, self._modulators, self._checkpoints, self._lost
+    def _all_written(self, last: dict[str, Tensor]) -> list[Tensor]:
+        """What the operator writes; without values what is missing."""
+        tensors = {"output": self.output, **last, **self._kept}
+        found = [tensors.get(result.name) for result in RESULTS]
+        return [*(self._nothing if tensor is None else tensor for tensor in found), self._memory]
 
     def unchanged(self) -> bool:
         """Whether nobody else has written into the activities, from which the next step is computed."""
@@ -371,10 +315,8 @@ class Recording:
     def step(self, drive: Tensor) -> Tensor:
         """The activities (B, N) after one more step, without gradients."""
         k = self.taken
-        self._advance(
-            drive, *self._operands, None, self.output, None, None, None, None, self._history, self._modulators,
-            self._checkpoints, self._lost, self._memory, *self._numbers, k,
-        )  # fmt: skip
+        self._operands[0] = drive
+        self._advance(self._operands, self._call.given, self._written, *self._options, k)
         self.taken = k + 1
         # The operator's own writing counts where autograd sees it. Compiled code sees another number.
         self._version = None if torch.compiler.is_compiling() else self.output._version
@@ -383,132 +325,222 @@ class Recording:
     def state(self) -> State:
         """The state after the steps so far."""
         with torch.inference_mode(False), torch.no_grad():
-            last = State(*(self._new(self.output, shape) for shape in self._last))
+            last = {
+                name: self._new(self.output, self._shapes[name])
+                for name in State._fields
+                if name in self._shapes
+            }
             lengths = torch.full((self.output.shape[1],), self.taken)
-            self._advance(
-                None, *self._operands, lengths, self.output, *last, *self._kept, self._memory, *self._numbers,
-                self.taken,
-            )  # fmt: skip
+            operands = [*self._operands[1:], lengths]
+            names = self._call.given.removeprefix("drive ") + " lengths"
+            self._advance(operands, names, self._all_written(last), *self._options, self.taken)
             self._version = self.output._version
-        return last
+        return State(*(last.get(name) for name in State._fields))
 
     def finish(self, drive: Tensor, state: State, connection: Connection) -> tuple[Tensor, State]:
-        """Activities (T, B, N) of the T steps so far and the last state, as :func:`sequence` returns them.
+        """Activities (T, B, N) of the T steps so far and the last state, as a sequence returns them.
 
         Args:
             drive: (T, B, N), an LSTM (T, B, 4 N); that of the steps: gradients go there, its numbers are not read.
             state: the first state.
             connection: the parameters.
         """
-        options, taken, last = self._options, self.taken, self.state()
-        operands, output = _operands(Inputs(drive), state, connection, options.network), self.output
-        history, modulators, checkpoints, lost = self._kept
-        if taken < output.shape[0]:
-            output, every = output[:taken].clone(), options.checkpoint_every
-            history, modulators = (
-                None if tensor is None else tensor[:taken] for tensor in (history, modulators)
-            )
-            checkpoints = None if checkpoints is None else checkpoints[: max(taken - 1, 0) // every]
-            lost = None if lost is None else lost[: -(-taken // every)]
+        call, taken, last = self._call, self.taken, self.state()
+        operands = operands_of(Inputs(drive), state, connection, call.program, None)
+        found = {"output": self.output, **last._asdict(), **self._kept}
+        if taken < self.output.shape[0]:
+            every = call.checkpoint_every
+            found["output"] = self.output[:taken].clone()
+            rows = {"history": taken, "modulators": taken, "checkpoints": max(taken - 1, 0) // every,
+                    "lost": -(-taken // every)}  # fmt: skip
+            for name, count in rows.items():
+                if found[name] is not None:
+                    found[name] = found[name][:count]
         if not _differentiated(operands):
-            return output, last
-        found = (output, *last, history, modulators, checkpoints, lost)
-        output, *results = _Sequence.apply(options, self._masks, None, found, *operands)
-        return output, State(*results)
+            return found["output"], last
+        results = [found[name] for name in call.results]
+        return _returned(call.results, _recorder()(call, results, *given(operands)[0]))
 
 
-def _backward(
-    grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
-    masks: Masks, lengths: Tensor | None, needs: tuple[bool, ...],
-) -> list[Tensor | None]:  # fmt: skip
-    """Gradients of the operands, None where nobody asks for one. ``grads``: of output, hidden, cell, trace, E."""
-    if all(grad is None for grad in grads):
-        return [None] * len(operands)
-    if backends.under_transform(*grads):
-        raise RuntimeError(backends.TRANSFORMED)
-    # Autocast would compute the products below in half precision where somebody calls backward inside its block.
-    with torch.no_grad(), without_autocast(kept.output):
-        return _gradients(grads, options, kept, operands, masks, lengths, needs)
+class _Fused(torch.autograd.Function):
+    """A step or a sequence, or the ``results`` of the operator where a :class:`Recording` has them already.
+
+    All that is kept is returned, so that :meth:`setup_context` sees it.
+    """
+
+    @staticmethod
+    def forward(call: Pass, results: Sequence[Tensor] | None, *tensors: Tensor) -> Any:
+        if results is None:
+            start = (tensors, call.given, call.program.key, call.program.plasticity.clip)
+            if call.step:
+                results = _operator(call.backend, "step")(*start, True)
+            else:
+                results = _operator(call.backend, "sequence")(
+                    *start, call.batch_first, call.checkpoint_every, call.reversible
+                )
+        return tuple(results)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        call = ctx.call = inputs[0]
+        places, differentiable, _ = kept_of(call.results, call.reversible)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[differentiable:])
+        # The backward pass does not need the drive, which comes first.
+        ctx.save_for_backward(*[output[place] for place in places], *inputs[3:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        call, needs = ctx.call, ctx.needs_input_grad[2:]
+        upstream = [grad for grad in grads if grad is not None]
+        if not upstream:
+            return (None,) * (2 + len(needs))
+        if backends.under_transform(*upstream):
+            raise RuntimeError(backends.TRANSFORMED)
+        there = tuple([grad is not None for grad in grads])
+        plan = plan_of(call.program.key, call.given, call.results, call.reversible, needs, there)
+        tensors = [*ctx.saved_tensors, *upstream[: plan.upstream]]
+        if not torch.is_grad_enabled() and not torch.is_autocast_enabled(upstream[0].device.type):
+            return None, None, *_gradients(call, plan, tensors)
+        # Autocast would compute products in half precision where somebody calls backward inside its block.
+        with torch.no_grad(), without_autocast(upstream[0]):
+            found = _gradients(call, plan, tensors)
+        return None, None, *_first_order(found)
 
 
-def _gradients(
-    grads: tuple[Tensor | None, ...], options: Options, kept: Kept, operands: Operands,
-    masks: Masks, lengths: Tensor | None, needs: tuple[bool, ...],
-) -> list[Tensor | None]:  # fmt: skip
-    wanted = Operands(*needs)  # type: ignore[arg-type]
-    mask = sum(1 << position for position, needed in enumerate(needs) if needed)
-    drive, total, features, hidden, cell, trace, eligibility, alpha, rate, scale, eligibility_rate, modulator = (
-        _call(options.backend, "sequence_backward",
-            *grads, *kept, *operands[1:], *masks, lengths,
-            options.codes, options.clip, options.batch_first, options.checkpoint_every, options.reversible, mask,
-        )
-    )  # fmt: skip
-    weight = modulator_weight = modulator_bias = None
-    if wanted.weight or wanted.modulator_weight:
-        before = _before(operands, kept, options, lengths)
-        weight = _weight_gradient(drive, total, before, options) if wanted.weight else None
-        modulator_weight = (
-            _modulator_gradient(modulator, before, kept, options)
-            if wanted.modulator_weight
-            else None
-        )
-    if wanted.modulator_bias:
-        assert operands.modulator_bias is not None
-        modulator_bias = modulator.sum().view(operands.modulator_bias.shape)
-    found = Operands(
-        drive, features, hidden, cell, trace, eligibility, weight, alpha, rate, scale, eligibility_rate,  # type: ignore[arg-type]
-        modulator_weight, modulator_bias,
-    )  # fmt: skip
-    return [grad if needed else None for grad, needed in zip(found, needs, strict=True)]
+_recorded = super(torch.autograd.Function, _Fused).apply
+
+
+def _kept_of(
+    results: tuple[str, ...], reversible: bool
+) -> tuple[tuple[int, ...], int, tuple[str, ...]]:
+    """Of a forward pass: places of the results that a backward pass needs, how many have gradients, and their names."""
+    last = {"trace": "trace_out", "eligibility": "eligibility_out"} if reversible else {}
+    kept = {"output": "output", **{result.name: result.name for result in RESULTS[5:]}, **last}
+    places = tuple(place for place, name in enumerate(results) if name in kept)
+    differentiable = sum(name in [result.name for result in RESULTS[:5]] for name in results)
+    return places, differentiable, tuple(kept[results[place]] for place in places)
+
+
+kept_of = remembered(_kept_of)
+
+
+class Plan(NamedTuple):
+    """Of a backward pass: names of what its operator is given, of what it is asked for, and of what it returns.
+
+    ``upstream``: how many gradients come in; ``needed``: names of the call's tensors, or None, in their order.
+    """
+
+    given: tuple[str, ...]
+    spoken: str
+    upstream: int
+    wanted: str
+    returned: tuple[str, ...]
+    needed: tuple[str | None, ...]
+
+
+def _plan(
+    key: str, given: str, results: tuple[str, ...], reversible: bool, needs: tuple[bool, ...],
+    there: tuple[bool, ...],
+) -> Plan:  # fmt: skip
+    operands = given.split()
+    _, differentiable, kept = kept_of(results, reversible)
+    # torch.compile gives those gradients, too, that there are not.
+    incoming = [f"grad_{results[place]}" for place in range(differentiable) if there[place]]
+    names_given = (*kept, *operands[1:], *incoming)
+    needed = tuple(name if need else None for name, need in zip(operands, needs, strict=True))
+    wanted = " ".join(grad.name for grad in GRADIENTS if grad.asked and grad.name in needed)
+    returned = names(gradients_of, key, "clamp" in operands, wanted)
+    return Plan(names_given, " ".join(names_given), len(incoming), wanted, returned, needed)
+
+
+plan_of = remembered(_plan)
+
+
+def _gradients(call: Pass, plan: Plan, tensors: list[Tensor]) -> list[Tensor | None]:
+    """Of the tensors of a call, None where nobody asks for one."""
+    program, needed = call.program, plan.needed
+    try:
+        results = _operator(call.backend, "sequence_backward")(
+            tensors, plan.spoken, program.key, program.plasticity.clip, call.batch_first,
+            call.checkpoint_every, plan.wanted,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise told(error) from None
+    found: dict[str | None, Any] = dict(zip(plan.returned, results, strict=True))
+    if "weight" in needed or "modulator_weight" in needed:
+        saved = dict(zip(plan.given, tensors, strict=True))
+        before = _before(call, saved)
+        if "weight" in needed:
+            found["weight"] = _weight_gradient(
+                found["drive"], found.get("sum"), before, program.kind
+            )
+        if "modulator_weight" in needed:
+            found["modulator_weight"] = _modulator_gradient(
+                found["modulator"], before, saved, program
+            )
+    if "modulator_bias" in needed:
+        shape = tensors[plan.given.index("modulator_bias")].shape
+        found["modulator_bias"] = found["modulator"].sum().view(shape)
+    found[None] = None
+    return [found[name] for name in needed]
 
 
 def _weight_gradient(
-    grad_drive: Tensor, grad_sum: Tensor | None, before: Tensor, options: Options
+    grad_drive: Tensor, grad_sum: Tensor | None, before: Tensor, kind: str
 ) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
     if grad_sum is None:  # it is the drive's gradient
         return _products(grad_drive, before)
-    if options.network.kind != "lstm":
+    if kind != "lstm":
         return _products(grad_sum, before)
     grad, size = _products(grad_drive, before), grad_sum.shape[-1]
     grad[2 * size : 3 * size] = _products(grad_sum, before)
     return grad
 
 
-def _before(operands: Operands, kept: Kept, options: Options, lengths: Tensor | None) -> Tensor:
+def _before(call: Pass, saved: dict[str, Tensor]) -> Tensor:
     """The activity before each step, in the layout of the output."""
-    time = 1 if options.batch_first else 0
-    if operands.features is None:
-        first = kept.output.new_zeros(()) if operands.hidden is None else operands.hidden
-        shifted = kept.output.roll(1, time)
+    features, hidden, lengths = (saved.get(x) for x in ("features", "hidden", "lengths"))
+    output = saved["output"]
+    time = 1 if call.batch_first else 0
+    if features is None:
+        if call.step:
+            return torch.zeros_like(output) if hidden is None else hidden
+        first = output.new_zeros(()) if hidden is None else hidden
+        shifted: Tensor = output.roll(1, time)
         if shifted.shape[time]:
             shifted.select(time, 0).copy_(first)
         return shifted
     if lengths is None:
-        return operands.features
+        return features
     # What lies beyond an element's end, be it NaN, must not reach a gradient.
-    if lengths.device != operands.features.device:
-        lengths = lengths_on(lengths, operands.features.device)
-    steps = torch.arange(operands.features.shape[time], device=operands.features.device).view(
+    if lengths.device != features.device:
+        lengths = lengths_on(lengths, features.device)
+    steps = torch.arange(features.shape[time], device=features.device).view(
         (1, -1) if time else (-1, 1)
     )
     running = steps < (lengths.view(-1, 1) if time else lengths)
-    return torch.where(running.unsqueeze(-1), operands.features, 0)
+    return torch.where(running.unsqueeze(-1), features, 0)
 
 
 def _products(grad: Tensor, before: Tensor) -> Tensor:
     """Sum over steps and elements of ``grad`` (T, B, O) times ``before`` (T, B, I): (O, I)."""
     # Contiguous, so that the bits do not depend on the memory layout that came in.
-    return grad.flatten(0, 1).mT @ before.contiguous().flatten(0, 1)
+    return grad.flatten(0, -2).mT @ before.contiguous().flatten(0, -2)
 
 
-def _modulator_gradient(grad: Tensor, before: Tensor, kept: Kept, options: Options) -> Tensor:
+def _modulator_gradient(
+    grad: Tensor, before: Tensor, saved: dict[str, Tensor], program: Program
+) -> Tensor:
     """Of the modulator's weight, from the gradient (T, B) of what goes into its nonlinearity."""
-    source, size = options.network.plasticity.modulator_input, kept.output.shape[-1]
-    activity = before if source == "previous_hidden" else kept.output
-    if source == "cell" and kept.history is not None:
-        activity = kept.history[..., 4 * size : 5 * size]
-    return grad.flatten() @ activity.flatten(0, 1)
+    output = saved["output"]
+    source, size = program.plasticity.modulator_input, output.shape[-1]
+    activity = before if source == "previous_hidden" else output
+    if source == "cell":
+        row = HISTORY.index("cell") * size
+        activity = saved["history"][..., row : row + size]
+    return grad.flatten() @ activity.flatten(0, -2)
 
 
 def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
@@ -519,70 +551,3 @@ def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
     refuse = torch._C._functions.DelayedError(message, len(found))
     fresh: list[Any] = [None if g is None else g.detach().requires_grad_() for g in found]
     return list(refuse(*fresh))
-
-
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, options: Options, masks: Masks, *operands: Tensor | None) -> Any:
-        output, cell, trace, eligibility, history, modulators = _call(
-            options.backend, "step", *operands, *masks, options.codes, options.clip, True
-        )
-        ctx.set_materialize_grads(False)
-        ctx.options = options
-        ctx.save_for_backward(output, history, modulators, *masks, *operands[1:])
-        return output, cell, trace, eligibility
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, *grads: Tensor | None) -> Any:
-        output, history, modulators, modulated, clamp, *rest = ctx.saved_tensors
-        operands, kept = Operands(None, *rest), Kept(output.unsqueeze(0), history, modulators)
-        if operands.features is not None:
-            operands = operands._replace(features=operands.features.unsqueeze(0))
-        masks = Masks(modulated, None if clamp is None else clamp.unsqueeze(0))
-        upstream = (None if grad_output is None else grad_output.unsqueeze(0), None, *grads)
-        found = _backward(
-            upstream, ctx.options, kept, operands, masks, None, ctx.needs_input_grad[2:]
-        )
-        for index in (0, 1):
-            grad = found[index]
-            found[index] = None if grad is None else grad.squeeze(0)
-        return None, None, *_first_order(found)
-
-
-class _Sequence(torch.autograd.Function):
-    """``found``: what the operator would return, where a :class:`Recording` has it already."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, options: Options, masks: Masks, lengths: Tensor | None, found: tuple[Tensor | None, ...] | None,
-        *operands: Tensor | None,
-    ) -> Any:  # fmt: skip
-        if found is None:
-            found = _call(
-                options.backend, "sequence", *operands, *masks, lengths, options.codes, options.clip,
-                options.batch_first, options.checkpoint_every, options.reversible,
-            )  # fmt: skip
-        *results, history, modulators, checkpoints, lost = found
-        output: Any = results[0]
-        trace, eligibility = results[3:]
-        ctx.set_materialize_grads(False)
-        ctx.options = options
-        # Backwards starts from the last traces.
-        last = (trace, eligibility) if options.reversible else (None, None)
-        kept = Kept(output, history, modulators, checkpoints, lost, *last)
-        ctx.save_for_backward(*kept, *masks, lengths, *operands[1:])
-        return tuple(results)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        saved = ctx.saved_tensors
-        kept, masks, lengths, operands = (
-            Kept(*saved[:7]),
-            Masks(*saved[7:9]),
-            saved[9],
-            Operands(None, *saved[10:]),
-        )
-        found = _backward(
-            grads, ctx.options, kept, operands, masks, lengths, ctx.needs_input_grad[4:]
-        )
-        return None, None, None, None, *_first_order(found)

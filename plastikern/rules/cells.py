@@ -32,3 +32,15 @@ def lstm(
     return {
         "candidate": candidate, "cell": after, "hidden": torch.sigmoid(output_sum) * torch.tanh(after)
     }  # fmt: skip
+
+
+HISTORY = ("input", "forget", "candidate", "output", "cell", "recurrent")
+"""What is kept of an LSTM's step, row by row: its gates after their nonlinearity, its cell and, where that is the
+post, the candidate's recurrent sum."""
+POSTS = ("candidate", "recurrent", "cell", "hidden")
+"""The signals of an LSTM that may change its traces: rows of its history, or its output."""
+
+
+def history_rows(post: str) -> int:
+    """How many rows are kept with that post."""
+    return len(HISTORY) if post == HISTORY[-1] else len(HISTORY) - 1

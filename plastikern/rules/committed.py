@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from . import papers
+from .. import program
+from . import cells, papers
 from .cells import ACTIVITIES
 from .classes import neuron_class, read_class, update_class
 from .neurons import Neuron, activity, long_short_term_memory
@@ -38,6 +39,7 @@ def files() -> dict[str, str]:
     found["csrc/generated/reads.h"] = _reads_file()
     found["csrc/generated/neurons.h"] = _neurons_file()
     found["csrc/generated/rules.h"] = _table(sorted(stems))
+    found["csrc/generated/program.h"] = _program_file()
     return found | _triton_files(stems)
 
 
@@ -99,6 +101,63 @@ def _table(stems: list[str]) -> str:
                     "one that serves it with bounds that may be infinite: what changes traces alike shares a kernel."),
         "#define PLASTIKERN_RULES(X) \\", " \\\n".join(rows), "",
     ])  # fmt: skip
+
+
+ENUMS = {
+    "kind": "NetworkKind", "nonlinearity": "Nonlinearity", "post": "Post", "modulator_input": "ModulatorInput",
+}  # fmt: skip
+TABLES = {
+    "Operands": program.OPERANDS, "Results": program.RESULTS, "Kept": program.KEPT,
+    "Upstream": program.UPSTREAM, "Grads": program.GRADIENTS,
+}  # fmt: skip
+
+
+def _program_file() -> str:
+    lines = [HEADER, "#pragma once", "", "#include <cstdint>", "", "namespace plastikern {", ""]
+    for name, words in program.WORDS.items():
+        if name in ENUMS:
+            lines.append(f"enum class {ENUMS[name]} : int64_t {{ {', '.join(words)} }};")
+    activities = ", ".join(
+        f"Nonlinearity::{one}" for name in program.WORDS["modulator_nonlinearity"] for one in [_one_of_each()[name]]
+    )  # fmt: skip
+    rows = [str(cells.HISTORY.index(x) if x in cells.HISTORY else -1) for x in cells.POSTS]
+    lines += [
+        f"constexpr Nonlinearity kModulatorNonlinearities[] = {{{activities}}};",
+        "// Rows of an LSTM's history that a post is; -1: its output. And how many rows are kept.",
+        f"constexpr int64_t kPostRow[] = {{{', '.join(rows)}}},",
+        f"    kHistoryRows[] = {{{', '.join(str(cells.history_rows(x)) for x in cells.POSTS)}}};",
+        "", "// What a key says, in its order, and by which words.",
+        "constexpr const char* kWords[][9] = {",
+        *(_row([name, *words], "    ") for name, words in program.WORDS.items()), "};", "",
+        "// What may be true of a program or of a call of it.", "namespace fact {",
+        *(f"constexpr unsigned {name} = 1u << {bit};" for bit, name in enumerate(program.FACTS)),
+        "}  // namespace fact",
+        "constexpr const char* kFacts[] = {", *(f'    "{text}",' for text in program.FACTS.values()), "};", "",
+        "// The tensors of a call: plastikern/program.py says what this means.",
+        "enum class Value { number, flag, integer };",
+        "struct Operand {", "    const char *name, *shape;", "    unsigned when, needed;", "    Value value;",
+        "    bool asked;", "};",
+    ]  # fmt: skip
+    for name, table in TABLES.items():
+        lines += [
+            f"enum class {name} : int {{ {', '.join(each.name for each in table)} }};",
+            f"constexpr Operand k{name}[] = {{", *map(_operand, table), "};",
+        ]  # fmt: skip
+    lines.append(f"constexpr int kDifferentiable = {program.DIFFERENTIABLE};")
+    return "\n".join([*lines, "", "}  // namespace plastikern", ""])
+
+
+def _row(words: list[str], indent: str) -> str:
+    return f"{indent}{{{', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}}},"
+
+
+def _operand(operand: program.Operand) -> str:
+    when, needed = (
+        " | ".join(f"fact::{fact}" for fact in facts.split()) or "0"
+        for facts in (operand.when, operand.needed)
+    )
+    asked = "true" if operand.asked else "false"
+    return f'    {{"{operand.name}", "{operand.shape}", {when}, {needed}, Value::{operand.value}, {asked}}},'
 
 
 def _triton_files(stems: dict[str, tuple[str, str]]) -> dict[str, str]:

@@ -9,27 +9,17 @@ import triton.language as tl
 from torch import Tensor
 
 from ..checks import HALF, lengths_on
-from ..network import KINDS, State
-from ..ops.fakes import Sizes, sizes_of
-from ..plasticity import (
-    CONSTRAINTS,
-    LINEAR_NONLINEARITIES,
-    MODULATOR_INPUTS,
-    MODULATOR_NONLINEARITIES,
-    POSTS,
-    RULES,
-)
-from ..rules import papers
+from ..network import State
+from ..program import FACTS, OPERANDS, PLACE, Facts, Named, Operand, require, sizes_of
 from .vocabulary import ABSENT, Activities, Inputs, Options, Parameters, Sequence, dims, sequence_of
 
-CODES = (
-    KINDS, RULES, CONSTRAINTS, LINEAR_NONLINEARITIES, POSTS, ("simple", "retroactive"), MODULATOR_INPUTS,
-    MODULATOR_NONLINEARITIES,
-)  # fmt: skip
-"""What the numbers of an operator's ``codes`` stand for, in their order."""
 MAX_NEURONS = tl.TRITON_MAX_TENSOR_NUMEL
 """What a program of Triton can hold at once."""
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+LOW = ("drive", "features", "output", "weight")
+"""What may be in half precision, for kernels that are called by themselves."""
 
 
 def compact(tensor: Tensor | None) -> Tensor | None:
@@ -37,72 +27,21 @@ def compact(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def require(condition: bool, message: str) -> None:
-    """Or refuse the call."""
-    if not condition:
-        raise RuntimeError(message)
-
-
-def check(
-    name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: Tensor, dtypes: Any = None
-) -> None:
-    """A tensor, if there is one, must have one of these shapes, the dtype and the device of ``like``; or ``dtypes``."""
-    if tensor is None:
-        return
-    wanted = " or ".join(str(shape) for shape in shapes)
-    require(
-        tuple(tensor.shape) in shapes, f"{name} must have shape {wanted}; got {tuple(tensor.shape)}"
-    )
-    allowed = (like.dtype,) if dtypes is None else dtypes
-    names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-    require(
-        tensor.dtype in allowed,
-        f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}",
-    )
-    require(tensor.device == like.device, f"{name} must be on {like.device}; got {tensor.device}")
-
-
 class Call:
-    """What both passes take. ``activities`` is the drive, or, of a backward pass, the output."""
+    """What both passes take: tensors by name, of a backward pass with the output.
+
+    ``true``: the facts of :data:`~plastikern.program.FACTS`, by which the tables say what there is.
+    """
 
     def __init__(
-        self, name: str, activities: Tensor, features: Tensor | None, hidden: Tensor | None, cell: Tensor | None,
-        trace: Tensor | None, eligibility: Tensor | None, weight: Tensor, alpha: Tensor, rate: Tensor | None,
-        rate_scale: Tensor | None, eligibility_rate: Tensor | None, modulator_weight: Tensor | None,
-        modulator_bias: Tensor | None, modulated: Tensor | None, clamp: Tensor | None, lengths: Tensor | None,
-        codes: list[int], clip: float, batch_first: bool,
+        self, facts: Facts, true: frozenset[str], tensors: Named, clip: float,
+        batch_first: bool = False, every: int = 0,
     ) -> None:  # fmt: skip
-        require(len(codes) == len(CODES), f"codes must be {len(CODES)} numbers; got {len(codes)}")
-        for place, (code, words) in enumerate(zip(codes, CODES, strict=True)):
-            require(0 <= code < len(words), f"code {place} is out of range: {code}")
-        (
-            kind,
-            rule,
-            constraint,
-            nonlinearity,
-            post,
-            modulation,
-            modulator_input,
-            modulator_nonlinearity,
-        ) = (words[code] for code, words in zip(codes, CODES, strict=True))
-        require(
-            papers.go_together(rule, constraint),
-            f"rule {rule} and constraint {constraint} do not go together",
-        )
-        require(kind == "linear" or nonlinearity != "softmax", "softmax is for a linear layer")
-        require((kind == "linear") == (features is not None), "features are for a linear layer")
-        possible = {"hidden": True, "previous_hidden": kind != "linear", "cell": kind == "lstm"}[
-            modulator_input
-        ]
-        require(possible, "the modulator's input does not exist in this network")
-        retroactive = modulation == "retroactive"
-        gates = 4 if kind == "lstm" else 1
-        self.sizes: Sizes = sizes_of(
-            activities, gates if name == "drive" else 1, features, batch_first
-        )
-        _, _, batch, posts, pres = self.sizes
-        is_step = activities.dim() == 2
-        require(posts > 0 and pres > 0, f"{name} must have at least one neuron")
+        words, named = facts.words, {name: tensors.get(name) for name in PLACE}
+        self.true, self.sizes = true, sizes_of(words, tensors, batch_first, every)
+        alpha = tensors["alpha"]
+        posts, pres = self.sizes.O, self.sizes.I
+        require(posts > 0 and pres > 0, "drive must have at least one neuron")
         # Inside a matrix, kernels count with 32 bits.
         require(
             posts * pres < 1 << 31,
@@ -114,75 +53,58 @@ class Call:
             f"weight must have at most {MAX_NEURONS} rows per gate and columns; got {most}",
         )
         require(alpha.dtype in TYPES, f"alpha must be float32 or float64; got {alpha.dtype}")
-
-        def over_time(size: int) -> tuple[int, ...]:
-            return (batch, size) if is_step else self.sizes.over_time(size)
-
-        self.like = like = alpha
-        width, low = posts * gates, (alpha.dtype, *HALF)
-        coefficients = ((), (1,), (posts,), (posts, pres))
-        check(
-            name, activities, over_time(width if name == "drive" else posts), like=like, dtypes=low
-        )
-        check("features", features, over_time(pres), like=like, dtypes=low)
-        check("clamp", clamp, over_time(posts), like=like, dtypes=(torch.bool,))
-        check("weight", weight, (width, pres), like=like, dtypes=low)
-        for label, tensor in (("hidden", hidden), ("cell", cell)):
-            check(label, tensor, (batch, posts), like=like)
-        for label, tensor in (("trace", trace), ("eligibility", eligibility)):
-            check(label, tensor, self.sizes.traces, like=like)
-        for label, tensor in (
-            ("alpha", alpha), ("rate", rate), ("rate_scale", rate_scale), ("eligibility_rate", eligibility_rate),
-        ):  # fmt: skip
-            check(label, tensor, *coefficients, like=like)
-        check("modulator_weight", modulator_weight, (posts,), like=like)
-        check("modulator_bias", modulator_bias, (), (1,), like=like)
-        check("modulated", modulated, (posts,), like=like, dtypes=(torch.bool,))
-        lengths = self.checked(lengths)
-        require(
-            (modulator_weight is None) == (modulator_bias is None),
-            "a modulator has weight and bias",
-        )
-        require(
-            rate is not None or modulator_weight is not None,
-            "rate must be a tensor without a modulator",
-        )
-        require(modulator_weight is not None or rate_scale is None, "rate_scale needs a modulator")
-        require(
-            retroactive == (eligibility_rate is not None),
-            "eligibility_rate is for retroactive modulation",
-        )
-        require(
-            retroactive or (eligibility is None and modulated is None),
-            "eligibility is for retroactive modulation",
-        )
-        require(kind == "rnn" or clamp is None, "clamp is for a recurrent network")
-        require(kind == "lstm" or cell is None, "cell is for an LSTM")
-        require(kind != "linear" or hidden is None, "hidden is for a recurrent network")
-
+        self.like = alpha
+        lengths = named["lengths"] = self.checked(named["lengths"])
+        for operand in OPERANDS:
+            self.check(operand, named[operand.name])
         self.options = Options(
-            kind, rule, constraint, nonlinearity, post, retroactive, modulated is not None,
-            modulator_weight is not None, modulator_input, modulator_nonlinearity, float(clip), posts, pres,
-            dims(alpha), dims(rate), dims(rate_scale), dims(eligibility_rate), TYPES[alpha.dtype],
+            words["kind"], words["rule"], words["constraint"], words["nonlinearity"], words["post"],
+            "retroactive" in true, named["modulated"] is not None, "modulated" in true, words["modulator_input"],
+            words["modulator_nonlinearity"], float(clip),
+            posts, pres, dims(alpha), dims(named["rate"]), dims(named["rate_scale"]), dims(named["eligibility_rate"]),
+            TYPES[alpha.dtype],
         )  # fmt: skip
         self.inputs = Inputs(
-            self.layout(activities if name == "drive" else None), self.layout(features), self.layout(clamp),
+            self.layout(named["drive"]), self.layout(named["features"]), self.layout(named["clamp"]),
             compact(lengths),
         )  # fmt: skip
-        self.first = State(*(compact(tensor) for tensor in (hidden, cell, trace, eligibility)))
-        self.parameters = Parameters(*(
-            compact(tensor)
-            for tensor in (
-                weight, alpha, rate, rate_scale, eligibility_rate, modulator_weight, modulator_bias, modulated,
-            )
-        ))  # fmt: skip
+        self.first = State(*(compact(named[name]) for name in State._fields))
+        self.parameters = Parameters(*(compact(named[name]) for name in Parameters._fields))
+
+    def check(self, operand: Operand, tensor: Tensor | None) -> None:
+        """A tensor is there where its table says so, and of the shape, dtype and device that it says."""
+        name, lacking = operand.name, [x for x in operand.when.split() if x not in self.true]
+        if tensor is None:
+            needed = not lacking and self.true.issuperset(operand.needed.split())
+            return require(not needed, f"{name} is missing")
+        require(not lacking, f"{name} is for {FACTS[lacking[0]] if lacking else ''}")
+        posts, pres = self.sizes.O, self.sizes.I
+        shapes: Any = {"P": ((), (1,), (posts,), (posts, pres)), "1": ((), (1,))}.get(operand.shape)
+        if shapes is None:
+            letters = operand.shape.replace("CBKOR", "CKBOI")
+            shapes = (self.sizes.shape(letters),)
+        wanted = " or ".join(map(str, shapes))
+        require(
+            tuple(tensor.shape) in shapes,
+            f"{name} must have shape {wanted}; got {tuple(tensor.shape)}",
+        )
+        allowed: Any = {"flag": (torch.bool,), "integer": (torch.int64,)}.get(operand.value)
+        if allowed is None:
+            allowed = (self.like.dtype, *(HALF if name in LOW else ()))
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        require(
+            tensor.dtype in allowed,
+            f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}",
+        )
+        device = self.like.device
+        require(tensor.device == device, f"{name} must be on {device}; got {tensor.device}")
 
     def checked(self, lengths: Tensor | None) -> Tensor | None:
         """On the device. Those that come from the CPU are checked; :mod:`plastikern.functional` checked the others."""
         if lengths is None:
             return None
-        if lengths.is_cpu:
-            steps = self.sizes.steps
+        if lengths.is_cpu and not lengths.is_floating_point():
+            steps = self.sizes.T
             low, high = (int(bound) for bound in lengths.aminmax()) if lengths.numel() else (0, 0)
             require(
                 0 <= low <= high <= steps,
@@ -190,7 +112,6 @@ class Call:
             )
         if lengths.device != self.like.device:
             lengths = lengths_on(lengths, self.like.device)
-        check("lengths", lengths, (self.sizes.batch,), like=self.like, dtypes=(torch.int64,))
         return lengths
 
     def layout(self, tensor: Tensor | None) -> Sequence:
@@ -198,13 +119,13 @@ class Call:
         if tensor is None:
             return ABSENT
         tensor = tensor.contiguous()
-        if tensor.dim() == 2:
-            return sequence_of(tensor, 0, tensor.shape[-1])
+        if self.sizes.step:
+            return sequence_of(tensor, 0, tensor.stride(0))
         time, element = tensor.stride()[:2][:: -1 if self.sizes.batch_first else 1]
         return sequence_of(tensor, time, element)
 
     def activities(
-        self, output: Tensor, history: Tensor | None, modulators: Tensor | None
+        self, output: Tensor | None, history: Tensor | None, modulators: Tensor | None
     ) -> Activities:
         """What a forward pass leaves, as kernels take it."""
         return Activities(self.layout(output), self.layout(history), self.layout(modulators))
@@ -215,4 +136,4 @@ class Call:
 
     def traces(self, *before: int) -> Tensor:
         """Room for traces (..., kinds, B, O, I)."""
-        return self.new(*before, self.options.traces, *self.sizes.traces)
+        return self.new(*before, *self.sizes.shape("KBOI"))

@@ -38,17 +38,17 @@ def forward(call: Call, results: tuple[Tensor | None, ...], every: int) -> None:
     output, hidden, cell, trace, eligibility, history, modulators, checkpoints = results
     assert output is not None
     last, size, options = State(hidden, cell, trace, eligibility), call.sizes, call.options
-    if size.batch == 0 or size.steps == 0:
+    if size.B == 0 or size.T == 0:
         return pass_on(call.first, last)
     activities = call.activities(output, history, modulators)
     with on_device(call):
         if resident(options):
             arguments = (
-                call.inputs, call.first, call.parameters, activities, last, checkpoints, size.steps, size.batch, every,
+                call.inputs, call.first, call.parameters, activities, last, checkpoints, size.T, size.B, every,
             )  # fmt: skip
             launch(
                 plastic_sequence_forward,
-                (size.batch,),
+                (size.B,),
                 arguments,
                 options,
                 tunable=True,
@@ -66,20 +66,19 @@ def forward_by_steps(
     lstm = options.kind == "lstm"
     # The steps need them of each other: where they are not kept, the row of one step does.
     if lstm and activities.history.data is None:
-        width = (6 if options.post == "recurrent" else 5) * size.posts
-        activities = activities._replace(history=sequence_of(call.new(size.batch, width), 0, width))
+        activities = activities._replace(history=sequence_of(call.new(size.B, size.H), 0, size.H))
     if options.modulated and activities.modulators.data is None:
-        activities = activities._replace(modulators=sequence_of(call.new(size.batch), 0, 1))
-    sums = call.new(4 if lstm else 1, size.batch, size.posts)
+        activities = activities._replace(modulators=sequence_of(call.new(size.B), 0, 1))
+    sums = call.new(4 if lstm else 1, size.B, size.O)
     graphs.run(
         forward_steps, call.inputs, call.first, call.parameters, activities, last, checkpoints, sums, size, options,
-        every, device=call.like.device, steps=size.steps,
+        every, device=call.like.device, steps=size.T,
     )  # fmt: skip
 
 
 def backward(
     call: Call, upstream: tuple[Tensor | None, ...], kept: tuple[Tensor | None, ...],
-    results: tuple[Tensor | None, ...], every: int, needs: int,
+    results: tuple[Tensor | None, ...], every: int,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients that an operator returns, in ``results`` where they have room there.
 
@@ -101,23 +100,23 @@ def backward(
     ) = results
     size, options, grad_last = call.sizes, call.options, State(*upstream[1:])
     assert kept[0] is not None and drive is not None
-    if size.batch == 0 or size.steps == 0:
+    if size.B == 0 or size.T == 0:
         pass_on(grad_last, State(hidden, cell, trace, eligibility))
         sums = (
             None if grad is None else grad.zero_() for grad in (alpha, rate, rate_scale, fading)
         )
         return drive, total, features, hidden, cell, trace, eligibility, *sums, modulator
     activities = call.activities(kept[0], kept[1], kept[2])
-    by_steps, by_synapses = size.over_time(size.posts), call.like.new_zeros
+    by_steps, by_synapses = size.shape("TBO"), call.like.new_zeros
     per_connection = options.rates_per_connection
-    rates = by_synapses(size.traces) if per_connection else call.new(*by_steps)
-    scales = by_synapses(size.traces) if per_connection and rate_scale is not None else None
+    rates = by_synapses(size.shape("BOI")) if per_connection else call.new(*by_steps)
+    scales = by_synapses(size.shape("BOI")) if per_connection and rate_scale is not None else None
     fadings = None
     if options.retroactive:
-        fadings = by_synapses(size.traces) if options.fading == 2 else call.new(*by_steps)
+        fadings = by_synapses(size.shape("BOI")) if options.fading == 2 else call.new(*by_steps)
     grads = Gradients(
         call.layout(upstream[0]), call.layout(drive), call.layout(total), call.layout(features),
-        call.layout(None if modulator is None else modulator.unsqueeze(-1)),
+        call.layout(modulator),
         rates if per_connection else call.layout(rates), scales,
         fadings if options.fading == 2 else call.layout(fadings),
     )  # fmt: skip
@@ -134,7 +133,7 @@ def backward(
     weighted = None
     if rate_scale is not None and not per_connection:
         assert kept[2] is not None
-        weighted = rates * kept[2]
+        weighted = rates * kept[2].unsqueeze(-1)
     found = (
         added_up(rates, per_connection, rate),
         added_up(scales if per_connection else weighted, per_connection, rate_scale),
@@ -148,7 +147,7 @@ def added_up(parts: Tensor | None, per_connection: bool, like: Tensor | None) ->
     """A parameter's gradient in its shape, from parts (P, O, I) or, over time, (T, B, O)."""
     if like is None or parts is None:
         return None
-    total = parts.sum(0) if per_connection else parts.sum((0, 1))
+    total = parts.sum(0) if per_connection else parts.flatten(0, -2).sum(0)
     if like.numel() == 1:
         return total.sum().view(like.shape)
     return total.sum(-1) if total.dim() > like.dim() else total
@@ -160,15 +159,15 @@ def backward_in_one(
 ) -> None:  # fmt: skip
     """One launch."""
     size, options = call.sizes, call.options
-    segment = call.traces(max(min(every, size.steps) - 1, 0))
+    segment = call.traces(max(min(every, size.T) - 1, 0))
     arguments = (
         call.inputs, call.first, call.parameters, activities, checkpoints, segment, grad_last, grads, grad_first,
-        grad_traces, call.new(2, size.batch, size.pres), size.steps, size.batch, every,
+        grad_traces, call.new(2, size.B, size.I), size.T, size.B, every,
     )  # fmt: skip
     # What is added to gradients per connection would be added again by every run of an autotuner.
     tunable = not options.rates_per_connection and options.fading < 2
     launch(
-        plastic_sequence_backward, (size.batch,), arguments, options, tunable=tunable, warps=backward_warps(options),
+        plastic_sequence_backward, (size.B,), arguments, options, tunable=tunable, warps=backward_warps(options),
         **chunks(options),
     )  # fmt: skip
 
@@ -179,9 +178,9 @@ def backward_by_steps(
 ) -> None:  # fmt: skip
     """Launches for every step, a graph where they come again."""
     size, options = call.sizes, call.options
-    programs = -(-size.posts // rows_of_step(options))
-    segment = call.traces(max(min(every, size.steps) - 1, 0))
-    vectors, parts = (size.batch, size.posts), (programs, size.batch, size.pres)
+    programs = -(-size.O // rows_of_step(options))
+    segment = call.traces(max(min(every, size.T) - 1, 0))
+    vectors, parts = (size.B, size.O), (programs, size.B, size.I)
     waiting = Waiting(
         sums=call.new(4 if options.kind == "lstm" else 1, *vectors), cell=call.new(*vectors), before=call.new(*vectors),
         pres=call.new(*parts), total=call.new(*parts[1:]), changes=call.new(*parts), post=call.new(*vectors),
@@ -189,7 +188,7 @@ def backward_by_steps(
     )  # fmt: skip
     graphs.run(
         backward_steps, call.inputs, call.first, call.parameters, activities, checkpoints, segment, grad_last, grads,
-        grad_first, grad_traces, waiting, size, options, every, device=call.like.device, steps=size.steps,
+        grad_first, grad_traces, waiting, size, options, every, device=call.like.device, steps=size.T,
     )  # fmt: skip
 
 
@@ -200,15 +199,15 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
     if grad_sum.data is None:
         grad_sum = grads.drive
         if options.kind == "lstm":
-            grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.posts, size.posts))
+            grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.O, size.O))
     tile = alpha_tile(options)
-    tiles = -(-size.posts // tile["ROWS"]), -(-size.pres // tile["COLUMNS"])
-    parts = max(1, min(size.batch, ALPHA_PROGRAMS // (tiles[0] * tiles[1])))
-    share = -(-size.batch // parts)
-    parts = -(-size.batch // share)
-    found = call.new(parts, size.posts, size.pres)
+    tiles = -(-size.O // tile["ROWS"]), -(-size.I // tile["COLUMNS"])
+    parts = max(1, min(size.B, ALPHA_PROGRAMS // (tiles[0] * tiles[1])))
+    share = -(-size.B // parts)
+    parts = -(-size.B // share)
+    found = call.new(parts, size.O, size.I)
     arguments = (
-        call.inputs, call.first, call.parameters, activities, grad_sum, found, size.steps, size.batch, share,
+        call.inputs, call.first, call.parameters, activities, grad_sum, found, size.T, size.B, share,
     )  # fmt: skip
     launch(
         plastic_alpha_gradient, (*tiles, parts), arguments, options, tunable=True, **tile,

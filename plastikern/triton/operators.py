@@ -3,81 +3,92 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ops import fakes
-from .call import Call, check, compact
+from ..program import (
+    GRADIENTS,
+    KEPT,
+    OPERANDS,
+    RESULTS,
+    UPSTREAM,
+    Facts,
+    by_name,
+    forward_facts,
+    gradients_of,
+    read,
+    require,
+    results_of,
+)
+from .call import Call, compact
 from .drivers import backward, forward
 
 NAMESPACE = "plastikern_triton"
-OPERANDS = (
-    "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor weight, Tensor alpha, "
-    "Tensor? rate, Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator_weight, Tensor? modulator_bias, "
-    "Tensor? modulated, Tensor? clamp"
-)
 SCHEMAS = (
-    f"step(Tensor drive, {OPERANDS}, int[] codes, float clip, bool keep) -> (Tensor output, Tensor? cell, "
-    "Tensor trace, Tensor? eligibility, Tensor? history, Tensor? modulators)",
-    f"sequence(Tensor drive, {OPERANDS}, Tensor? lengths, int[] codes, float clip, bool batch_first, "
-    "int checkpoint_every, bool reversible) -> (Tensor output, Tensor? hidden, Tensor? cell, Tensor trace, "
-    "Tensor? eligibility, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? lost)",
-    "sequence_backward(Tensor? grad_output, Tensor? grad_hidden, Tensor? grad_cell, Tensor? grad_trace, "
-    "Tensor? grad_eligibility, Tensor output, Tensor? history, Tensor? modulators, Tensor? checkpoints, Tensor? lost, "
-    f"Tensor? trace_out, Tensor? eligibility_out, {OPERANDS}, Tensor? lengths, int[] codes, float clip, "
-    "bool batch_first, int checkpoint_every, bool reversible, int needs) -> (Tensor drive, Tensor? sum, "
-    "Tensor? features, Tensor? hidden, Tensor? cell, Tensor? trace, Tensor? eligibility, Tensor? alpha, Tensor? rate, "
-    "Tensor? rate_scale, Tensor? eligibility_rate, Tensor? modulator)",
+    "step(Tensor[] tensors, str names, str program, float clip, bool keep) -> Tensor[]",
+    "sequence(Tensor[] tensors, str names, str program, float clip, bool batch_first, int checkpoint_every, "
+    "bool reversible) -> Tensor[]",
+    "sequence_backward(Tensor[] tensors, str names, str program, float clip, "
+    "bool batch_first, int checkpoint_every, str wanted) -> Tensor[]",
 )
+Tensors = Sequence[Tensor]
 
 
-def step(*given: Any) -> tuple[Tensor | None, ...]:
-    """One step: arguments and results of ``step``."""
-    output, cell, trace, eligibility, history, modulators = fakes.step(*given)
-    *operands, codes, clip, _ = given
-    arguments: list[Any] = [*operands, None, codes, clip, False]
-    call = Call("drive", *arguments)
-    forward(call, (output, None, cell, trace, eligibility, history, modulators, None), 0)
-    return output, cell, trace, eligibility, history, modulators
+def step(tensors: Tensors, names: str, program: str, clip: float, keep: bool) -> list[Tensor]:
+    """One step."""
+    facts, named = read(program), by_name(tensors, names, OPERANDS)
+    call = Call(facts, forward_facts(facts, True, keep), named, clip)
+    results = fakes.step(tensors, names, program, clip, keep)
+    _compute(call, facts, results, keep, 0)
+    return results
 
 
-def sequence(*given: Any) -> tuple[Tensor | None, ...]:
-    """A whole sequence: arguments and results of ``sequence``; traces are never run backwards."""
-    *arguments, every, _ = given
-    call = Call("drive", *arguments)
-    irreversible: list[Any] = [*arguments, every, False, False]
-    *results, _ = fakes.sequence(*irreversible)
-    forward(call, tuple(results), every)
-    return *results, None
-
-
-def sequence_backward(*given: Any) -> tuple[Tensor | None, ...]:
-    """Gradients of a whole sequence: arguments and results of ``sequence_backward``."""
-    upstream, (output, history, modulators, checkpoints) = given[:5], given[5:9]
-    *arguments, every, _, needs = given[12:]
-    call = Call("output", output, *arguments)
-    size = call.sizes
-    shapes = (
-        size.over_time(size.posts),
-        (size.batch, size.posts),
-        (size.batch, size.posts),
-        size.traces,
-        size.traces,
+def sequence(
+    tensors: Tensors, names: str, program: str, clip: float, batch_first: bool, checkpoint_every: int, reversible: bool
+) -> list[Tensor]:  # fmt: skip
+    """A whole sequence; traces are never run backwards."""
+    facts, named, every = read(program), by_name(tensors, names, OPERANDS), checkpoint_every
+    call = Call(facts, forward_facts(facts, False, every > 0), named, clip, batch_first, every)
+    results = fakes.sequence(
+        tensors, names, program, clip, batch_first, every, reversible, native=False
     )
-    for name, tensor, shape in zip(
-        ("output", "hidden", "cell", "trace", "eligibility"), upstream, shapes, strict=True
-    ):
-        check(f"grad_{name}", tensor, shape, like=call.like)
-    results = fakes.sequence_backward(*given)
-    count = (size.steps - 1) // every if size.steps else 0
-    check("checkpoints", checkpoints, (count, call.options.traces, *size.traces), like=call.like)
-    kept = tuple(compact(tensor) for tensor in (output, history, modulators, checkpoints))
-    return backward(
-        call, tuple(compact(tensor) for tensor in upstream), kept, results, every, needs
+    _compute(call, facts, results, every > 0, every)
+    return results
+
+
+def _compute(call: Call, facts: Facts, results: list[Tensor], keep: bool, every: int) -> None:
+    found = [result.name for result in results_of(facts, call.sizes.step, keep)]
+    by_name = dict(zip(found, results, strict=False))
+    forward(call, tuple(by_name.get(result.name) for result in RESULTS[:-1]), every)
+
+
+def sequence_backward(
+    tensors: Tensors, names: str, program: str, clip: float, batch_first: bool, checkpoint_every: int, wanted: str
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of a step or a whole sequence."""
+    facts, every = read(program), checkpoint_every
+    named = by_name(tensors, names, OPERANDS, KEPT, UPSTREAM)
+    require("output" in named, "output is missing")
+    require(every > 0, f"checkpoint_every must be positive; got {every}")
+    true = forward_facts(facts, named["output"].dim() == 2, True) - {"driven"}
+    if "trace_out" in named:
+        true |= {"reverses"}
+    call = Call(facts, true, named, clip, batch_first, every)
+    for operand in (*KEPT, *UPSTREAM):
+        call.check(operand, named.get(operand.name))
+    results = fakes.sequence_backward(tensors, names, program, clip, batch_first, every, wanted)
+    found = gradients_of(facts, "clamp" in named, wanted)
+    room = dict(zip((grad.name for grad in found), results, strict=True))
+    upstream, kept = (
+        tuple(compact(named.get(operand.name)) for operand in table)
+        for table in (UPSTREAM, KEPT[:4])
     )
+    grads = backward(call, upstream, kept, tuple(room.get(grad.name) for grad in GRADIENTS), every)
+    return [grad for grad, operand in zip(grads, GRADIENTS, strict=True) if operand in found]  # type: ignore[misc]
 
 
 @cache

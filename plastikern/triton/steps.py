@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..network import State
-from ..ops.fakes import Sizes
+from ..program import Sizes
 from .launch import MAX_WARPS, block, launch, rows_of_step
 from .recompute import plastic_recompute
 from .step.backward import plastic_step_neurons_backward, plastic_step_synapses_backward
@@ -24,32 +24,32 @@ def forward_steps(
 ) -> None:  # fmt: skip
     """One launch a step where rows do not wait for each other; else two, the synapses of all elements, then neurons."""
     rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
-    programs = -(-size.posts // rows)
+    programs = -(-size.O // rows)
     if options.rowwise:
-        for t in range(size.steps):
+        for t in range(size.T):
             launch(
-                plastic_step_forward, (programs * size.batch,),
+                plastic_step_forward, (programs * size.B,),
                 (
-                    inputs, first, first if t == 0 else last, parameters, activities, last, checkpoints, t, size.steps,
-                    size.batch, every,
+                    inputs, first, first if t == 0 else last, parameters, activities, last, checkpoints, t, size.T,
+                    size.B, every,
                 ),
                 options, warps=FEW_WARPS, ROWS=rows, COLUMNS=columns, POSTS=neurons,
             )  # fmt: skip
         return
-    for k in range(size.steps + 1):
+    for k in range(size.T + 1):
         before = first if k <= 1 else last
         launch(
-            plastic_step_synapses_forward, (programs * size.batch,),
+            plastic_step_synapses_forward, (programs * size.B,),
             (
-                inputs, first, before, parameters, activities, last, checkpoints, sums, k, size.steps, size.batch,
+                inputs, first, before, parameters, activities, last, checkpoints, sums, k, size.T, size.B,
                 every,
             ),
             options, warps=FEW_WARPS if options.retroactive else MAX_WARPS, ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
-        if k < size.steps:
+        if k < size.T:
             launch(
-                plastic_step_neurons_forward, (size.batch,),
-                (inputs, first, parameters, activities, last, sums, k, size.steps, size.batch),
+                plastic_step_neurons_forward, (size.B,),
+                (inputs, first, parameters, activities, last, sums, k, size.T, size.B),
                 options, POSTS=neurons,
             )  # fmt: skip
 
@@ -61,13 +61,13 @@ def backward_steps(
 ) -> None:  # fmt: skip
     """As the forward pass; the traces of a segment are computed again when its last step comes."""
     rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
-    programs = -(-size.posts // rows)
-    for k in range(size.steps, -1, -1):
+    programs = -(-size.O // rows)
+    for k in range(size.T, -1, -1):
         start, inside = (k - 1) // every * every, (k - 1) % every
-        if k > 0 and inside > 0 and (k == size.steps or inside == every - 1):
+        if k > 0 and inside > 0 and (k == size.T or inside == every - 1):
             launch(
-                plastic_recompute, (programs * size.batch,),
-                (inputs, first, parameters, activities, checkpoints, segment, start, size.steps, size.batch, every),
+                plastic_recompute, (programs * size.B,),
+                (inputs, first, parameters, activities, checkpoints, segment, start, size.T, size.B, every),
                 options, warps=FEW_WARPS, ROWS=rows, COLUMNS=columns,
             )  # fmt: skip
         if k <= 1:
@@ -78,20 +78,20 @@ def backward_steps(
             assert checkpoints is not None
             before = kinds(checkpoints[start // every - 1])
         launch(
-            plastic_step_synapses_backward, (programs * size.batch,),
+            plastic_step_synapses_backward, (programs * size.B,),
             (
-                inputs, first, before, parameters, activities, grad_last, grads, grad_traces, waiting, k, size.steps,
-                size.batch,
+                inputs, first, before, parameters, activities, grad_last, grads, grad_traces, waiting, k, size.T,
+                size.B,
             ),
             options, ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
-        if k < size.steps:
+        if k < size.T:
             torch.sum(waiting.pres, 0, out=waiting.total)
         launch(
-            plastic_step_neurons_backward, (size.batch,),
+            plastic_step_neurons_backward, (size.B,),
             (
-                inputs, first, parameters, activities, grad_last, grads, grad_first, waiting, k, size.steps,
-                size.batch, programs,
+                inputs, first, parameters, activities, grad_last, grads, grad_first, waiting, k, size.T,
+                size.B, programs,
             ),
             options, POSTS=neurons, PRES=columns, PROGRAMS=block(programs),
         )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..network import State
+from ..rules.cells import HISTORY
 from . import arithmetic, generated
 from .generated import ACTIVITIES, CHANGES, READS, neurons
 
@@ -220,8 +221,8 @@ class Options:
 
     @property
     def post_in_history(self) -> int:
-        """Where an LSTM's post lies in a row of its history."""
-        return {"candidate": 2, "cell": 4, "recurrent": 5, "hidden": 0}[self.post] * self.posts
+        """Where an LSTM's post lies in a row of its history, unless it is the output."""
+        return HISTORY.index(self.post) * self.posts if self.post in HISTORY else 0
 
     @property
     def recurrent(self) -> bool:

@@ -58,8 +58,8 @@ MUTATIONS = (
     # What Triton launches, and where.
     Mutation("plastikern/triton/drivers.py", "torch.cuda.device(call.like.device)", "nullcontext()", "second_card"),
     Mutation(
-        "plastikern/triton/steps.py", "plastic_step_synapses_forward, (programs * size.batch,)",
-        "plastic_step_synapses_forward, (programs, size.batch)", "beyond_any_grid",
+        "plastikern/triton/steps.py", "plastic_step_synapses_forward, (programs * size.B,)",
+        "plastic_step_synapses_forward, (programs, size.B)", "beyond_any_grid",
     ),
     Mutation("plastikern/triton/launch.py", 'os.environ.get(AUTOTUNE) == "1"', "True", "nothing_to_time"),
     # Shared memory.
