@@ -14,6 +14,7 @@
 //     passes        over the synapses of a row, before the one that runs `next` (passes_of_next) or
 //                   `adjoint` (all): `gather` adds up sums over the row, from which `settle` makes
 //                   further values of it
+//     rests         whether zeros in the place of a synapse stay zero and give nothing to any sum
 //     next          the states after a step, from those before it and the pre x
 //     adjoint       gradients of the states before it, added to `so_far`: of x, and what the row
 //                   sums; by synapse, gradients of coefficients

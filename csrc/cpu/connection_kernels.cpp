@@ -201,7 +201,8 @@ LANES_INLINE typename P::Row row_of_next(const Connection<S>& c, V post, const R
 // be read again.
 template <class P, bool kUpdate, bool kRead, bool kLost = false>
 void forward_rows(const Connection<S> c, const ForwardUnit<S> u, int64_t begin, int64_t end) {
-    const int64_t columns = columns_of(c, u.padded);
+    // What a rule may make of zeros beyond the last column must not get into sums.
+    const int64_t columns = columns_of(c, u.padded && P::Synapse::rests);
     const V bound = splat(c.bound);
     [[maybe_unused]] const V count = splat(static_cast<S>(c.pres));
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
@@ -246,7 +247,8 @@ template <class P, bool kUpdate, bool kRead, bool kReverse>
 void backward_rows(const Connection<S> c, const BackwardUnit<S> u, int64_t begin, int64_t end) {
     using Synapse = typename P::Synapse;
     using Read = typename P::Read;
-    const int64_t columns = columns_of(c, u.padded);
+    // What a rule may make of zeros beyond the last column must not get into sums.
+    const int64_t columns = columns_of(c, u.padded && P::Synapse::rests);
     const V bound = splat(c.bound);
     const S *pre_before_row = u.pre_before, *pre_row = u.pre;
     S *grad_pre_before_row = u.grad_pre_before, *grad_pre_row = u.grad_pre;

@@ -31,6 +31,7 @@ struct hebb_clip {
     struct by_row {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -82,6 +83,7 @@ struct hebb_clip {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -156,6 +158,7 @@ struct hebb_clip_retroactive {
     struct by_row {
         static constexpr int sum_count = 3;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -209,6 +212,7 @@ struct hebb_clip_retroactive {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;

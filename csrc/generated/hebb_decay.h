@@ -31,6 +31,7 @@ struct hebb_decay {
     struct by_row {
         static constexpr int sum_count = 2;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -86,6 +87,7 @@ struct hebb_decay {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -163,6 +165,7 @@ struct hebb_decay_retroactive {
     struct by_row {
         static constexpr int sum_count = 4;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -213,6 +216,7 @@ struct hebb_decay_retroactive {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;

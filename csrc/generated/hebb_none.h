@@ -31,6 +31,7 @@ struct hebb_none {
     struct by_row {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -83,6 +84,7 @@ struct hebb_none {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -158,6 +160,7 @@ struct hebb_none_retroactive {
     struct by_row {
         static constexpr int sum_count = 3;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -216,6 +219,7 @@ struct hebb_none_retroactive {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;

@@ -31,6 +31,7 @@ struct hebb_soft_clip {
     struct by_row {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -92,6 +93,7 @@ struct hebb_soft_clip {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;
@@ -177,6 +179,7 @@ struct hebb_soft_clip_retroactive {
     struct by_row {
         static constexpr int sum_count = 3;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -241,6 +244,7 @@ struct hebb_soft_clip_retroactive {
     struct by_synapse {
         static constexpr int sum_count = 1;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0;

@@ -31,6 +31,7 @@ struct oja_none {
     struct by_row {
         static constexpr int sum_count = 2;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -81,6 +82,7 @@ struct oja_none {
     struct by_synapse {
         static constexpr int sum_count = 2;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -153,6 +155,7 @@ struct oja_none_retroactive {
     struct by_row {
         static constexpr int sum_count = 4;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -207,6 +210,7 @@ struct oja_none_retroactive {
     struct by_synapse {
         static constexpr int sum_count = 2;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1;

@@ -31,6 +31,7 @@ struct oja_soft_clip {
     struct by_row {
         static constexpr int sum_count = 3;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2;
@@ -99,6 +100,7 @@ struct oja_soft_clip {
     struct by_synapse {
         static constexpr int sum_count = 2;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1;
@@ -188,6 +190,7 @@ struct oja_soft_clip_retroactive {
     struct by_row {
         static constexpr int sum_count = 4;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1, s2, s3;
@@ -256,6 +259,7 @@ struct oja_soft_clip_retroactive {
     struct by_synapse {
         static constexpr int sum_count = 2;
         static constexpr int passes_of_next = 0, passes = 0;
+        static constexpr bool rests = true;
         template <typename V>
         struct Sums {
             V s0, s1;

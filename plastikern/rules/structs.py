@@ -56,6 +56,7 @@ def _update_struct(name: str, update: Update) -> list[str]:
     lines = [
         f"static constexpr int sum_count = {len(sums)};",
         f"static constexpr int passes_of_next = {update.passes_of_next}, passes = {len(update.passes)};",
+        f"static constexpr bool rests = {_truth(update.rests)};",
         *_record("Sums", sums), *_record("Row", update.of_row),
         *_record("Adjoint", (), "States<V> states;", "V x;", "Sums<V> sums;",
                  *["Coefficients<V> coefficients;"] * update.by_synapse),
