@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -40,7 +41,14 @@ def compiled(text: str, scalar: str, target: str = "cpu") -> ctypes.CDLL:
     library = folder / "rule.so"
     if not library.exists():
         _compile(text, scalar, target, folder)
-    return ctypes.CDLL(str(library))
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:  # A file that was left behind broken is made once more.
+        _compile(text, scalar, target, folder)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise CompilationError(f"what {_compiler()[0]} made cannot be loaded: {error}") from None
 
 
 def key(text: str, scalar: str) -> str:
@@ -51,7 +59,7 @@ def key(text: str, scalar: str) -> str:
 
 def cache_folder() -> Path:
     """Where compiled rules are kept: one that can be written, else one of this process."""
-    wanted = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "plastikern")
+    wanted = Path(os.environ.get(CACHE) or "~/.cache/plastikern").expanduser()
     try:
         wanted.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=wanted):
@@ -66,16 +74,22 @@ def _own_folder() -> Path:
 
 
 @cache
-def _compiler() -> str:
-    found = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
+def _compiler() -> tuple[str, ...]:
+    """The command: ``CXX`` may name arguments, too."""
+    named = shlex.split(os.environ.get("CXX") or "")
+    if named:
+        if shutil.which(named[0]) is None:
+            raise CompilationError(f"CXX names {named[0]!r}, and there is no such program")
+        return tuple(named)
+    found = shutil.which("g++") or shutil.which("c++")
     if found is None:
         raise CompilationError("no C++ compiler was found: install g++, or name one by CXX")
-    return found
+    return (found,)
 
 
 @cache
 def _compiler_version() -> str:
-    done = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=False)
     return done.stdout.split("\n", 1)[0]
 
 
@@ -105,7 +119,7 @@ def _compile(text: str, scalar: str, target: str, folder: Path) -> None:
         source, library = Path(made) / "rule.cpp", Path(made) / "rule.so"
         source.write_text(text)
         command = [
-            _compiler(),
+            *_compiler(),
             *FLAGS,
             f"-DPLASTIKERN_SCALAR={scalar}",
             f"-I{SOURCES}",
@@ -121,9 +135,11 @@ def _compile(text: str, scalar: str, target: str, folder: Path) -> None:
         done = subprocess.run(
             [*command, str(source), "-o", str(library)], capture_output=True, text=True, check=False
         )
-        if done.returncode != 0:
-            errors = [line for line in done.stderr.splitlines() if "error" in line]
-            raise CompilationError(f"{' '.join(command)} failed: {' '.join(errors[:1])}")
+        if done.returncode != 0 or not library.exists():
+            lines = done.stderr.splitlines()
+            said = [line for line in lines if "error" in line] or lines[-1:]
+            why = said[0] if said else f"it made no library and ended with {done.returncode}"
+            raise CompilationError(f"{' '.join(command)} failed: {why}")
         folder.mkdir(exist_ok=True)
         os.replace(source, folder / "rule.cpp")
         os.replace(library, folder / "rule.so")

@@ -9,6 +9,8 @@ weight and plasticity coefficient. Names of states and signals are declared; all
 from __future__ import annotations
 
 import inspect
+import pickle
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .operations import over_pre
+from .operations import COMPARISONS, over_pre
 from .symbols import KINDS, RuleError, Symbol, leaf, walk
 
 Value = Any
@@ -83,6 +85,26 @@ class Rule:
     def __repr__(self) -> str:
         return f"Rule({self.name})"
 
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        """Pickled by its name: no code comes from a file."""
+        try:
+            found = pkgutil.resolve_name(self.name)
+        except (ImportError, AttributeError, ValueError):
+            found = None
+        if found is not self:
+            raise pickle.PicklingError(
+                f"{self.name} is not where its name says; declare it in a module"
+            )
+        return pkgutil.resolve_name, (self.name,)
+
+    def __copy__(self) -> Rule:
+        """Itself: a rule does not change."""
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Rule:
+        """Itself."""
+        return self
+
     def traced(self, granularities: Mapping[str, str] | None = None) -> Traced:
         """The rule as expressions, with the coefficients' granularities (``"layer"`` where nothing is said).
 
@@ -111,7 +133,21 @@ class Rule:
         summand = self.read(**{name: leaves[name] for name in _names(self.read)})
         if not isinstance(summand, Symbol) or "pre" not in summand.axes:
             raise self.error("read must give a value for every pre-synaptic neuron", self.read)
+        self._check_choices(walk([*found.values(), summand]), [*found.values(), summand])
         return Traced(found, summand, leaves)
+
+    def _check_choices(self, order: list[Symbol], made: list[Symbol]) -> None:
+        """That comparisons are what choices are made by, and nothing else."""
+        for symbol in order:
+            chosen = symbol.arguments[:1] if symbol.operation == "where" else ()
+            if any(each.operation not in COMPARISONS for each in chosen):
+                raise self.error(
+                    "torch.where chooses by a comparison, as in torch.where(x > 0, a, b)"
+                )
+            if any(each.operation in COMPARISONS for each in symbol.arguments[len(chosen) :]):
+                raise self.error("a comparison is no number; write torch.where(x > 0, 1.0, 0.0)")
+        if any(symbol.operation in COMPARISONS for symbol in made):
+            raise self.error("a comparison is no number; write torch.where(x > 0, 1.0, 0.0)")
 
     def step(
         self, drive: Tensor, states: Mapping[str, Tensor], given: Mapping[str, Tensor],
@@ -199,6 +235,10 @@ def rule(
     """
 
     def declared(function: Callable[..., Value]) -> Rule:
+        if not inspect.isfunction(function) or not inspect.isfunction(read):
+            raise RuleError(f"a rule and its read are functions; got {function!r} and {read!r}")
+        if not isinstance(signals or {}, Mapping):
+            raise RuleError(f"signals must be kinds by name; got {signals!r}")
         given = dict(signals or {})
         taken = _names(function)
         coefficients = [n for n in (*taken, *_names(read)) if n not in {**GIVEN, **states, **given}]

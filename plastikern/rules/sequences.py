@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -56,12 +57,15 @@ def rule_sequence(
         raise TypeError(f"rule must be declared by @rule; got {type(rule).__name__}")
     if activity not in ACTIVITIES:
         raise ValueError(f"activity must be one of {', '.join(ACTIVITIES)}; got {activity!r}")
+    for what, found in (("state", state), ("signals", signals or {}), ("parameters", parameters)):
+        if not isinstance(found, Mapping):
+            raise TypeError(f"{what} must be tensors by name; got {type(found).__name__}")
     given = {**state, **(signals or {}), **parameters}
     of_use = _checked(rule, drive, pre, state, parameters, signals or {}, granularities or {})
     chosen = _backend(rule, drive, backend)
     if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
         return _by_torch(rule, drive, pre, given, of_use, activity)
-    program = _program(rule, tuple(of_use.items()))
+    program = _program(rule, tuple(of_use.items()), _outside(rule.function) + _outside(rule.read))
     if chosen == "cpu":
         try:
             compiled(program.text, SCALARS[drive.dtype])
@@ -71,9 +75,16 @@ def rule_sequence(
             return _by_torch(rule, drive, pre, given, of_use, activity)
     names = tuple(given)
     spec = Spec(program, names, activity, pre.dim() == 2)
-    tensors = [tensor.contiguous() for tensor in (drive, pre, *given.values())]
+    tensors = [_plain(tensor) for tensor in (drive, pre, *given.values())]
     output, *rest = _sequence(chosen).apply(spec, *tensors)
     return output, dict(zip(rule.states, rest, strict=False))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """With all its values in memory: not negated on the way, not a zero that has none."""
+    if torch._is_zerotensor(tensor):
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return tensor.resolve_neg().contiguous()
 
 
 def _sequence(backend: str) -> Any:
@@ -85,8 +96,20 @@ def _sequence(backend: str) -> Any:
 
 
 @cache
-def _program(rule: Rule, granularities: tuple[tuple[str, str], ...]) -> Program:
+def _program(
+    rule: Rule, granularities: tuple[tuple[str, str], ...], outside: tuple[float, ...]
+) -> Program:
+    del (
+        outside
+    )  # Whoever changes a number that the function takes from its module gets another program.
     return Program(rule, dict(granularities))
+
+
+def _outside(function: Callable[..., Any]) -> tuple[float, ...]:
+    """Numbers that a function takes from its module, or from the function around it."""
+    found = inspect.getclosurevars(function)
+    values = [*found.globals.values(), *found.nonlocals.values()]
+    return tuple(value for value in values if isinstance(value, (int, float)))
 
 
 def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
@@ -152,6 +175,7 @@ def _checked(
         raise ValueError(f"pre must have shape ({steps}, {batch}, I), or of a recurrent layer ({batch}, {posts}); "
                          f"got {tuple(pre.shape)}")  # fmt: skip
     pres = pre.shape[-1]
+    _fits("drive", drive, tuple(drive.shape), drive)
     _fits("pre", pre, tuple(pre.shape), drive)
     shapes = {
         "synapse": (batch, posts, pres), "pre": (batch, pres), "post": (batch, posts), "element": (batch,),
@@ -189,6 +213,8 @@ def _checked(
 
 
 def _granularity(name: str, tensor: Tensor, said: str | None, sizes: tuple[int, int]) -> str:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"parameter {name} must be a tensor; got {type(tensor).__name__}")
     if said is not None:
         if said not in GRANULARITIES:
             raise ValueError(
@@ -199,8 +225,6 @@ def _granularity(name: str, tensor: Tensor, said: str | None, sizes: tuple[int, 
                 f"parameter {name} must be one number for a layer; got {tuple(tensor.shape)}"
             )
         return said
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"parameter {name} must be a tensor; got {type(tensor).__name__}")
     if tensor.dim() < 2 and tensor.numel() == 1:
         return "layer"
     if tensor.dim() == 2:
@@ -223,6 +247,8 @@ def _fits(name: str, tensor: Any, shape: tuple[int, ...], like: Tensor) -> None:
         raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be strided; got {tensor.layout}")
     if tensor.dtype != like.dtype or tensor.device != like.device:
         raise ValueError(
             f"{name} must be of {like.dtype} on {like.device}, as drive; got {tensor.dtype} on {tensor.device}"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .adjoint import adjoint, regrouped
+from .adjoint import adjoint, level, regrouped
 from .decorator import Rule
-from .operations import over_pre
+from .operations import apply, over_pre
 from .schedule import Schedule
 from .symbols import Symbol, leaf, walk
 from .updates import substituted
@@ -50,7 +50,7 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
     # What one of the two takes of the other.
     seen = {name: leaf(f"seen_{name}", kind) for name, kind in rule.states.items()}
     back = {name: leaf(f"back_{name}", kind) for name, kind in rule.states.items()}
-    outputs = {f"next_{name}": value for name, value in after.items()} if changes else {}
+    outputs = {f"next_{n}": _spread(value, leaves[n]) for n, value in after.items() if changes}
     total: dict[str, Symbol] = {
         name: leaf(f"grad_{name}", kind) for name, kind in rule.states.items()
     }
@@ -81,11 +81,16 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
         used = {s for s in walk(traced.states.values()) if s.operation == "leaf"}
         # Roles of the other side are leaves of their own.
         leaves |= {str(s.payload): s for s in used if s.payload not in leaves}
-        given = [(traced.states[name], back[name]) for name in states]
+        given = [(_spread(traced.states[n], leaves[n]), back[n]) for n in states]
         found = adjoint(given, [symbol for symbol in leaves.values() if symbol in used])
         gather(regrouped(_named(found)), {back[name]: total[name] for name in states})
     else:
         gather({f"grad_of_{name}": total[name] for name in states}, {})
+    # A state that its change overwrites has the gradient zero.
+    grads |= {f"grad_of_{n}": _zero(leaves[n]) for n in states if f"grad_of_{n}" not in grads}
+    grads = {
+        name: _spread(grad, leaves[name.removeprefix("grad_of_")]) for name, grad in grads.items()
+    }
     pre = leaves["x"] if rule.read_after else leaves.get("x" + READ)
     weight = grads.get("grad_of_w")
     product = {leaf("grad_sum", "post"), pre}
@@ -102,3 +107,13 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
 
 def _named(found: dict[Symbol, Symbol]) -> dict[str, Symbol]:
     return {f"grad_of_{symbol.payload}": grad for symbol, grad in found.items()}
+
+
+def _spread(value: Symbol, like: Symbol) -> Symbol:
+    """The value once for each that there is of another: a slot holds all of them."""
+    return value if level(value) == level(like) else value + _zero(like)
+
+
+def _zero(like: Symbol) -> Symbol:
+    """Zero, whatever the other is: a product with 0 would hand on its NaN."""
+    return apply("where", apply("lt", like, like), like, 0)

@@ -1,0 +1,160 @@
+"""Rules that a user may well write, and that no paper has."""
+
+import pytest
+import torch
+
+from plastikern import over_post, over_pre, rule, rule_sequence
+from plastikern.rules.compiling import CompilationError, compiled
+from plastikern.rules.symbols import RuleError
+
+STEPS, BATCH, POSTS, PRES = 4, 2, 5, 9
+
+
+@rule(
+    H="synapse", E="synapse", F="synapse", m="pre", q="post", e="element",
+    read=lambda H, E, F, m, b, x: (H + E + F) * x + m + b,
+)  # fmt: skip
+def overwriting(H, E, F, m, q, e, x, y, eta):
+    return x * y + q * over_pre(E), x + e, eta * torch.sign(F), x, e * eta, over_post(q)
+
+
+def _drawn(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def _of_overwriting():
+    torch.manual_seed(0)
+    state = {
+        "H": _drawn(BATCH, POSTS, PRES), "E": _drawn(BATCH, POSTS, PRES), "F": _drawn(BATCH, POSTS, PRES),
+        "m": _drawn(BATCH, PRES), "q": _drawn(BATCH, POSTS), "e": _drawn(BATCH),
+    }  # fmt: skip
+    return (
+        _drawn(STEPS, BATCH, POSTS), _drawn(STEPS, BATCH, PRES), state, {"eta": _drawn(), "b": _drawn(POSTS, PRES)},
+    )  # fmt: skip
+
+
+def test_states_that_their_change_overwrites_or_that_lack_an_axis_have_torchs_gradients():
+    drive, pre, state, parameters = _of_overwriting()
+    leaves = [drive, pre, *state.values(), *parameters.values()]
+    found = {}
+    for backend in ("cpu", "reference"):
+        output, last = rule_sequence(overwriting, drive, pre, state, parameters, backend=backend)
+        values = [output, *last.values()]
+        loss = sum((value**2).sum() for value in values)
+        found[backend] = [*values, *torch.autograd.grad(loss, leaves)]
+    for ours, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_a_tensor_that_is_negated_on_the_way_or_has_no_memory_is_taken_by_value():
+    drive, pre, state, parameters = _of_overwriting()
+    negated = torch._neg_view(drive.detach())
+    nothing = torch._efficientzerotensor(POSTS, PRES, dtype=torch.float64)
+    for given in ((negated, parameters), (drive, {**parameters, "b": nothing})):
+        ours, theirs = (
+            rule_sequence(overwriting, given[0], pre, state, given[1], backend=backend)[0]
+            for backend in ("cpu", "reference")
+        )
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda H, x: H + (x > 0),
+        lambda H, x: H + torch.where(x, H, 0.0),
+        lambda H, x: torch.maximum(x < H, x),
+        lambda H, x: x < H,
+    ],
+)
+def test_a_comparison_is_refused_but_where_it_chooses(changed):
+    def choosing(H, x):
+        return changed(H, x)
+
+    with pytest.raises(RuleError, match=r"choosing \(.*torch\.where"):
+        rule(H="synapse")(choosing)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "message"),
+    [
+        ("/bin/true", "made no library"),
+        ("/bin/false", "ended with 1"),
+        ("no-such-compiler", "CXX names 'no-such-compiler'"),
+    ],
+)
+def test_a_compiler_that_does_not_compile_is_a_compilation_error(
+    compiler, message, monkeypatch, tmp_path
+):
+    from plastikern.rules import compiling
+
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv(compiling.CACHE, str(tmp_path))
+    cached = (compiling._compiler, compiling._compiler_version)
+    for each in cached:
+        each.cache_clear()
+    try:
+        with pytest.raises(CompilationError, match=message):
+            compiled("int a;", "float")
+    finally:
+        for each in cached:
+            each.cache_clear()
+
+
+def test_a_broken_file_among_the_kept_ones_is_made_once_more(monkeypatch, tmp_path):
+    from plastikern.rules import compiling
+
+    monkeypatch.setenv(compiling.CACHE, str(tmp_path))
+    text = 'extern "C" __attribute__((visibility("default"))) int seven() { return 7; }'
+    folder = tmp_path / compiling.key(text, "float cpu")
+    folder.mkdir()
+    (folder / "rule.so").write_bytes(b"")
+    assert compiled(text, "float").seven() == 7
+
+
+def test_a_rule_is_copied_and_pickled_by_its_name():
+    import copy
+    import pickle
+
+    assert copy.deepcopy(overwriting) is overwriting
+    assert pickle.loads(pickle.dumps(overwriting)) is overwriting
+
+
+FACTOR = 0.5
+
+
+@rule(H="synapse")
+def of_a_number_outside(H, x, y):
+    return H + FACTOR * x * y
+
+
+def test_a_number_outside_that_changes_changes_the_rule(monkeypatch):
+    torch.manual_seed(0)
+    state, parameters = {"H": _drawn(2, 3, 4)}, {"w": _drawn(3, 4), "alpha": _drawn(3, 4)}
+    for factor in (0.5, 0.7):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        ours, theirs = (
+            rule_sequence(
+                of_a_number_outside, torch.zeros(3, 2, 3).double(), torch.ones(3, 2, 4).double(), state, parameters,
+                backend=backend,
+            )[1]["H"]
+            for backend in ("cpu", "reference")
+        )  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_no_backend_can_do_is_said():
+    drive, pre, state, parameters = _of_overwriting()
+    with pytest.raises(ValueError, match="must be on a CUDA device"):
+        rule_sequence(overwriting, drive, pre, state, parameters, backend="triton")
+    with pytest.raises(TypeError, match="state must be tensors by name; got list"):
+        rule_sequence(overwriting, drive, pre, [*state], parameters)
+    with pytest.raises(TypeError, match="parameter eta must be a tensor; got float"):
+        rule_sequence(
+            overwriting,
+            drive,
+            pre,
+            state,
+            {**parameters, "eta": 0.1},
+            granularities={"eta": "layer"},
+        )
