@@ -133,6 +133,8 @@ class Rule:
         summand = self.read(**{name: leaves[name] for name in _names(self.read)})
         if not isinstance(summand, Symbol) or "pre" not in summand.axes:
             raise self.error("read must give a value for every pre-synaptic neuron", self.read)
+        if {s for s in walk([summand]) if s.operation == "leaf"} - {*leaves.values()}:
+            raise self.error("read cannot take as_pre(...), which is for the change", self.read)
         self._check_choices(walk([*found.values(), summand]), [*found.values(), summand])
         return Traced(found, summand, leaves)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -69,9 +70,10 @@ def rule_sequence(
     if chosen == "cpu":
         try:
             compiled(program.text, SCALARS[drive.dtype])
-        except CompilationError:
+        except CompilationError as error:
             if backend is not None:
                 raise
+            warnings.warn(f"{rule.name} runs on the reference, slowly: {error}", stacklevel=2)
             return _by_torch(rule, drive, pre, given, of_use, activity)
     names = tuple(given)
     spec = Spec(program, names, activity, pre.dim() == 2)

@@ -24,6 +24,10 @@ def hebb(H: V, x: V, y: V, eta: V) -> V:
     return H + eta * x * y
 
 
+def _pair(H: V, q: V, x: V, y: V) -> V:
+    return H + x * y, q + y
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
@@ -41,6 +45,7 @@ def hebb(H: V, x: V, y: V, eta: V) -> V:
         (lambda: rule(H="synapse", read=lambda H, y: H * y)(hebb), "read cannot take y"),
         (lambda: rule(H="synapse", read=lambda H, x, z: z * x)(hebb), "read cannot take z"),
         (lambda: rule(H="synapse", read=lambda w, alpha: w * alpha)(hebb), None),
+        (lambda: rule(H="synapse", q="post", read=lambda H, q: H * as_pre(q))(_pair), "read cannot take as_pre"),
         (lambda: rule(H="synapse", read_after=True)(hebb), "cannot take y, which follow from it"),
         (lambda: rule(H="synapse", read=lambda H, theta: H * theta)(hebb), None),
         (lambda: rule(**{f"s{k}": "synapse" for k in range(20)})(hebb), "at most 16 states; got 20"),
