@@ -193,7 +193,7 @@ PLASTIKERN_INLINE const S* cell_before(const Network<S>& n, const Activities<T>&
 // The signal that changes the traces after step k.
 template <typename S, typename T>
 PLASTIKERN_INLINE T* post_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
-    const int64_t row = kPostRow[static_cast<int64_t>(n.post)];
+    const int64_t row = post_row(n.post);
     if (n.kind != NetworkKind::lstm || row < 0) return a.output.at(k, b);
     return a.history.at(k, b) + row * n.posts;
 }

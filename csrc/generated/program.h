@@ -11,8 +11,8 @@ enum class Post : int64_t { candidate, recurrent, cell, hidden };
 enum class ModulatorInput : int64_t { hidden, previous_hidden, cell };
 constexpr Nonlinearity kModulatorNonlinearities[] = {Nonlinearity::tanh, Nonlinearity::sigmoid, Nonlinearity::identity};
 // Rows of an LSTM's history that a post is; -1: its output. And how many rows are kept.
-constexpr int64_t kPostRow[] = {2, 5, 4, -1},
-    kHistoryRows[] = {5, 6, 5, 5};
+PLASTIKERN_INLINE constexpr int64_t post_row(Post post) { return post == Post::candidate ? 2 : post == Post::recurrent ? 5 : post == Post::cell ? 4 : -1; }
+constexpr int64_t kHistoryRows[] = {5, 6, 5, 5};
 
 // What a key says, in its order, and by which words.
 constexpr const char* kWords[][9] = {

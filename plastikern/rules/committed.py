@@ -120,12 +120,16 @@ def _program_file() -> str:
     activities = ", ".join(
         f"Nonlinearity::{one}" for name in program.WORDS["modulator_nonlinearity"] for one in [_one_of_each()[name]]
     )  # fmt: skip
-    rows = [str(cells.HISTORY.index(x) if x in cells.HISTORY else -1) for x in cells.POSTS]
+    rows = "".join(
+        f" : post == Post::{x} ? {cells.HISTORY.index(x)}"
+        for x in cells.POSTS
+        if x in cells.HISTORY
+    )
     lines += [
         f"constexpr Nonlinearity kModulatorNonlinearities[] = {{{activities}}};",
         "// Rows of an LSTM's history that a post is; -1: its output. And how many rows are kept.",
-        f"constexpr int64_t kPostRow[] = {{{', '.join(rows)}}},",
-        f"    kHistoryRows[] = {{{', '.join(str(cells.history_rows(x)) for x in cells.POSTS)}}};",
+        f"PLASTIKERN_INLINE constexpr int64_t post_row(Post post) {{ return{rows[2:]} : -1; }}",
+        f"constexpr int64_t kHistoryRows[] = {{{', '.join(str(cells.history_rows(x)) for x in cells.POSTS)}}};",
         "", "// What a key says, in its order, and by which words.",
         "constexpr const char* kWords[][9] = {",
         *(_row([name, *words], "    ") for name, words in program.WORDS.items()), "};", "",
