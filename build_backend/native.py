@@ -21,6 +21,9 @@ from build_backend.toolchain import BuildError
 LIBRARY_NAME = "_C.abi3.so"
 SCALARS = ("float", "double")
 OPTIMISE = "-O3"
+# Where a loop happens to lie must not decide how fast it is: the same loop of 47 instructions took 1.7 times its time
+# at one place of the library.
+ALIGN = ("-falign-functions=64", "-falign-loops=64")
 # Products are fused with sums where the source says so.
 PRECISE = "-ffp-contract=off"
 WARN = ("-Wall", "-Wextra")
@@ -191,7 +194,7 @@ def plan(
                         f"-DPLASTIKERN_CAPABILITY={capability}",
                         f"-DPLASTIKERN_SCALAR={scalar}",
                     ]
-                    flags = [*common, *toolchain.CAPABILITY_FLAGS[capability], *names]
+                    flags = [*common, *ALIGN, *toolchain.CAPABILITY_FLAGS[capability], *names]
                     units.append(unit(root, source, flags, f".{capability}.{scalar}"))
         else:
             units.append(
