@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .adjoint import level
-from .operations import COMPARISONS, SUMS
-from .schedule import Stage
+from .operations import SUMS
+from .schedule import Stage, arguments_of
 from .symbols import Symbol, walk
 
 
@@ -140,14 +140,6 @@ class Cutting:
         return [symbol for symbol in walk(outputs) if symbol in found]
 
     def _arguments(self, symbols: Iterable[Symbol], outputs: dict[str, Symbol]) -> list[Symbol]:
-        """What symbols are made of, in the order of the outputs. A comparison is made again where it is needed, not
-        handed on."""
-        found: set[Symbol] = set()
-        stack = list(symbols)
-        while stack:
-            for argument in stack.pop().arguments:
-                if argument.operation in COMPARISONS:
-                    stack.append(argument)
-                elif argument.operation != "constant":
-                    found.add(argument)
+        """What symbols are made of, in the order of the outputs."""
+        found = {argument for symbol in symbols for argument in arguments_of(symbol)}
         return [symbol for symbol in walk(outputs.values()) if symbol in found]

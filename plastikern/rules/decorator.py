@@ -13,6 +13,7 @@ import pickle
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -304,6 +305,7 @@ def _check_use(found: Rule) -> None:
             raise found.error(f"{name} has no influence on anything")
 
 
+@cache
 def _names(function: Callable[..., Value]) -> list[str]:
     """Names of a function's parameters.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from .decorator import Rule
 from .printers import CPP, statements
 from .schedule import Part, Schedule
 from .structs import added
+from .symbols import KINDS
 from .units import Unit, unit
 
 VARIANTS = {"both": (True, True), "read": (False, True), "change": (True, False)}
@@ -53,25 +54,25 @@ class Printed:
                 found[part.place, part.level] = len(part.sums)
         return max(found.values(), default=0)
 
-    def text(self, name: str, kept: Iterable[str]) -> list[str]:
-        """The parts and the list of them, ``NAME``. What is made of ``kept`` is stored, else added to what is there."""
+    def text(self, name: str, adds: set[str]) -> list[str]:
+        """The parts and the list of them, ``NAME``. What is made of ``adds`` is added to what is there."""
         lines: list[list[str]] = []
         sweeps: list[str] = []
-        for number in range(1 + max((part.place[0] for part in self.schedule.parts), default=0)):
-            before: list[str] = []
-            rows: list[str] = []
-            for part in (part for part in self.schedule.parts if part.place[0] == number):
-                called = f"{name}_{len(lines)}"
-                lines.append(self._part(called, part, {*kept}))
-                (rows if part.level in ("row", "synapse") else before).append(called)
-            sweeps.append(f"Sweep<Parts<{', '.join(before)}>, Parts<{', '.join(rows)}>>")
+
+        def called(part: Part) -> str:
+            lines.append(self._part(f"{name}_{len(lines)}", part, adds))
+            return f"{name}_{len(lines) - 1}"
+
+        for sweep in self.schedule.sweeps():
+            before, rows = (", ".join(map(called, parts)) for parts in sweep)
+            sweeps.append(f"Sweep<Parts<{before}>, Parts<{rows}>>")
         return [
             *(line for part in lines for line in part),
             f"using {name} = Sweeps<{', '.join(sweeps)}>;",
             "",
         ]
 
-    def _part(self, name: str, part: Part, kept: set[str]) -> list[str]:
+    def _part(self, name: str, part: Part, adds: set[str]) -> list[str]:
         made = [each for each in part.outputs if each not in part.sums]
         lists: dict[str, list[int]] = {each: [] for each in (*TAKEN.values(), *SUMMED.values())}
         texts: dict[str, str] = {}
@@ -96,11 +97,11 @@ class Printed:
             f"using {each} = Places<{', '.join(map(str, places))}>;"
             for each, places in lists.items()
         ]
-        adds = ", ".join(str(int(each not in kept)) for each in made)
+        added_up = ", ".join(str(int(each in adds)) for each in made)
         return [
             f"struct {name} {{", f"    static constexpr int level = {LEVELS.index(part.level)};",
             *(f"    {line}" for line in sizes),
-            f"    using adds = Places<{adds}>;",
+            f"    using adds = Places<{added_up}>;",
             "    template <typename V>",
             "    static PLASTIKERN_INLINE void run(const V* element, const V* column,",
             "        const V* row, const V* synapse, V* made,",
@@ -112,7 +113,7 @@ class Printed:
         ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A rule where it is used.
 
@@ -145,18 +146,26 @@ class Program:
         """By variant."""
         return {name: Printed.of(each.backward) for name, each in self.units.items()}
 
+    def adds(self, printed: Printed) -> set[str]:
+        """What is summed over steps in matrices: gradients of parameters of each connection."""
+        states = {f"{of}{name}" for of in ("next_", "grad_of_") for name in self.rule.states}
+        outputs = printed.schedule.outputs
+        return {n for n, s in outputs.items() if level(s) == "synapse" and n not in states}
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Of everything that the rule is given, by name."""
+        by_axes = {frozenset(axes): kind for kind, axes in reversed(KINDS.items())}
+        leaves = self.rule.traced(self.granularities).leaves
+        return {name: by_axes[symbol.axes] for name, symbol in leaves.items()}
+
     @cached_property
     def text(self) -> str:
         """The translation unit; ``PLASTIKERN_CUDA`` is defined where it is for a device, or for its emulator."""
-        grads = [f"grad_of_{name}" for name in self.rule.states]
-        lines = []
-        for name, printed in self.forward.items():
-            lines += printed.text(f"forward_{name}", printed.schedule.outputs)
-        for name, printed in self.backward.items():
-            inner = {name for names in printed.slots.values() for name in names}
-            kept = {*grads, *(inner - {*printed.schedule.outputs})}
-            of_vectors = [n for n, s in printed.schedule.outputs.items() if level(s) != "synapse"]
-            lines += printed.text(f"backward_{name}", [*kept, *of_vectors])
+        lines: list[str] = []
+        for way in ("forward", "backward"):
+            for name, printed in getattr(self, way).items():
+                lines += printed.text(f"{way}_{name}", self.adds(printed))
         names = {
             way: ", ".join(f"printed::{way}_{name}" for name in VARIANTS)
             for way in ("forward", "backward")

@@ -17,7 +17,6 @@ from .. import library
 from .adjoint import LEVELS, level
 from .compiling import compiled
 from .programs import Printed, Program
-from .symbols import KINDS
 from .units import READ
 
 ACTIVITIES = ("tanh", "relu", "sigmoid", "identity")
@@ -114,12 +113,6 @@ class Run:
         return self.spec.program.rule
 
     @cached_property
-    def kinds(self) -> dict[str, str]:
-        """Of everything that the rule is given."""
-        leaves = self.rule.traced(self.spec.program.granularities).leaves
-        return {name: _kind(symbol.axes) for name, symbol in leaves.items()}
-
-    @cached_property
     def matrices(self) -> list[str]:
         """States of synapses."""
         return [name for name, kind in self.rule.states.items() if kind == "synapse"]
@@ -146,7 +139,7 @@ class Run:
 
     def _in_lines(self, name: str) -> Tensor:
         """A parameter; one of each connection in rows that start on cache lines."""
-        if self.kinds[name] != "connection":
+        if self.spec.program.kinds[name] != "connection":
             return self.given[name]
         if name not in self.lines:
             missing = self.stride - self.sizes[3]
@@ -235,7 +228,7 @@ class Run:
             return over_time(self.given[plain], step)
         if plain in self.rule.states and self.rule.states[plain] != "synapse":
             return over_time(self.kept[plain], 0 if variant == "read" else step)
-        if plain in self.kinds:
+        if plain in self.spec.program.kinds:
             return None if plain in self.rule.states else source("memory", self._in_lines(plain))
         if plain in ("pre_count", "post_count"):
             return source("memory", self.kept[plain])
@@ -411,10 +404,6 @@ class Run:
 
     def _library(self) -> ctypes.CDLL:
         return compiled(self.spec.program.text, SCALARS[self.drive.dtype], self.spec.target)
-
-
-def _kind(axes: frozenset[str]) -> str:
-    return next(name for name, own in KINDS.items() if {*own} == axes)
 
 
 class Sequence(torch.autograd.Function):

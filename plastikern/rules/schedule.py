@@ -79,7 +79,7 @@ class Schedule:
         named = {symbol: name for name, symbol in self.outputs.items()}
         handed_on = {*named}
         for symbol in order:
-            for argument in _arguments(symbol):
+            for argument in arguments_of(symbol):
                 alone = level(argument) == level(symbol) and made[argument] == made[symbol]
                 if level(argument) != "synapse" and not alone:
                     handed_on.add(argument)
@@ -109,9 +109,17 @@ class Schedule:
                 Part(of, place[1], self._inputs(outputs.values()), outputs, sums, place[0])
             )
 
+    def sweeps(self) -> list[tuple[list[Part], list[Part]]]:
+        """Of each sweep, the parts that come before the rows, and those of rows and synapses."""
+        count = 1 + max((part.sweep for part in self.parts), default=0)
+        found: list[tuple[list[Part], list[Part]]] = [([], []) for _ in range(count)]
+        for part in self.parts:
+            found[part.sweep][part.level in ("row", "synapse")].append(part)
+        return found
+
     def _made(self, order: list[Symbol]) -> dict[Symbol, Place]:
         """Where each value is known at the earliest."""
-        needed = walk(a for s in order if level(s) == "synapse" for a in _arguments(s))
+        needed = walk(a for s in order if level(s) == "synapse" for a in arguments_of(s))
         self.waited = {
             s for s in needed if s.operation in SUMS and level(s.arguments[0]) == "synapse"
         }
@@ -157,12 +165,12 @@ def _turn(at: tuple[Place, str]) -> tuple[int, bool, int, int]:
     return sweep, of in ("row", "synapse"), turn, LEVELS.index(of)
 
 
-def _arguments(symbol: Symbol) -> list[Symbol]:
+def arguments_of(symbol: Symbol) -> list[Symbol]:
     """What a symbol is made of. A comparison is made again where it is needed, not handed on."""
     found: dict[Symbol, None] = {}
     for argument in symbol.arguments:
         if argument.operation in COMPARISONS:
-            found |= dict.fromkeys(_arguments(argument))
+            found |= dict.fromkeys(arguments_of(argument))
         elif argument.operation != "constant":
             found[argument] = None
     return list(found)

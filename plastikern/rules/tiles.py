@@ -7,8 +7,8 @@ stay where they are; what the rows of one sweep leave for the next one lies in m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 
 from .adjoint import level
 from .printers import TRITON, statements
@@ -27,19 +27,14 @@ AT = {"element": "", "column": " + columns", "row": " + rows", "synapse": " + ti
 MASK = {"element": "None", "column": "in_columns", "row": "in_rows", "synapse": "inside"}
 
 
+@cache
 def module(program: Program) -> str:
     """The module: kernels ``forward_VARIANT`` and ``backward_VARIANT``."""
-    states = {f"grad_of_{name}" for name in program.rule.states}
-    kernels = []
-    for way, schedules in (("forward", program.forward), ("backward", program.backward)):
-        for name, printed in schedules.items():
-            outputs = printed.schedule.outputs
-            adds = {
-                n
-                for n, s in outputs.items()
-                if way == "backward" and level(s) == "synapse" and n not in states
-            }
-            kernels.append(kernel(f"{way}_{name}", printed, adds))
+    kernels = [
+        kernel(f"{way}_{name}", printed, program.adds(printed))
+        for way in ("forward", "backward")
+        for name, printed in getattr(program, way).items()
+    ]
     return IMPORTS + "\n\n".join(kernels) + "\n"
 
 
@@ -62,7 +57,7 @@ def _left(printed: Printed) -> list[str]:
     return [name for name in found if name not in printed.schedule.outputs]
 
 
-def kernel(name: str, printed: Printed, adds: Iterable[str]) -> str:
+def kernel(name: str, printed: Printed, adds: set[str]) -> str:
     """One of them; what is made of ``adds`` is added to what is there."""
     schedule, left = printed.schedule, _left(printed)
     taken = ", ".join(f"p_{each}" for each in parameters(printed))
@@ -72,16 +67,14 @@ def kernel(name: str, printed: Printed, adds: Iterable[str]) -> str:
     ]  # fmt: skip
     kinds = {str(s.payload): s for s in schedule.values if s.operation == "leaf"}
     lines += [_load(n, s, level(s)) for n, s in kinds.items() if level(s) in ("element", "column")]
-    for number in range(1 + max((part.place[0] for part in schedule.parts), default=0)):
-        parts = [part for part in schedule.parts if part.place[0] == number]
-        for part in (part for part in parts if part.level in ("element", "column")):
+    for before, rows in schedule.sweeps():
+        for part in before:
             lines += _computed(part) + _summed(part)
-        inner = [part for part in parts if part.level in ("row", "synapse")]
-        if inner:
-            lines += _rows(inner, kinds, schedule.outputs, left, {*adds})
+        if rows:
+            lines += _rows(rows, kinds, schedule.outputs, left, adds)
     for each, symbol in schedule.outputs.items():
         if level(symbol) in ("element", "column"):
-            lines.append(_store(each, level(symbol), {*adds}))
+            lines.append(_store(each, level(symbol), adds))
     text = "\n".join(f"    {line}" for line in lines)
     return (
         f"@triton.jit\ndef {name}({taken}, POSTS: tl.constexpr, PRES: tl.constexpr, ROWS: tl.constexpr, "
