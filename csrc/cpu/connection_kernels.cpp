@@ -1,6 +1,9 @@
 // The kernels of a plastic connection for one instruction set and one scalar type; compiled once
 // for each. Contract in connection.h, arithmetic in ../update.h. What differs between variants is a
 // template parameter.
+//
+// Longer than 600 lines: compiled once for each instruction set and scalar, as one object whose
+// functions stay inside it.
 #include "connection.h"
 
 #include <type_traits>

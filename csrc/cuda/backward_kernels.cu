@@ -6,6 +6,8 @@
 //   sums recompute    where a segment between two checkpoints begins, its traces, from the
 //   checkpoint pass         this block's rows: the adjoint of the read of step k and of the change
 //   by step k - 1 columns      what the block's rows give back to pre
+//
+// Longer than 600 lines: the parts of one kernel, which share what a block knows of itself.
 #include "backward.h"
 #include "row_passes.cuh"
 

@@ -34,15 +34,28 @@ struct Slots {
 __device__ __forceinline__ int warp_of_thread() { return static_cast<int>(threadIdx.x) / kLanes; }
 __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x) % kLanes; }
 
+// What a part takes of the element, and of row j.
+template <class P, typename S>
+__device__ __forceinline__ void load_elements(const Slots<S>& at, S* element) {
+    for_places<P::elements::count>([&](auto k) {
+        constexpr int slot = P::elements::all[k];
+        element[k] = *at.element(slot);
+    });
+}
+template <class P, typename S>
+__device__ __forceinline__ void load_row(const Slots<S>& at, int64_t j, S* row) {
+    for_places<P::rows::count>([&](auto k) {
+        constexpr int slot = P::rows::all[k];
+        row[k] = at.row(slot)[j];
+    });
+}
+
 template <class P, typename S>
 __device__ void run_element(const Slots<S>& at) {
     if (threadIdx.x == 0) {
         Values<S, P::elements::count> element;
         Values<S, P::made::count> made;
-        for_places<P::elements::count>([&](auto k) {
-            constexpr int slot = P::elements::all[k];
-            element[k] = *at.element(slot);
-        });
+        load_elements<P>(at, element);
         P::template run<S>(element, nullptr, nullptr, nullptr, made, nullptr, nullptr, nullptr);
         for_places<P::made::count>([&](auto k) {
             constexpr int slot = P::made::all[k];
@@ -57,10 +70,7 @@ __device__ void run_columns(const Slots<S>& at) {
     constexpr size_t kSums = P::element_sums::count;
     Values<S, P::elements::count> element;
     Values<S, kSums> sums{};
-    for_places<P::elements::count>([&](auto k) {
-        constexpr int slot = P::elements::all[k];
-        element[k] = *at.element(slot);
-    });
+    load_elements<P>(at, element);
     for (int64_t i = threadIdx.x; i < at.place.job.pres; i += blockDim.x) {
         Values<S, P::columns::count> column;
         Values<S, P::made::count> made;
@@ -98,14 +108,8 @@ __device__ void run_row(const Slots<S>& at, int64_t j, int first_sum) {
         Values<S, P::rows::count> row;
         Values<S, P::made::count> made;
         Values<S, P::element_sums::count> sums;
-        for_places<P::elements::count>([&](auto k) {
-            constexpr int slot = P::elements::all[k];
-            element[k] = *at.element(slot);
-        });
-        for_places<P::rows::count>([&](auto k) {
-            constexpr int slot = P::rows::all[k];
-            row[k] = at.row(slot)[j];
-        });
+        load_elements<P>(at, element);
+        load_row<P>(at, j, row);
         for_places<P::element_sums::count>(
             [&](auto k) { sums[k] = *at.part(first_sum + static_cast<int>(k), warp_of_thread()); });
         P::template run<S>(element, nullptr, row, nullptr, made, nullptr, nullptr, sums);
@@ -129,14 +133,8 @@ __device__ void run_synapses(const Slots<S>& at, int64_t j, int first_sum) {
     Values<const S*, P::synapses::count> synapses;
     Values<S*, P::made::count> to;
     Values<S, kSums> sums{};
-    for_places<P::elements::count>([&](auto k) {
-        constexpr int slot = P::elements::all[k];
-        element[k] = *at.element(slot);
-    });
-    for_places<P::rows::count>([&](auto k) {
-        constexpr int slot = P::rows::all[k];
-        row[k] = at.row(slot)[j];
-    });
+    load_elements<P>(at, element);
+    load_row<P>(at, j, row);
     for_places<P::columns::count>([&](auto k) {
         constexpr int slot = P::columns::all[k];
         columns[k] = at.column(slot);
