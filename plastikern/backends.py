@@ -291,6 +291,14 @@ def _plainly_on_cpu(tensor: Tensor) -> bool:
     )
 
 
+def named(requested: str | None) -> str | None:
+    """The backend that is asked for: by ``requested``, else ``use_backend``, else the environment; None: by none."""
+    name = known(requested, "backend") if requested is not None else _choice.name
+    if name is None and _environment.get(_environment_key):
+        return known(os.environ[ENVIRONMENT_VARIABLE], ENVIRONMENT_VARIABLE)
+    return name
+
+
 def select(requested: str | None, tensor: Tensor) -> str:
     """Name of the backend for a call: ``requested``, else ``use_backend``, else the environment, else the fastest
     that can.
@@ -298,12 +306,9 @@ def select(requested: str | None, tensor: Tensor) -> str:
     Raises:
         RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
     """
-    name = known(requested, "backend") if requested is not None else _choice.name
-    free = name is None and not _environment.get(_environment_key)
-    if (free or name == "cpu") and _plainly_on_cpu(tensor):
+    name = named(requested)
+    if (name is None or name == "cpu") and _plainly_on_cpu(tensor):
         return "cpu"
-    if name is None and _environment.get(_environment_key):
-        name = known(os.environ[ENVIRONMENT_VARIABLE], ENVIRONMENT_VARIABLE)
     if name is None:
         return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
     reason = _refusal(name, tensor, requested=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Iterable
+from functools import cache
+from operator import itemgetter
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -20,6 +24,8 @@ class _Tensors(tuple[Tensor, ...]):
 
     __slots__ = ()
     _fields: ClassVar[tuple[str, ...]]
+    _dims: ClassVar[tuple[int, ...]]
+    """How many dimensions each has besides those of layers and of the batch."""
 
     def __getnewargs__(self) -> tuple[Tensor, ...]:
         return tuple(self)
@@ -84,7 +90,8 @@ class _Tensors(tuple[Tensor, ...]):
 
     def _batch_axis(self) -> int:
         """Behind ``num_layers``, where the state has layers: traces are (B, O, I) or (num_layers, B, O, I)."""
-        axis = self[self._fields.index("trace")].dim() - 3
+        # Of what a network can be without, as eligibility, nothing is said.
+        axis = max(x.dim() - dims for x, dims in zip(self, self._dims, strict=False)) - 1
         if axis < 0:
             raise ValueError(
                 f"{type(self).__name__}: the state must have a dimension B; got one of a single element"
@@ -105,6 +112,7 @@ class RNNState(_Tensors):
 
     __slots__ = ()
     _fields = __match_args__ = ("hidden", "trace", "eligibility")
+    _dims = (1, 2, 2)
 
     def __new__(cls, hidden: Tensor, trace: Tensor, eligibility: Tensor | None = None) -> RNNState:
         """From its tensors; None is left out."""
@@ -141,6 +149,7 @@ class LSTMState(_Tensors):
 
     __slots__ = ()
     _fields = __match_args__ = ("hidden", "cell", "trace", "eligibility")
+    _dims = (1, 1, 2, 2)
 
     def __new__(
         cls, hidden: Tensor, cell: Tensor, trace: Tensor, eligibility: Tensor | None = None
@@ -184,6 +193,7 @@ class LinearState(_Tensors):
 
     __slots__ = ()
     _fields = __match_args__ = ("trace", "eligibility")
+    _dims = (2, 2)
 
     def __new__(cls, trace: Tensor, eligibility: Tensor | None = None) -> LinearState:
         """From its tensors; None is left out."""
@@ -200,16 +210,84 @@ class LinearState(_Tensors):
         return self[1] if len(self) > 1 else None
 
 
-# Tuples of tensors run no code: torch.load(..., weights_only=True) may make them.
-torch.serialization.add_safe_globals([RNNState, LSTMState, LinearState])
-# With a name for files, torch.export.save takes programs with such a state.
-for _kind in (RNNState, LSTMState, LinearState):
+class _Named(type):
+    """The type of kinds of states that are made as rules need them: pickled by their tensors' names."""
+
+
+class RuleState(_Tensors, metaclass=_Named):
+    """State of a network under a rule of one's own; every tensor is differentiable, going in and coming out.
+
+    A tuple of the activities ``hidden`` (B, N) and, of an LSTM, the ``cell`` (B, N), where the network is recurrent,
+    and the states that the rule declares, in its order and under its names: of kind ``"synapse"`` (B, O, I), ``"pre"``
+    (B, I), ``"post"`` (B, O), ``"element"`` (B,); each with a leading ``num_layers`` in networks of layers.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *tensors: Tensor, **named: Tensor) -> RuleState:
+        """From its tensors, all of them."""
+        fields = cls._fields
+        if len(tensors) + len(named) != len(fields) or any(n not in fields for n in named):
+            got = [*fields[: len(tensors)], *named]
+            raise TypeError(f"RuleState: it has {', '.join(fields)}; got {', '.join(got)}")
+        whole = [*tensors, *(named[name] for name in fields[len(tensors) :])]
+        return tuple.__new__(cls, whole)
+
+    def __reduce__(self) -> Any:
+        return _rule_state_of, (self._fields, self._dims, tuple(self))
+
+
+@cache
+def rule_state(fields: tuple[str, ...], dims: tuple[int, ...]) -> type[RuleState]:
+    """The kind of state that has these tensors.
+
+    Raises:
+        ValueError: a name that a state has already.
+    """
+    for name in fields:
+        if hasattr(RuleState, name) or fields.count(name) > 1:
+            raise ValueError(
+                f"RuleState: the state {name} has the name of something else; rename it"
+            )
+    members: dict[str, Any] = {
+        "__slots__": (),
+        "_fields": fields,
+        "__match_args__": fields,
+        "_dims": dims,
+    }
+    members |= {name: property(itemgetter(place)) for place, name in enumerate(fields)}
+    kind: type[RuleState] = _Named("RuleState", (RuleState,), members)  # type: ignore[assignment]
+    _register(kind, f"plastikern.RuleState({', '.join(map(str, (*fields, *dims)))})")
+    return kind
+
+
+def _reduced(kind: Any) -> tuple[Any, ...]:
+    return rule_state, (kind._fields, kind._dims)
+
+
+copyreg.pickle(_Named, _reduced)
+
+
+def _rule_state_of(
+    fields: Iterable[str], dims: Iterable[int], tensors: tuple[Tensor, ...]
+) -> RuleState:
+    return rule_state(tuple(fields), tuple(dims))(*tensors)
+
+
+def _register(kind: type[_Tensors], name: str) -> None:
+    # With a name for files, torch.export.save takes programs with such a state.
     _pytree.register_pytree_node(
-        _kind,
+        kind,
         lambda state: ([*state], None),
-        lambda tensors, _, kind=_kind: kind(*tensors),  # type: ignore[misc]
-        serialized_type_name=f"plastikern.{_kind.__name__}",
+        lambda tensors, _: kind(*tensors),
+        serialized_type_name=name,
         flatten_with_keys_fn=lambda state: (
             [(_pytree.GetAttrKey(name), tensor) for name, tensor in state._asdict().items()], None
         ),
     )  # fmt: skip
+
+
+# Tuples of tensors run no code: torch.load(..., weights_only=True) may make them.
+torch.serialization.add_safe_globals([RNNState, LSTMState, LinearState, _rule_state_of])
+for _kind in (RNNState, LSTMState, LinearState):
+    _register(_kind, f"plastikern.{_kind.__name__}")

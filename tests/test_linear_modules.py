@@ -144,7 +144,7 @@ def test_under_autocast_the_drive_may_keep_its_precision(backend: str) -> None:
         ({"in_features": 0}, "in_features must be a positive integer; got 0"),
         ({"out_features": True}, "out_features must be a positive integer; got True"),
         ({"nonlinearity": "gelu"}, "nonlinearity must be one of .*softmax; got 'gelu'"),
-        ({"plasticity": None}, "plasticity must be a Plasticity; got NoneType"),
+        ({"plasticity": None}, "plasticity must be a Plasticity or a rule; got NoneType"),
     ],
 )
 @pytest.mark.parametrize("kind", [PlasticLinear, PlasticLinearCell])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -24,6 +25,12 @@ from ..hooks import held, run_forward_pre_hooks
 from ..network import Connection, Modulator
 from ..plasticity import Plasticity, granular_shape
 from ..program import Program
+from ..rules.decorator import Rule
+from ..rules.uses import RulePlasticity, used
+from ..state import rule_state
+
+AnyPlasticity = Plasticity | RulePlasticity | Rule
+"""What modules take as their plasticity."""
 
 
 class PlasticModule(nn.Module):
@@ -49,6 +56,10 @@ class PlasticModule(nn.Module):
     neuron's connections, False where ``eta`` does.
     """
 
+    gates: ClassVar[int] = 1
+    """Rows of weights for each neuron."""
+    kind: ClassVar[str]
+    """Of network: ``"rnn"``, ``"lstm"`` or ``"linear"``."""
     _version = 2
     """Of the state dict, the same on every backend: a change that older ones do not fit raises it, and
     ``_load_from_state_dict`` then brings the older ones up to it. One without version, such as a plain dict of tensors,
@@ -63,7 +74,7 @@ class PlasticModule(nn.Module):
         posts: int,
         pres: int,
         weights: Mapping[str, Mapping[str, tuple[int, ...] | None]],
-        plasticity: Plasticity,
+        plasticity: AnyPlasticity,
         modulated: Tensor | None,
         backend: str | None,
         device: Any,
@@ -72,15 +83,20 @@ class PlasticModule(nn.Module):
         """``weights``: shapes of every layer's other parameters (or None), by the layer's suffix and their name."""
         super().__init__()
         owner = type(self).__name__
-        if not isinstance(plasticity, Plasticity):
+        self.plasticity: Any = used(plasticity)
+        plasticity = self.plasticity
+        if not isinstance(plasticity, (Plasticity, RulePlasticity)):
             raise TypeError(
-                f"{owner}: plasticity must be a Plasticity; got {type(plasticity).__name__}"
+                f"{owner}: plasticity must be a Plasticity or a rule; got {type(plasticity).__name__}"
             )
-        check_choice(
-            owner, "plasticity.modulator_input", plasticity.modulator_input, self.modulator_inputs
-        )
+        self._rule = plasticity if isinstance(plasticity, RulePlasticity) else None
+        if isinstance(plasticity, Plasticity):
+            source = plasticity.modulator_input
+            check_choice(owner, "plasticity.modulator_input", source, self.modulator_inputs)
+        else:
+            self.State = self._state_of(plasticity)  # type: ignore[misc]
         if modulated is not None:
-            if plasticity.modulation == "none":
+            if self._rule is not None or self.plasticity.modulation == "none":
                 raise ValueError(
                     f"{owner}: modulated needs a plasticity with modulation 'simple' or 'retroactive'"
                 )
@@ -88,9 +104,14 @@ class PlasticModule(nn.Module):
             check_tensor(owner, "modulated", modulated, (posts,), anywhere, torch.bool)
         if backend is not None:
             known(backend, f"{owner}: backend")
-        self.plasticity, self.backend = plasticity, backend
+        self.backend = backend
         self._posts, self._pres, self._suffixes = posts, pres, list(weights)
-        connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
+        if isinstance(plasticity, RulePlasticity):
+            connection = self._rule_shapes(plasticity, weights)
+            fixed = plasticity.fixed
+        else:
+            connection = _connection_shapes(plasticity, posts, pres, modulated is not None)
+            fixed = [] if plasticity.learn_eta else ["eta", "eligibility_eta"]
         self._single = {
             name + suffix for suffix in weights for name, shape in connection.items() if shape == ()
         }
@@ -102,11 +123,7 @@ class PlasticModule(nn.Module):
                     if shape is None
                     else torch.empty(shape or (1,), device=device, dtype=dtype)
                 )
-                if (
-                    tensor is not None
-                    and name in ("eta", "eligibility_eta")
-                    and not plasticity.learn_eta
-                ):
+                if tensor is not None and name in fixed:
                     self.register_buffer(name + suffix, tensor)
                 else:
                     self.register_parameter(
@@ -117,9 +134,11 @@ class PlasticModule(nn.Module):
         if modulated is not None:
             modulated = modulated.detach().to(next(self.parameters()).device, copy=True)
         self.register_buffer("modulated", modulated)
-        self._own = [
-            name + suffix for suffix, layer in weights.items() for name in (*layer, *connection)
-        ]
+        self._own = {
+            name + suffix: name
+            for suffix, layer in weights.items()
+            for name in (*layer, *connection)
+        }
         self.reset_parameters()
 
     @torch.no_grad()
@@ -166,7 +185,9 @@ class PlasticModule(nn.Module):
 
     def _draw(self, name: str, tensor: Tensor) -> None:
         """Initial values of the parameter of that name, written into the tensor."""
-        if name.startswith("alpha"):
+        if self._rule is not None and self._own[name] in self._rule.parameters:
+            self._rule.draw(self._own[name], tensor, self._posts)
+        elif name.startswith("alpha"):
             tensor.normal_(0, self.plasticity.alpha_init)
         elif name.startswith(("eta", "eligibility_eta")):
             tensor.fill_(self.plasticity.eta_init)
@@ -221,7 +242,7 @@ class PlasticModule(nn.Module):
         return self._modulator(layer)
 
     def _modulator(self, layer: int) -> Modulator | None:
-        if self.plasticity.modulation == "none":
+        if self._rule is not None or self.plasticity.modulation == "none":
             return None
         suffix = self._suffixes[layer]
         return Modulator(
@@ -262,13 +283,54 @@ class PlasticModule(nn.Module):
                 return parameter
         return next(self.parameters())
 
-    def _connection(self, layer: int) -> Connection:
-        """What the functions of :mod:`plastikern.functional` are told of a layer's plastic connection."""
+    def _connection(self, layer: int) -> Any:
+        """What the functions of :mod:`plastikern.functional` are told of a layer's plastic connection; of a rule of
+        one's own, its tensors by name."""
+        if self._rule is not None:
+            return self._rule_tensors(layer)
         suffix, tensor = self._suffixes[layer], self._tensor
         return Connection(
             tensor(self._weight + suffix), tensor("alpha" + suffix), tensor("eta" + suffix),
             tensor("eligibility_eta" + suffix), self._modulator(layer),
         )  # fmt: skip
+
+    def _state_of(self, plasticity: RulePlasticity) -> type[Any]:
+        """The kind of state: what the network has besides, and the states of the rule."""
+        others = self.State._fields[: self.State._fields.index("trace")]
+        dims = {"synapse": 2, "pre": 1, "post": 1, "element": 0}
+        kinds = plasticity.rule.states
+        return rule_state(
+            (*others, *kinds), (*(1 for _ in others), *(dims[kind] for kind in kinds.values()))
+        )
+
+    def _rule_shapes(
+        self,
+        plasticity: RulePlasticity,
+        weights: Mapping[str, Mapping[str, tuple[int, ...] | None]],
+    ) -> dict[str, tuple[int, ...] | None]:
+        """Parameters of a connection under a rule of one's own; without a weight where the rule takes none."""
+        rule, owner = plasticity.rule, type(self).__name__
+        own = inspect.signature(type(self)).parameters
+        found: dict[str, tuple[int, ...] | None] = {**plasticity.shapes(self._posts, self._pres)}
+        for suffix, layer in weights.items():
+            for name in found:
+                if name in layer or name + suffix in own or hasattr(self, name + suffix):
+                    raise ValueError(
+                        f"{owner}: the coefficient {name} of {rule.name} has the name of something that the module "
+                        "has; rename it"
+                    )
+        if self.gates == 1 and "w" not in rule.taken:
+            found[self._weight] = None
+        return found
+
+    def _rule_tensors(self, layer: int) -> dict[str, Tensor]:
+        """The parameters of a layer's rule by the rule's own names."""
+        assert self._rule is not None
+        suffix, tensor = self._suffixes[layer], self._tensor
+        found = {name: tensor(name + suffix) for name in self._rule.parameters}
+        if self.gates > 1 or "w" in self._rule.rule.taken:
+            found["w"] = tensor(self._weight + suffix)
+        return found
 
     def _program(self) -> Program:
         """What the functions are told of the rule and of the neurons."""
@@ -323,7 +385,7 @@ class PlasticModule(nn.Module):
         if state is None:
             return [None] * len(names)
         tensors = [*state] if isinstance(state, (tuple, list)) else []
-        if len(tensors) == len(names) - 1:
+        if self._rule is None and len(tensors) == len(names) - 1:
             tensors.append(None)
         owner, expected = type(self).__name__, self.State.__name__
         if len(tensors) != len(names) or any(
@@ -333,10 +395,9 @@ class PlasticModule(nn.Module):
                 f"{owner}: state must be None or a tuple of tensors, {expected} ({', '.join(names)}); got "
                 + _parts(state)
             )
-        vector = (*stacked, self._posts) if batch is None else (*stacked, batch, self._posts)
-        matrix = (*vector, self._pres)
+        leading = stacked if batch is None else (*stacked, batch)
         for name, tensor in zip(names, tensors, strict=True):
-            shape = matrix if name in ("trace", "eligibility") else vector
+            shape = (*leading, *self._state_shape(name))
             if tensor is not None and tensor.shape != shape:
                 got = tuple(tensor.shape)
                 raise ValueError(f"{owner}: state.{name} must have shape {shape}; got {got}")
@@ -345,6 +406,17 @@ class PlasticModule(nn.Module):
                 None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors
             ]
         return tensors
+
+    def _state_shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor of the state, for one element of one layer."""
+        if self._rule is not None and name in self._rule.rule.states:
+            return self._kind_shape(self._rule.rule.states[name])
+        return (self._posts, self._pres) if name in ("trace", "eligibility") else (self._posts,)
+
+    def _kind_shape(self, kind: str) -> tuple[int, ...]:
+        """Of a state or signal of a rule, for one element."""
+        sizes = {"synapse": (self._posts, self._pres), "pre": (self._pres,), "post": (self._posts,)}
+        return sizes.get(kind, ())
 
     def _leaving(self, tensors: Sequence[Tensor], stacked: tuple[int, ...], batched: bool) -> Any:
         """The state of these tensors (*stacked, B, ...); without B where the input had none."""

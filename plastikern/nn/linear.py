@@ -9,16 +9,20 @@ from torch import Tensor
 
 from .. import functional
 from ..checks import check_choice, check_flag, check_positive, check_tensor
+from ..functional import Over
+from ..network import Inputs
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..program import Program, program_of
-from ..state import LinearState
-from .base import PlasticModule
+from ..state import LinearState, RuleState
+from .base import AnyPlasticity, PlasticModule
+from .ruled import Signals, check_signals, run_rule
 
 
 class _Linear(PlasticModule):
     """Parameters of a plastic layer, under the names of ``torch.nn.Linear``."""
 
     State = LinearState
+    kind = "linear"
     weight: Tensor
     bias: Tensor | None
     batch_first: bool = True
@@ -28,7 +32,7 @@ class _Linear(PlasticModule):
         in_features: int,
         out_features: int,
         bias: bool,
-        plasticity: Plasticity,
+        plasticity: AnyPlasticity,
         nonlinearity: str,
         modulated: Tensor | None,
         backend: str | None,
@@ -50,33 +54,48 @@ class _Linear(PlasticModule):
             nonlinearity,
         )
 
-    def _call(
-        self, input: Tensor, dims: tuple[int, int], state: Any, drive: Tensor | None
-    ) -> dict[str, Any]:
-        """What the functions are told, with a batch of one where there is none; ``dims`` without and with B."""
+    def _run(
+        self, input: Tensor, state: Any, drive: Tensor | None, signals: Signals, over: Over | None = None
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """A step or a sequence, of a batch of one where there is none."""
+        dims = (1, 2) if over is None else (2, 3)
         self._check_input(input, dims, self.in_features)
-        if drive is not None:
-            shape = (*input.shape[:-1], self.out_features)
-            check_tensor(type(self).__name__, "drive", drive, shape, input, *self._dtypes(input))
-        if self.bias is not None:
-            drive = self.bias.expand(*input.shape[:-1], -1) if drive is None else drive + self.bias
-        batch = 0 if self.batch_first else 1
         batched = input.dim() == dims[1]
-        tensors = self._entering(state, (), input.shape[batch] if batched else None)
+        if over is not None:
+            self._check_lengths(over.lengths, batched)
+        shape = (*input.shape[:-1], self.out_features)
+        if drive is not None:
+            check_tensor(type(self).__name__, "drive", drive, shape, input, *self._dtypes(input))
+        if signals is not None or self._rule is not None:
+            check_signals(self, signals, input.shape[:-1], input)
+        if self.bias is not None:
+            drive = self.bias.expand(shape) if drive is None else drive + self.bias
+        batch = 1 if over is not None and not self.batch_first else 0
+        first = self._entering(state, (), input.shape[batch] if batched else None)
         if not batched:
             input, drive = input.unsqueeze(batch), None if drive is None else drive.unsqueeze(batch)
-        return {
-            "input": input,
-            "drive": drive,
-            **self._connection(0)._asdict(),
-            "nonlinearity": self.nonlinearity,
-            "plasticity": self.plasticity,
-            "backend": self.backend,
-            **dict(zip(self.State._fields, tensors, strict=True)),
-        }
+            signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
+        connection = self._connection(0)
+        if self._rule is not None:
+            drive = (
+                input.new_zeros(*input.shape[:-1], self.out_features) if drive is None else drive
+            )
+            found = run_rule(self, Inputs(drive, input), first, connection, signals, over)
+        else:
+            options = {
+                **connection._asdict(), **dict(zip(self.State._fields, first, strict=True)),
+                "drive": drive, "nonlinearity": self.nonlinearity, "plasticity": self.plasticity,
+                "backend": self.backend,
+            }  # fmt: skip
+            if over is None:
+                found = [*functional.plastic_linear_step(input, **options)]
+            else:
+                found = [*functional.plastic_linear_sequence(input, **options, **over._asdict())]
+        output, *changed = found
+        return output if batched else output.squeeze(batch), self._leaving(changed, (), batched)
 
     def _program(self) -> Program:
-        return program_of(type(self).__name__, "linear", self.plasticity, self.nonlinearity)
+        return program_of(type(self).__name__, self.kind, self.plasticity, self.nonlinearity)
 
     def extra_repr(self) -> str:
         """Sizes and options."""
@@ -95,7 +114,7 @@ class PlasticLinearCell(_Linear):
         in_features: I.
         out_features: O.
         bias: whether the layer has a ``bias``.
-        plasticity: the rule.
+        plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         nonlinearity: :math:`\phi`: ``"softmax"`` over the O outputs, ``"tanh"``, ``"relu"``, ``"sigmoid"`` or
             ``"identity"``.
         modulated: bool (O,), only with modulation: the outputs that the modulator governs, the others have ``eta``;
@@ -115,7 +134,7 @@ class PlasticLinearCell(_Linear):
         in_features: int,
         out_features: int,
         bias: bool = False,
-        plasticity: Plasticity = Plasticity(),
+        plasticity: AnyPlasticity = Plasticity(),
         nonlinearity: str = "softmax",
         *,
         modulated: Tensor | None = None,
@@ -128,8 +147,9 @@ class PlasticLinearCell(_Linear):
         )  # fmt: skip
 
     def forward(
-        self, input: Tensor, state: LinearState | None = None, *, drive: Tensor | None = None
-    ) -> tuple[Tensor, LinearState]:
+        self, input: Tensor, state: LinearState | RuleState | None = None, *, drive: Tensor | None = None,
+        signals: Signals = None,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
         """One step.
 
         Args:
@@ -138,13 +158,13 @@ class PlasticLinearCell(_Linear):
                 zero.
             drive: :math:`u` (B, O), added before the nonlinearity, such as a label times 1,000 that forces the output;
                 None is zero.
+            signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
+                without B likewise.
 
         Returns:
             Output (B, O), and the next state.
         """
-        output, *changed = functional.plastic_linear_step(**self._call(input, (1, 2), state, drive))
-        batched = input.dim() == 2
-        return output if batched else output.squeeze(0), self._leaving(changed, (), batched)
+        return self._run(input, state, drive, signals)
 
 
 class PlasticLinear(_Linear):
@@ -154,7 +174,7 @@ class PlasticLinear(_Linear):
         in_features: I.
         out_features: O.
         bias: whether the layer has a ``bias``.
-        plasticity: the rule.
+        plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         nonlinearity: :math:`\phi`: ``"softmax"`` over the O outputs, ``"tanh"``, ``"relu"``, ``"sigmoid"`` or
             ``"identity"``.
         batch_first: input, drive and output are (B, T, features) in place of (T, B, features).
@@ -175,7 +195,7 @@ class PlasticLinear(_Linear):
         in_features: int,
         out_features: int,
         bias: bool = False,
-        plasticity: Plasticity = Plasticity(),
+        plasticity: AnyPlasticity = Plasticity(),
         nonlinearity: str = "softmax",
         batch_first: bool = False,
         *,
@@ -196,11 +216,12 @@ class PlasticLinear(_Linear):
     def forward(
         self,
         input: Tensor,
-        state: LinearState | None = None,
+        state: LinearState | RuleState | None = None,
         *,
         drive: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Tensor, LinearState]:
+        signals: Signals = None,
+    ) -> tuple[Tensor, Any]:
         """A whole sequence.
 
         Args:
@@ -210,19 +231,11 @@ class PlasticLinear(_Linear):
             drive: :math:`u` in the layout of ``input`` with O features, added before the nonlinearity, such as labels
                 times 1,000 that force the output; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+            signals: what a rule of one's own takes with every step, by name: in the layout of ``input`` with O or I
+                features by its kind, or without features for one number of each element.
 
         Returns:
             Outputs in the layout of ``input``, with O features, and the last state.
         """
-        call = self._call(input, (2, 3), state, drive)
-        batched = input.dim() == 3
-        self._check_lengths(lengths, batched)
-        output, *changed = functional.plastic_linear_sequence(
-            **call,
-            lengths=lengths,
-            batch_first=self.batch_first,
-            checkpoint_every=self.checkpoint_every,
-        )
-        return output if batched else output.squeeze(0 if self.batch_first else 1), self._leaving(
-            changed, (), batched
-        )
+        over = Over(lengths, self.batch_first, self.checkpoint_every)
+        return self._run(input, state, drive, signals, over)

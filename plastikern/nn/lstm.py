@@ -10,8 +10,10 @@ from torch import Tensor
 from ..checks import check_choice, check_one_direction, check_positive
 from ..plasticity import POSTS, Plasticity
 from ..program import Program, program_of
-from ..state import LSTMState
+from ..state import LSTMState, RuleState
+from .base import AnyPlasticity
 from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
+from .ruled import Signals
 
 
 class _LSTM(RecurrentModule):
@@ -20,6 +22,7 @@ class _LSTM(RecurrentModule):
     State = LSTMState
     modulator_inputs = ("hidden", "previous_hidden", "cell")
     gates = 4
+    kind = "lstm"
     _names = (
         ("plastic_lstm_step", ("B", "4 N")),
         ("plastic_lstm_sequence", ("T", "B", "4 N")),
@@ -28,7 +31,7 @@ class _LSTM(RecurrentModule):
     post: str
 
     def _program(self) -> Program:
-        return program_of(type(self).__name__, "lstm", self.plasticity, post=self.post)
+        return program_of(type(self).__name__, self.kind, self.plasticity, post=self.post)
 
 
 class PlasticLSTMCell(_LSTM, RecurrentCell):
@@ -42,7 +45,7 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         input_size: features of the input.
         hidden_size: N.
         bias: whether the layer has ``bias_ih`` and ``bias_hh``.
-        plasticity: the rule.
+        plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         post: the post-synaptic signal of the trace: ``"candidate"`` :math:`g`, ``"recurrent"`` :math:`(W_{hg} + \alpha
             \circ H) h`, ``"cell"`` :math:`c'` or ``"hidden"`` :math:`h'`.
         modulated: bool (N,), only with modulation: the cells that the modulator governs, the others have ``eta``; None
@@ -63,7 +66,7 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        plasticity: Plasticity = Plasticity(),
+        plasticity: AnyPlasticity = Plasticity(),
         post: str = "candidate",
         *,
         modulated: Tensor | None = None,
@@ -78,18 +81,22 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         )
         self.post = post
 
-    def forward(self, input: Tensor, state: LSTMState | None = None) -> LSTMState:
+    def forward(
+        self, input: Tensor, state: LSTMState | RuleState | None = None, *, signals: Signals = None
+    ) -> Any:
         """One step.
 
         Args:
             input: (B, input_size), or (input_size,).
             state: hidden and cell (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N),
                 without B likewise; None is zero.
+            signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
+                without B likewise.
 
         Returns:
             The next state; its ``hidden`` is the output.
         """
-        return self._step(input, state)
+        return self._step(input, state, None, signals)
 
 
 class PlasticLSTM(_LSTM, RecurrentNetwork):
@@ -104,7 +111,7 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         bias: whether layers have ``bias_ih`` and ``bias_hh``.
         batch_first: input and output are (B, T, features) in place of (T, B, features).
         dropout: probability of dropping an activity between layers while training.
-        plasticity: the rule.
+        plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         post: the post-synaptic signal of the traces: ``"candidate"``, ``"recurrent"``, ``"cell"`` or ``"hidden"``.
         bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         modulated: bool (N,), only with modulation: the cells of every layer that the modulator governs, the others have
@@ -131,7 +138,7 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
-        plasticity: Plasticity = Plasticity(),
+        plasticity: AnyPlasticity = Plasticity(),
         post: str = "candidate",
         *,
         bidirectional: bool = False,
@@ -154,10 +161,11 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
     def forward(
         self,
         input: Tensor,
-        state: LSTMState | None = None,
+        state: LSTMState | RuleState | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Tensor, LSTMState]:
+        signals: Signals = None,
+    ) -> tuple[Tensor, Any]:
         """A whole sequence.
 
         Args:
@@ -165,8 +173,10 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
             state: hidden and cell (num_layers, B, N), trace (num_layers, B, N, N) and, with retroactive modulation,
                 eligibility (num_layers, B, N, N), without B for one sequence; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+            signals: what a rule of one's own takes with every step, by name, the same for every layer: in the layout of
+                ``input`` with N features, or without features for one number of each element.
 
         Returns:
             Activities of the last layer in the layout of ``input``, and the last state.
         """
-        return self._sequence(input, state, lengths)
+        return self._sequence(input, state, lengths, None, signals)

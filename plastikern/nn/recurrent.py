@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..checks import check_flag, check_positive, check_tensor, under_autocast
 from ..functional import Over, run
-from ..network import Connection, Inputs, State
-from ..plasticity import Plasticity
-from .base import PlasticModule
+from ..network import Inputs, State
+from .base import AnyPlasticity, PlasticModule
 from .rollout import Rollout
+from .ruled import Signals, check_signals, run_rule
 
 
 class RecurrentModule(PlasticModule):
@@ -32,7 +32,7 @@ class RecurrentModule(PlasticModule):
         input_size: int | None,
         hidden_size: int,
         bias: bool,
-        plasticity: Plasticity,
+        plasticity: AnyPlasticity,
         suffixes: Sequence[str],
         modulated: Tensor | None,
         backend: str | None,
@@ -102,9 +102,12 @@ class RecurrentModule(PlasticModule):
         return input
 
     def _run(
-        self, inputs: Inputs, first: Sequence[Tensor | None], connection: Connection, over: Over | None = None
+        self, inputs: Inputs, first: Sequence[Tensor | None], connection: Any, over: Over | None = None,
+        signals: Signals = None,
     ) -> list[Tensor]:  # fmt: skip
         """A step or a sequence of a layer, whose tensors are those of the functions of this kind of network."""
+        if self._rule is not None:
+            return run_rule(self, inputs, first, connection, signals, over)
         name, layout = self._names[0 if over is None else 2 if over.batch_first else 1]
         state = State(first[0], None, *first[1:]) if len(first) == 3 else State(*first)
         found = run(name, layout, self._program(), inputs, state, connection, self.backend, over)
@@ -122,14 +125,19 @@ class RecurrentModule(PlasticModule):
 class RecurrentCell(RecurrentModule):
     """One plastic recurrent layer, a step at a time."""
 
-    def _step(self, input: Tensor, state: Any, clamp: Tensor | None = None) -> Any:
+    def _step(
+        self, input: Tensor, state: Any, clamp: Tensor | None = None, signals: Signals = None
+    ) -> Any:
         self._check_call(input, (1, 2), clamp)
         batched = input.dim() == 2
+        if signals is not None or self._rule is not None:
+            check_signals(self, signals, input.shape[:-1], input)
         tensors = self._entering(state, (), input.shape[0] if batched else None)
         if not batched:
             input, clamp = input.unsqueeze(0), None if clamp is None else clamp.unsqueeze(0)
+            signals = {name: tensor.unsqueeze(0) for name, tensor in (signals or {}).items()}
         drive = self._driven(input, clamp, *self._input_layer(0))
-        found = self._run(Inputs(drive, None, clamp), tensors, self._connection(0))
+        found = self._run(Inputs(drive, None, clamp), tensors, self._connection(0), signals=signals)
         return self._leaving(found, (), batched)
 
 
@@ -144,7 +152,7 @@ class RecurrentNetwork(RecurrentModule):
         bias: bool,
         batch_first: bool,
         dropout: float,
-        plasticity: Plasticity,
+        plasticity: AnyPlasticity,
         modulated: Tensor | None,
         checkpoint_every: int | None,
         backend: str | None,
@@ -171,14 +179,18 @@ class RecurrentNetwork(RecurrentModule):
         state: Any,
         lengths: Tensor | Sequence[int] | None,
         clamp: Tensor | None = None,
+        signals: Signals = None,
     ) -> tuple[Tensor, Any]:
         self._check_call(input, (2, 3), clamp)
         batched = input.dim() == 3
+        if signals is not None or self._rule is not None:
+            check_signals(self, signals, input.shape[:-1], input)
         self._check_lengths(lengths, batched)
         batch, stacked = 0 if self.batch_first else 1, (self.num_layers,)
         tensors = self._entering(state, stacked, input.shape[batch] if batched else None)
         if not batched:
             input, clamp = input.unsqueeze(batch), None if clamp is None else clamp.unsqueeze(batch)
+            signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
         absent = [None] * self.num_layers
         firsts = zip(
             *(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True
@@ -190,7 +202,7 @@ class RecurrentNetwork(RecurrentModule):
                 output = nn.functional.dropout(output, self.dropout, self.training)
             drive = self._driven(output, clamp, *self._input_layer(layer))
             output, *last = self._run(
-                Inputs(drive, None, clamp), first, self._connection(layer), over
+                Inputs(drive, None, clamp), first, self._connection(layer), over, signals
             )
             clamp = None
             lasts.append(last)

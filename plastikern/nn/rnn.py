@@ -10,8 +10,10 @@ from torch import Tensor
 from ..checks import check_choice, check_one_direction
 from ..plasticity import NONLINEARITIES, Plasticity
 from ..program import Program, program_of
-from ..state import RNNState
+from ..state import RNNState, RuleState
+from .base import AnyPlasticity
 from .recurrent import RecurrentCell, RecurrentModule, RecurrentNetwork
+from .ruled import Signals
 
 
 class _RNN(RecurrentModule):
@@ -19,7 +21,7 @@ class _RNN(RecurrentModule):
 
     State = RNNState
     modulator_inputs = ("hidden", "previous_hidden")
-    gates = 1
+    kind = "rnn"
     _names = (
         ("plastic_rnn_step", ("B", "N")),
         ("plastic_rnn_sequence", ("T", "B", "N")),
@@ -28,7 +30,7 @@ class _RNN(RecurrentModule):
     nonlinearity: str
 
     def _program(self) -> Program:
-        return program_of(type(self).__name__, "rnn", self.plasticity, self.nonlinearity)
+        return program_of(type(self).__name__, self.kind, self.plasticity, self.nonlinearity)
 
 
 class PlasticRNNCell(_RNN, RecurrentCell):
@@ -41,7 +43,7 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         hidden_size: N.
         bias: whether the layer has ``bias_ih`` (only with an input layer) and ``bias_hh``.
         nonlinearity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
-        plasticity: the rule.
+        plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         modulated: bool (N,), only with modulation: the neurons that the modulator governs, the others have ``eta``;
             None is all.
         backend: a backend by name; by default chosen from the tensors' device.
@@ -61,7 +63,7 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        plasticity: Plasticity = Plasticity(),
+        plasticity: AnyPlasticity = Plasticity(),
         *,
         modulated: Tensor | None = None,
         backend: str | None = None,
@@ -75,8 +77,9 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         self.nonlinearity = nonlinearity
 
     def forward(
-        self, input: Tensor, state: RNNState | None = None, *, clamp: Tensor | None = None
-    ) -> RNNState:
+        self, input: Tensor, state: RNNState | RuleState | None = None, *, clamp: Tensor | None = None,
+        signals: Signals = None,
+    ) -> Any:  # fmt: skip
         """One step.
 
         Args:
@@ -84,11 +87,13 @@ class PlasticRNNCell(_RNN, RecurrentCell):
             state: hidden (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N), without B
                 likewise; None is zero.
             clamp: bool (B, N); where True the activity is the drive (without ``bias_hh``).
+            signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
+                without B likewise.
 
         Returns:
             The next state; its ``hidden`` is the output.
         """
-        return self._step(input, state, clamp)
+        return self._step(input, state, clamp, signals)
 
 
 class PlasticRNN(_RNN, RecurrentNetwork):
@@ -102,7 +107,7 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         bias: whether layers have ``bias_ih`` (only with an input layer) and ``bias_hh``.
         batch_first: input and output are (B, T, features) in place of (T, B, features).
         dropout: probability of dropping an activity between layers while training.
-        plasticity: the rule.
+        plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         modulated: bool (N,), only with modulation: the neurons of every layer that the modulator governs, the others
             have ``eta``; None is all.
@@ -129,7 +134,7 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
-        plasticity: Plasticity = Plasticity(),
+        plasticity: AnyPlasticity = Plasticity(),
         *,
         bidirectional: bool = False,
         proj_size: int = 0,
@@ -150,11 +155,12 @@ class PlasticRNN(_RNN, RecurrentNetwork):
     def forward(
         self,
         input: Tensor,
-        state: RNNState | None = None,
+        state: RNNState | RuleState | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         clamp: Tensor | None = None,
-    ) -> tuple[Tensor, RNNState]:
+        signals: Signals = None,
+    ) -> tuple[Tensor, Any]:
         """A whole sequence.
 
         Args:
@@ -164,8 +170,10 @@ class PlasticRNN(_RNN, RecurrentNetwork):
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
             clamp: bool of the shape of the first layer's drive; where True the first layer's activity is its drive
                 (without ``bias_hh``).
+            signals: what a rule of one's own takes with every step, by name, the same for every layer: in the layout of
+                ``input`` with N features, or without features for one number of each element.
 
         Returns:
             Activities of the last layer in the layout of ``input``, and the last state.
         """
-        return self._sequence(input, state, lengths, clamp)
+        return self._sequence(input, state, lengths, clamp, signals)

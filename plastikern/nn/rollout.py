@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .. import backends
 from ..checks import HALF, check_positive, check_tensor, exporting, has_values
@@ -14,6 +15,7 @@ from ..functional import Over
 from ..hooks import run_forward_hooks, run_forward_pre_hooks
 from ..network import Connection, Inputs, State
 from ..ops import fused
+from .ruled import Signals, check_signals
 
 if TYPE_CHECKING:
     from .recurrent import RecurrentNetwork
@@ -92,8 +94,10 @@ class Rollout:
                 (network._input_layer(layer), network._connection(layer))
                 for layer in range(network.num_layers)
             ]
-        weight = self._parameters[0][1].weight
-        backend = "reference" if weight.dtype in HALF else backends.select(network.backend, weight)
+        weight = network._first()
+        backend = "reference"
+        if weight.dtype not in HALF and network._rule is None:
+            backend = backends.select(network.backend, weight)
         advances = backend != "reference" and backends.FUSED[backend].advances
         features = network.hidden_size if network.input_size is None else network.input_size
         # Autograd could not keep for the backward pass what was made in inference mode.
@@ -102,7 +106,7 @@ class Rollout:
             self._layers: list[_Layer] = []
             for layer, (_, connection) in enumerate(self._parameters):
                 first = [None if tensor is None else tensor[layer] for tensor in firsts]
-                like = weight.new_empty(batch_size, weight.shape[0])
+                like = weight.new_empty(batch_size, network.gates * network.hidden_size)
                 self._layers.append(
                     _Recorded(network, first, connection, like, steps, backend)
                     if advances
@@ -117,9 +121,9 @@ class Rollout:
             *network.parameters(),
             *(tensor for tensor in firsts if tensor is not None),
         ]
-        for input_layer, connection in self._parameters:
-            read = (*input_layer, *connection, *(connection.modulator or ()))
-            self._read += [tensor for tensor in read if isinstance(tensor, Tensor)]
+        read = tree_leaves(self._parameters)
+        self._read += [tensor for tensor in read if isinstance(tensor, Tensor)]
+        self._signals: list[dict[str, Tensor]] = []
         self._versions = _versions(self._read)
 
     @property
@@ -127,11 +131,12 @@ class Rollout:
         """Steps so far."""
         return self._taken
 
-    def step(self, input: Tensor) -> Tensor:
+    def step(self, input: Tensor, signals: Signals = None) -> Tensor:
         """One step.
 
         Args:
             input: (B, features) of the network.
+            signals: what a rule of one's own takes with every step, by name, as a cell takes them.
 
         Returns:
             Activities (B, N) of the last layer. The next step is computed from them: who changes them in place gets an
@@ -150,18 +155,23 @@ class Rollout:
         row = self._rows[self._taken]
         if not isinstance(input, Tensor) or input.shape != row.shape or input.dtype != row.dtype:
             check_tensor("rollout", "input", input, tuple(row.shape), row)
+        if signals is not None or self._network._rule is not None:
+            check_signals(self._network, signals, input.shape[:-1], input)
+            with torch.inference_mode(False), torch.no_grad():
+                self._signals.append({name: x.clone() for name, x in (signals or {}).items()})
         # To switch off what is off already would take a tenth of a small step.
         if torch.is_grad_enabled():
             with torch.no_grad():
-                return self._step(row, input)
-        return self._step(row, input)
+                return self._step(row, input, signals)
+        return self._step(row, input, signals)
 
-    def _step(self, row: Tensor, input: Tensor) -> Tensor:
+    def _step(self, row: Tensor, input: Tensor, signals: Signals) -> Tensor:
         if not self._last.unchanged():
             raise RuntimeError(CHANGED)
         activities = row.copy_(input)
         for layer, drive in self._layers_and_drives:
-            activities = layer.step(drive(activities))
+            driven = drive(activities)
+            activities = layer.step(driven, signals) if signals else layer.step(driven)
         self._taken += 1
         return activities
 
@@ -176,15 +186,16 @@ class Rollout:
         return self._stacked([layer.state() for layer in self._layers])
 
     @_uncompiled  # type: ignore[untyped-decorator]
-    def finish(self, inputs: Tensor | None = None) -> tuple[Tensor, Any]:
+    def finish(self, inputs: Tensor | None = None, signals: Signals = None) -> tuple[Tensor, Any]:
         """What the network returns for the inputs of the T steps so far, with gradients.
 
         Args:
             inputs: those of the steps, (T, B, features) or (B, T, features) as the network takes them, where gradients
                 are to reach what they were computed from; None: gradients reach parameters and first state only.
+            signals: those of the steps, by name, in the same layout; None: no gradients reach them.
 
         Raises:
-            ValueError: ``inputs`` are not those of the steps.
+            ValueError: ``inputs`` or ``signals`` are not those of the steps.
             RuntimeError: a parameter, the first state or what a step returned has been changed in place since the first
                 step.
         """
@@ -202,10 +213,14 @@ class Rollout:
             check_tensor("rollout", "inputs", activities, tuple(taken.shape), taken)
             if not _alike(activities.detach(), taken):
                 raise ValueError("rollout: inputs must be those of the steps; got other numbers")
+        given = self._given_signals(signals)
         lasts, self._finished = [], True
         for layer, (input_layer, connection) in zip(self._layers, self._parameters, strict=True):
-            activities, *last = layer.finish(
-                network._driven(activities, None, *input_layer), connection
+            driven = network._driven(activities, None, *input_layer)
+            activities, *last = (
+                layer.finish(driven, connection, given)
+                if given
+                else layer.finish(driven, connection)
             )
             lasts.append(last)
         found = (
@@ -217,6 +232,26 @@ class Rollout:
         run_forward_hooks("rollout", network, inputs, found)
         return found
 
+    def _given_signals(self, signals: Signals) -> dict[str, Tensor]:
+        """Signals of all steps, (T, B, ...)."""
+        names = [] if self._network._rule is None else self._network._rule.given_signals
+        taken = {name: torch.stack([each[name] for each in self._signals]) for name in names}
+        if signals is None:
+            return taken
+        first = self._network.batch_first
+        given = {name: x.transpose(0, 1) if first else x for name, x in signals.items()}
+        if given.keys() != taken.keys():
+            raise ValueError(
+                f"rollout: signals must be {', '.join(taken) or 'None'}; got {', '.join(given)}"
+            )
+        for name, tensor in given.items():
+            check_tensor("rollout", f"signals[{name!r}]", tensor, tuple(taken[name].shape), tensor)
+            if not _alike(tensor.detach(), taken[name]):
+                raise ValueError(
+                    f"rollout: signals[{name!r}] must be those of the steps; got other numbers"
+                )
+        return given
+
     def _stacked(self, lasts: Sequence[Sequence[Tensor]]) -> Any:
         return self._network._stacked(lasts, True)
 
@@ -224,8 +259,9 @@ class Rollout:
 class _Layer(Protocol):
     """One layer's steps."""
 
-    def step(self, drive: Tensor) -> Tensor:
-        """Activities (B, N) after one more step."""
+    @property
+    def step(self) -> Callable[..., Tensor]:
+        """Activities (B, N) after one more step, of its drive and, of a rule of one's own, its signals."""
 
     def unchanged(self) -> bool:
         """Whether nobody has written into what the steps returned."""
@@ -233,8 +269,9 @@ class _Layer(Protocol):
     def state(self) -> Sequence[Tensor]:
         """The state after the steps so far; a copy."""
 
-    def finish(self, drive: Tensor, connection: Connection) -> Sequence[Tensor]:
-        """Activities of all steps, from their drive, and the last state, with gradients."""
+    @property
+    def finish(self) -> Callable[..., Sequence[Tensor]]:
+        """Activities of all steps, from their drive and signals, and the last state, with gradients."""
 
 
 class _Recorded:
@@ -271,25 +308,35 @@ class _Stepped:
         self,
         network: RecurrentNetwork,
         first: Sequence[Tensor | None],
-        connection: Connection,
+        connection: Any,
         like: Tensor,
     ) -> None:
         self._network, self._first, self._connection = network, first, connection
         # Steps keep nothing for the backward pass, which `finish` computes again. Of no step the state is the first one
         # itself, of which others may have versions.
         with torch.inference_mode(False), torch.no_grad():
+            none = (
+                {
+                    name: like.new_empty(
+                        0, len(like), *network._kind_shape(network._rule.rule.signals[name])
+                    )
+                    for name in network._rule.given_signals
+                }
+                if network._rule is not None
+                else {}
+            )
             self._now: Sequence[Tensor] = [
-                x.clone() for x in self.finish(like.unsqueeze(0)[:0], connection)[1:]
+                x.clone() for x in self.finish(like.unsqueeze(0)[:0], connection, none)[1:]
             ]
         self._version: int | None = self._now[0]._version
 
-    def step(self, drive: Tensor) -> Tensor:
+    def step(self, drive: Tensor, signals: Signals = None) -> Tensor:
         now = [*self._now, *[None] * (len(self._first) - len(self._now))]
         with (
             torch.inference_mode(False),
             torch.no_grad(),
         ):  # what is made in inference mode has no versions
-            self._now = self._network._run(Inputs(drive), now, self._connection)
+            self._now = self._network._run(Inputs(drive), now, self._connection, signals=signals)
         # Compiled code sees another number.
         self._version = None if torch.compiler.is_compiling() else self._now[0]._version
         return self._now[0]
@@ -300,9 +347,9 @@ class _Stepped:
     def state(self) -> Sequence[Tensor]:
         return [tensor.clone() for tensor in self._now]
 
-    def finish(self, drive: Tensor, connection: Connection) -> Sequence[Tensor]:
+    def finish(self, drive: Tensor, connection: Any, signals: Signals = None) -> Sequence[Tensor]:
         over = Over(None, False, self._network.checkpoint_every)
-        return self._network._run(Inputs(drive), self._first, connection, over)
+        return self._network._run(Inputs(drive), self._first, connection, over, signals)
 
 
 def _versions(tensors: Sequence[Tensor]) -> list[int]:

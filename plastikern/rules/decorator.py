@@ -13,14 +13,17 @@ import pickle
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .operations import COMPARISONS, over_pre
 from .symbols import KINDS, RuleError, Symbol, leaf, walk
+
+if TYPE_CHECKING:
+    from .uses import Coefficient, Readout, RulePlasticity
 
 Value = Any
 """A tensor, or a symbol of it."""
@@ -30,6 +33,8 @@ STATE_KINDS = ("synapse", "pre", "post", "element")
 GRANULARITIES = {"layer": "layer", "pre": "input", "post": "neuron", "connection": "connection"}
 """What a coefficient belongs to, where a rule is used, and its kind."""
 MAX_STATES = 16
+RESERVED = ("readouts", "initial")
+"""Names of what :meth:`Rule.use` takes besides coefficients."""
 
 
 def plastic_read(w: Value, alpha: Value, H: Value, x: Value) -> Value:
@@ -79,6 +84,27 @@ class Rule:
         """As saved models name it: MODULE:NAME."""
         return f"{self.function.__module__}:{self.function.__qualname__}"
 
+    def use(
+        self, *, readouts: Mapping[str, Readout] | None = None, initial: Mapping[str, float] | None = None,
+        **coefficients: str | Coefficient,
+    ) -> RulePlasticity:  # fmt: skip
+        """The rule as a layer uses it, where modules take a ``plasticity``.
+
+        Args:
+            readouts: signals that the network reads out of its activities, by name: neuromodulators. The others are
+                given with every call.
+            initial: first values of states, by name, where a call gives no state; 0 where nothing is said.
+            coefficients: by name, a :class:`plastikern.Coefficient`, or its granularity: ``"layer"``, ``"pre"``,
+                ``"post"`` or ``"connection"``. What is not named is ``Coefficient()``, one learned number that starts
+                at 0.01; ``alpha`` is one a connection, normal with a deviation of 0.01.
+
+        Raises:
+            ValueError, TypeError: a name that the rule has not, or something else that does not fit.
+        """
+        from .uses import RulePlasticity
+
+        return RulePlasticity(self, coefficients, readouts or {}, initial or {})  # type: ignore[arg-type]
+
     def __call__(self, *args: Value, **kwargs: Value) -> Value:
         """The function itself."""
         return self.function(*args, **kwargs)
@@ -117,7 +143,7 @@ class Rule:
         kinds |= {name: GRANULARITIES[of_use.get(name, GIVEN[name])] for name in ("w", "alpha")}
         kinds = {**GIVEN, **self.states, **self.signals, **kinds}
         leaves = {name: leaf(name, kind) for name, kind in kinds.items()}
-        made = self._after(leaves)
+        made = self.after(leaves)
         found = {}
         for name, value in made.items():
             if not isinstance(value, Symbol):
@@ -131,7 +157,7 @@ class Rule:
                     f"{' and '.join(sorted(beyond))}"
                 )  # fmt: skip
             found[name] = value
-        summand = self.read(**{name: leaves[name] for name in _names(self.read)})
+        summand = self.read(**{name: leaves[name] for name in self.reads})
         if not isinstance(summand, Symbol) or "pre" not in summand.axes:
             raise self.error("read must give a value for every pre-synaptic neuron", self.read)
         if {s for s in walk([summand]) if s.operation == "leaf"} - {*leaves.values()}:
@@ -175,20 +201,20 @@ class Rule:
         }
 
         def excited(known: Mapping[str, Tensor]) -> Tensor:
-            summand = self.read(**{name: known[name] for name in _names(self.read)})
+            summand = self.read(**{name: known[name] for name in self.reads})
             return drive.unsqueeze(-1) + over_pre(
                 summand.expand(*drive.shape, known["x"].shape[-1])
             )
 
         after: dict[str, Tensor] = {}
         if self.read_after:
-            after = self._after(known)
+            after = self.after(known)
             known["z"] = excited(known | after)
             known["y"] = activity(known["z"])
         else:
             known["z"] = excited(known)
             known["y"] = activity(known["z"])
-            after = self._after(known)
+            after = self.after(known)
         shapes = {name: _spread(tensor, kinds[name]).shape for name, tensor in states.items()}
         found = {
             name: value.expand(shapes[name]).reshape(states[name].shape)
@@ -196,8 +222,9 @@ class Rule:
         }
         return known["y"].squeeze(-1), found
 
-    def _after(self, known: Mapping[str, Value]) -> dict[str, Value]:
-        made = self.function(**{name: known[name] for name in _names(self.function)})
+    def after(self, known: Mapping[str, Value]) -> dict[str, Value]:
+        """The states after a step, from everything by name."""
+        made = self.function(**{name: known[name] for name in self.changes})
         values = made if isinstance(made, tuple) else (made,)
         if len(values) != len(self.states):
             raise self.error(
@@ -205,14 +232,31 @@ class Rule:
             )
         return dict(zip(self.states, values, strict=True))
 
-    @property
+    @cached_property
+    def with_lengths(self) -> Rule:
+        """The rule of elements that may end, with a signal of whether they go on."""
+        from .uses import with_lengths
+
+        return with_lengths(self)
+
+    @cached_property
+    def changes(self) -> list[str]:
+        """Names that the function takes."""
+        return _names(self.function)
+
+    @cached_property
+    def reads(self) -> list[str]:
+        """Names that the read takes."""
+        return _names(self.read)
+
+    @cached_property
     def taken(self) -> list[str]:
         """Names that the function or the read takes."""
-        return [*dict.fromkeys((*_names(self.function), *_names(self.read)))]
+        return [*dict.fromkeys((*self.changes, *self.reads))]
 
     def error(self, message: str, function: Callable[..., Value] | None = None) -> RuleError:
         """An error that says where the rule is."""
-        code = (function or self.function).__code__
+        code = inspect.unwrap(function or self.function).__code__
         return RuleError(
             f"{self.function.__qualname__} ({code.co_filename}:{code.co_firstlineno}): {message}"
         )
@@ -274,6 +318,9 @@ def _check(found: Rule) -> None:
             if name in GIVEN or (what == "signal" and name in states):
                 raise found.error(f"{what} {name} has the name of something else")
     taken = {*_names(found.function)}
+    for name in (*states, *signals, *found.coefficients):
+        if name in RESERVED or name.startswith("_"):
+            raise found.error(f"{name} is a name of the library's; rename it")
     for name in states:
         if name not in {*taken, *_names(found.read)}:
             raise found.error(

@@ -5,18 +5,29 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..backends import named
+from ..checks import (
+    HALF,
+    check_positive,
+    check_tensor,
+    checked_lengths,
+    lengths_on,
+    under_autocast,
+    without_autocast,
+)
 from ..reference import ACTIVATIONS
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
 from .programs import Program
 from .running import ACTIVITIES, SCALARS, Sequence, Spec
+from .uses import RUNNING
 
 State = dict[str, Tensor]
 BACKENDS = ("reference", "cpu", "triton")
@@ -25,7 +36,8 @@ BACKENDS = ("reference", "cpu", "triton")
 def rule_sequence(
     rule: Rule, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
     signals: Mapping[str, Tensor] | None = None, *, granularities: Mapping[str, str] | None = None,
-    activity: str = "tanh", backend: str | None = None,
+    activity: str = "tanh", clamp: Tensor | None = None, lengths: Tensor | Iterable[int] | None = None,
+    checkpoint_every: int | None = None, backend: str | None = None,
 ) -> tuple[Tensor, State]:  # fmt: skip
     """All steps of a plastic layer whose synapses change by a rule.
 
@@ -41,7 +53,10 @@ def rule_sequence(
         signals: by name, the shapes of states with T before them.
         granularities: by name of a parameter, ``"layer"``, ``"pre"``, ``"post"`` or ``"connection"``; needed only for
             vectors.
-        activity: ``"tanh"``, ``"relu"``, ``"sigmoid"`` or ``"identity"``.
+        activity: ``"tanh"``, ``"relu"``, ``"sigmoid"``, ``"identity"``, or ``"softmax"`` over the O neurons.
+        clamp: bool (T, B, O); where True the activity is the drive.
+        lengths: steps of each element (B,), from 0 to T; one that has ended keeps its states, its outputs are 0.
+        checkpoint_every: spacing of the checkpoints of states that the backward pass keeps; None: the library chooses.
         backend: ``"cpu"`` compiles the rule on first use; ``"triton"`` is for CUDA devices; ``"reference"`` is the
             rule's function, run by torch, for derivatives of any order. None takes the fused one of the device.
 
@@ -61,25 +76,131 @@ def rule_sequence(
     for what, found in (("state", state), ("signals", signals or {}), ("parameters", parameters)):
         if not isinstance(found, Mapping):
             raise TypeError(f"{what} must be tensors by name; got {type(found).__name__}")
-    given = {**state, **(signals or {}), **parameters}
-    of_use = _checked(rule, drive, pre, state, parameters, signals or {}, granularities or {})
-    chosen = _backend(rule, drive, backend)
+    if not isinstance(drive, Tensor) or drive.dim() != 3:
+        got = tuple(drive.shape) if isinstance(drive, Tensor) else type(drive).__name__
+        raise ValueError(f"drive must be a tensor (T, B, O); got {got}")
+    if clamp is not None:
+        check_tensor("rule_sequence", "clamp", clamp, tuple(drive.shape), drive, torch.bool)
+    if checkpoint_every is not None:
+        check_positive("rule_sequence", "checkpoint_every", checkpoint_every)
+    how = How(activity=activity, every=checkpoint_every, backend=backend)
+    layer = Layer(rule, granularities or {}, parameters, clamp=clamp)
+    lengths = checked_lengths("rule_sequence", lengths, *drive.shape[:2])  # type: ignore[arg-type]
+    output, _, last = run(layer, drive, pre, state, signals or {}, lengths, how)
+    return output, last
+
+
+class How(NamedTuple):
+    """Options of a call.
+
+    Attributes:
+        kind: ``"rnn"``, ``"linear"`` or ``"lstm"``.
+        post: what an LSTM's rule takes as ``y``.
+        every: spacing of checkpoints, or None.
+    """
+
+    activity: str = "tanh"
+    kind: str = "rnn"
+    post: str = "candidate"
+    every: int | None = None
+    backend: str | None = None
+
+
+class Layer(NamedTuple):
+    """A rule with the tensors of a layer under it.
+
+    Attributes:
+        gates, cell: of an LSTM, recurrent weights (3 N, N) of the gates i, f and o, and the first cell (B, N).
+    """
+
+    rule: Rule
+    granularities: Mapping[str, str]
+    parameters: Mapping[str, Tensor]
+    clamp: Tensor | None = None
+    gates: Tensor | None = None
+    cell: Tensor | None = None
+
+
+def run(
+    layer: Layer, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], signals: Mapping[str, Tensor],
+    lengths: Tensor | None, how: How,
+) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
+    """All steps: the activities (T, B, O), the last cell of an LSTM, and the last states by name."""
+    if drive.dtype in HALF or under_autocast(drive):
+        with without_autocast(drive):
+            wide = [
+                {n: _wide(x) for n, x in each.items()}
+                for each in (layer.parameters, state, signals)
+            ]
+            parts = layer._replace(
+                parameters=wide[0], gates=_wide(layer.gates), cell=_wide(layer.cell)
+            )
+            output, cell, last = run(
+                parts, _wide(drive), _wide(pre), wide[1], wide[2], lengths, how
+            )
+        # Activities in the precision that they came in; states, which gather small changes, stay in single.
+        narrow = output.to(drive.dtype), None if cell is None else cell.to(drive.dtype)
+        return *narrow, last
+    rule, granularities, parameters, clamp, gates, cell = layer
+    of_use = _checked(rule, drive, pre, state, parameters, signals, granularities)
+    running = None
+    if lengths is not None:
+        running = torch.arange(drive.shape[0]).unsqueeze(-1) < lengths
+        running = lengths_on(running, drive.device)
+        rule = rule.with_lengths
+        drive, pre, signals = _held(running, drive, pre, signals)
+        signals = {**signals, RUNNING: running.to(drive.dtype)}
+    given = {**state, **signals, **parameters}
+    others = {"clamp": clamp, "gates": gates, "cell": cell}
+    given |= {name: tensor for name, tensor in others.items() if tensor is not None}
+    output, cell, last = _run(rule, drive, pre, given, of_use, how)
+    if running is not None:
+        output = torch.where(running.unsqueeze(-1), output, 0)
+    return output, cell, last
+
+
+def _held(
+    running: Tensor, drive: Tensor, pre: Tensor, signals: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, State]:
+    """Inputs that stay as they are at an element's last step: what lies beyond it, be it NaN, reaches no gradient, and
+    what a rule cannot bear, such as the logarithm of 0, is not made up."""
+    last = (running.sum(0) - 1).clamp_(min=0)
+    step = torch.arange(len(running), device=running.device).unsqueeze(-1).clamp(max=last)
+    elements = torch.arange(running.shape[1], device=running.device)
+
+    def held(tensor: Tensor) -> Tensor:
+        there = running.view(*running.shape, *(1,) * (tensor.dim() - 2))
+        return torch.where(there, tensor, tensor.detach()[step, elements].nan_to_num())
+
+    recurrent = pre.dim() == 2
+    return held(drive), pre if recurrent else held(pre), {n: held(x) for n, x in signals.items()}
+
+
+def _wide(tensor: Tensor | None) -> Any:
+    return tensor.float() if tensor is not None and tensor.dtype in HALF else tensor
+
+
+def _run(
+    rule: Rule, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
+    how: How,
+) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
+    chosen = _backend(rule, drive, how.backend)
     if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
-        return _by_torch(rule, drive, pre, given, of_use, activity)
+        return _by_torch(rule, drive, pre, given, of_use, how)
     program = _program(rule, tuple(of_use.items()), _outside(rule.function) + _outside(rule.read))
     if chosen == "cpu":
         try:
             compiled(program.text, SCALARS[drive.dtype])
         except CompilationError as error:
-            if backend is not None:
+            if how.backend is not None:
                 raise
             warnings.warn(f"{rule.name} runs on the reference, slowly: {error}", stacklevel=2)
-            return _by_torch(rule, drive, pre, given, of_use, activity)
-    names = tuple(given)
-    spec = Spec(program, names, activity, pre.dim() == 2)
+            return _by_torch(rule, drive, pre, given, of_use, how)
+    spec = Spec(program, tuple(given), how.activity, pre.dim() == 2)
     tensors = [_plain(tensor) for tensor in (drive, pre, *given.values())]
     output, *rest = _sequence(chosen).apply(spec, *tensors)
-    return output, dict(zip(rule.states, rest, strict=False))
+    cell = rest.pop(0) if how.kind == "lstm" else None
+    return output, cell, dict(zip(rule.states, rest, strict=False))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -116,6 +237,7 @@ def _outside(function: Callable[..., Any]) -> tuple[float, ...]:
 
 def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
     """The one that is asked for, or that serves the tensors."""
+    backend = named(backend)
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
     if backend in (None, "reference") and (backend or not rule.fused):
@@ -139,8 +261,8 @@ def _by_torch(
     pre: Tensor,
     given: Mapping[str, Tensor],
     of_use: Mapping[str, str],
-    activity: str,
-) -> tuple[Tensor, State]:
+    how: How,
+) -> tuple[Tensor, Tensor | None, State]:
     states = {name: given[name] for name in rule.states}
     parameters = {
         name: given[name].unsqueeze(-1) if kind == "post" else given[name]
@@ -152,10 +274,10 @@ def _by_torch(
         here = {name: given[name][t] for name in rule.signals}
         x = active if pre.dim() == 2 else pre[t]
         active, states = rule.step(
-            drive[t], states, {"x": x, **parameters, **here}, ACTIVATIONS[activity]
+            drive[t], states, {"x": x, **parameters, **here}, ACTIVATIONS[how.activity]
         )
         outputs.append(active)
-    return (torch.stack(outputs) if outputs else drive.clone()), states
+    return (torch.stack(outputs) if outputs else drive.clone()), None, states
 
 
 def _checked(

@@ -1,0 +1,104 @@
+"""Modules under a rule of one's own: a call of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_positive, check_tensor, checked_lengths, lengths_on
+from ..functional import Over
+from ..network import Inputs
+from ..rules.sequences import How, Layer, run
+
+if TYPE_CHECKING:
+    from .base import PlasticModule
+
+Signals = Mapping[str, Tensor] | None
+STEP = Over(None, False, None)
+"""What a step is told: it is a sequence of one."""
+
+
+def check_signals(
+    module: PlasticModule, signals: Any, leading: tuple[int, ...], like: Tensor
+) -> None:
+    """That a call gives the signals that its rule takes, in shapes that begin with ``leading``.
+
+    Raises:
+        TypeError, ValueError: it does not.
+    """
+    owner, rule = type(module).__name__, module._rule
+    needed = [] if rule is None else rule.given_signals
+    if signals is not None and not isinstance(signals, Mapping):
+        raise TypeError(f"{owner}: signals must be tensors by name; got {type(signals).__name__}")
+    found = signals or {}
+    if [*needed] != [name for name in needed if name in found] or len(found) != len(needed):
+        raise ValueError(
+            f"{owner}: signals must be {', '.join(needed) or 'None'}, as the rule says; got "
+            f"{', '.join(map(str, found)) or 'none'}"
+        )
+    for name in needed:
+        assert rule is not None
+        shape = (*leading, *module._kind_shape(rule.rule.signals[name]))
+        check_tensor(owner, f"signals[{name!r}]", found[name], shape, like, *module._dtypes(like))
+
+
+def run_rule(
+    module: PlasticModule, inputs: Inputs, first: Sequence[Tensor | None],
+    parameters: Mapping[str, Tensor], signals: Signals, over: Over | None,
+) -> list[Tensor]:  # fmt: skip
+    """A step (B, ...), or a sequence in the layout that ``over`` says: what a layer puts out, but for a recurrent step,
+    and the tensors of its last state."""
+    rule, owner = module._rule, type(module).__name__
+    assert rule is not None
+
+    def in_time(tensor: Tensor) -> Tensor:
+        if over is None:
+            return tensor.unsqueeze(0)
+        return tensor.transpose(0, 1) if over.batch_first else tensor
+
+    drive, features, clamp = (None if x is None else in_time(x) for x in inputs)
+    assert drive is not None
+    steps, batch, rows = drive.shape
+    state = dict(zip(module.State._fields, first, strict=True))
+    for name, tensor in state.items():
+        if tensor is None:
+            shape = (batch, *module._state_shape(name))
+            state[name] = drive.new_full(shape, rule.initial.get(name, 0.0))
+    hidden, cell = state.pop("hidden", None), state.pop("cell", None)
+    parameters, gates = dict(parameters), None
+    if module.gates > 1:
+        parts = parameters.pop("w").unflatten(0, (module.gates, rows // module.gates))
+        gates = torch.cat([parts[:2], parts[3:]]).flatten(0, 1)
+        if "w" in rule.rule.taken:
+            parameters["w"] = parts[2]
+    options = over or STEP
+    if options.checkpoint_every is not None:
+        check_positive(owner, "checkpoint_every", options.checkpoint_every)
+    lengths = checked_lengths(owner, options.lengths, steps, batch)
+    how = How(
+        getattr(module, "nonlinearity", "tanh"), module.kind, getattr(module, "post", "candidate"),
+        options.checkpoint_every, module.backend,
+    )  # fmt: skip
+    layer = Layer(rule.inner, rule.granularities, parameters, clamp, gates, cell)
+    pre = hidden if features is None else features
+    assert pre is not None
+    given = {name: in_time(tensor) for name, tensor in (signals or {}).items()}
+    output, last_cell, last = run(layer, drive, pre, state, given, lengths, how)
+    found = [] if last_cell is None else [last_cell]
+    found += [last[name] for name in rule.rule.states]
+    if hidden is not None:
+        found.insert(0, _at_end(hidden.to(output.dtype), output, lengths))
+    if over is None:
+        return found if features is None else [output[0], *found]
+    return [output.transpose(0, 1) if over.batch_first else output, *found]
+
+
+def _at_end(first: Tensor, output: Tensor, lengths: Tensor | None) -> Tensor:
+    """The activities after the last step of each element."""
+    if lengths is None:
+        return output[-1] if len(output) else first
+    after = torch.cat([first.unsqueeze(0), output])
+    return after[lengths_on(lengths, first.device), torch.arange(len(first), device=first.device)]
