@@ -19,10 +19,12 @@ from .rules.decorator import Rule, rule
 from .rules.operations import as_pre, over_post, over_pre
 from .rules.sequences import rule_sequence
 from .rules.symbols import RuleError
-from .state import LinearState, LSTMState, RNNState
+from .rules.uses import Coefficient, Readout, RulePlasticity
+from .state import LinearState, LSTMState, RNNState, RuleState
 from .version import __version__
 
 __all__ = [
+    "Coefficient",
     "LSTMState",
     "LinearState",
     "Modulator",
@@ -34,9 +36,12 @@ __all__ = [
     "PlasticRNNCell",
     "Plasticity",
     "RNNState",
+    "Readout",
     "Rollout",
     "Rule",
     "RuleError",
+    "RulePlasticity",
+    "RuleState",
     "__version__",
     "as_pre",
     "build_info",

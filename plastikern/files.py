@@ -22,6 +22,8 @@ from .nn import (
 )
 from .nn.base import PlasticModule
 from .plasticity import Plasticity
+from .rules.decorator import Rule
+from .rules.uses import Coefficient, Readout, RulePlasticity
 from .version import __version__
 
 VERSION = 2
@@ -83,7 +85,7 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
     }
     # A layer's bias is a tensor or None, that of recurrent modules says whether they have some.
     made_with["bias"] = made_with["bias"] is not None and made_with["bias"] is not False
-    plasticity = asdict(module.plasticity)
+    plasticity = asdict(module.plasticity) if module._rule is None else module._rule.described()
     state = module.state_dict()
     anew: Any = type(module)
     expected = anew(
@@ -122,21 +124,52 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(
-    path: str | os.PathLike[str], *, backend: str | None = None, device: Any = None
-) -> PlasticModule:
-    """The module that :func:`save` wrote, made anew from the file alone, in training mode.
+class _WrongRule(Exception):
+    """A file's module needs another rule than the one given."""
 
-    Only tensors and JSON are read: a file from elsewhere can name no code, and only modules of this library are made.
+
+def _use_of(described: dict[str, Any], rule: Rule | None) -> RulePlasticity:
+    """The rule as the file's module uses it. Its name is shown, never looked up: an import would run what it names."""
+    name = described["rule"]
+    if not isinstance(rule, Rule):
+        raise _WrongRule(f"it was saved under the rule {name}: give that as rule=; got {rule!r}")
+    try:
+        found = rule.use(
+            readouts={n: Readout(**each) for n, each in described["readouts"].items()},
+            initial=described["initial"],
+            **{n: Coefficient(**each) for n, each in described["coefficients"].items()},
+        )
+        same = found.digest == described["digest"]
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise _WrongRule(
+            f"it was saved under the rule {name}, and {rule.name} computes something else, or has been changed since"
+        )
+    return found
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    rule: Rule | None = None,
+    backend: str | None = None,
+    device: Any = None,
+) -> PlasticModule:
+    """The module that :func:`save` wrote, made anew from the file, in training mode.
+
+    Only tensors and JSON are read: a file from elsewhere brings no code, and only modules of this library are made.
 
     Args:
         path: of the file.
+        rule: of a module under a rule of one's own, that rule, as it was when the file was written.
         backend: a backend by name; by default chosen from the tensors' device.
         device: where the tensors are put; by default the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, it was not written by :func:`save`, or by a later version of the format.
+        ValueError: it is damaged, it was not written by :func:`save`, or by a later version of the format; ``rule`` is
+            missing, or computes something else than the rule that the module was saved with.
         ImportError: the package safetensors is not installed.
     """
     safetensors = _safetensors()
@@ -157,7 +190,12 @@ def load(
         )
     try:
         kind, options = KINDS[metadata["module"]], json.loads(metadata["options"])
-        plasticity = Plasticity(**json.loads(metadata["plasticity"]))
+        described = json.loads(metadata["plasticity"])
+        plasticity = _use_of(described, rule) if "digest" in described else Plasticity(**described)
+        if isinstance(plasticity, Plasticity) and rule is not None:
+            raise _WrongRule(
+                f"its rule is the library's own, so that rule must be None; got {rule!r}"
+            )
         # On the device meta nothing is drawn: what follows brings the values, and torch's generator stays as it is.
         module: Any = kind(
             **options,
@@ -167,6 +205,8 @@ def load(
             device="meta",
         )
         module.load_state_dict(tensors, assign=True)
+    except _WrongRule as error:
+        raise ValueError(f"load: {path}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"load: {path} does not describe a module of this library: {error}"

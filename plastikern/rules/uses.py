@@ -219,8 +219,8 @@ class RulePlasticity:
         """As saved models name it: no code is in it."""
         return {
             "rule": self.rule.name, "digest": self.digest,
-            "coefficients": {name: asdict(each) for name, each in self.coefficients.items()},
-            "readouts": {name: asdict(each) for name, each in self.readouts.items()},
+            "coefficients": {name: _said(each) for name, each in self.coefficients.items()},
+            "readouts": {name: _said(each) for name, each in self.readouts.items()},
             "initial": dict(self.initial),
         }  # fmt: skip
 
@@ -302,6 +302,10 @@ def _derived(
     return replace(
         rule, function=function, signals=signals, coefficients=(*rule.coefficients, *more)
     )
+
+
+def _said(record: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if name != "_"}
 
 
 def _coefficient(name: str, said: str | Coefficient | None) -> Coefficient:
