@@ -15,6 +15,10 @@ from .checks import check_positive
 from .devices import GPUS, Gpu
 from .nn import PlasticLSTM, PlasticLSTMCell
 from .nn.base import PlasticModule
+from .rules.explaining import described
+from .rules.programs import Program
+from .rules.sequences import serving
+from .rules.uses import RulePlasticity
 
 RESOURCES = Path(__file__).with_name("cuda_resources.json")
 
@@ -114,6 +118,9 @@ def explain(
 ) -> str:
     """What the CUDA backend does for a call of a module: kernels, launches, bytes moved, shared memory, registers.
 
+    Of a module under a rule of one's own, what any backend does: the rule's class, how often a step goes over the
+    synapses, the matrices that it reads and writes, accumulators, and the backend that serves.
+
     Args:
         module: a plastic module or cell.
         batch: B, elements of the call.
@@ -130,14 +137,16 @@ def explain(
         RuntimeError: the native library is missing, which makes the plans.
         ValueError: a device that is neither here nor described; sizes that are not positive.
     """
-    if library.MISSING is not None:
-        raise RuntimeError(f"explain: the native library is {library.MISSING}")
     if not isinstance(module, PlasticModule):
         raise TypeError(
             f"explain: module must be a plastic module or cell; got {type(module).__name__}"
         )
     check_positive("explain", "batch", batch)
     check_positive("explain", "steps", steps)
+    if module._rule is not None:
+        return _of_a_rule(module, module._rule, batch, steps)
+    if library.MISSING is not None:
+        raise RuntimeError(f"explain: the native library is {library.MISSING}")
     gpu = gpu_of(device)
     layers = len(module._suffixes)
     lines = [
@@ -151,6 +160,27 @@ def explain(
             f"{direction}:",
             *(f"    {line}" for line in _described(found, module, steps, gpu, direction)),
         ]
+    return "\n".join(lines)
+
+
+def _of_a_rule(module: PlasticModule, rule: RulePlasticity, batch: int, steps: int) -> str:
+    lines = [
+        f"{type(module).__name__}, {steps} steps of {batch} elements (calculated, not measured)"
+    ]
+    if not rule.rule.fused:
+        return "\n".join(
+            [*lines, f"rule: {rule.rule.name}, run by the reference alone (fused=False)"]
+        )
+    first = next(module.parameters())
+    program = Program(rule.inner, rule.granularities)
+    lines += described(rule, program, first.element_size())
+    states = [module._kind_shape(kind) for kind in rule.rule.states.values()]
+    kept = sum(math.prod(shape) for shape in states if len(shape) == 2)
+    kept *= batch * (max(steps - 1, 0) // checkpoint_every(steps)) * first.element_size()
+    lines.append(
+        f"kept for the backward pass: {kept:,} bytes of checkpoints, and vectors of all steps"
+    )
+    lines.append(f"served by: {serving(rule.inner, first.device, module.backend)}")
     return "\n".join(lines)
 
 

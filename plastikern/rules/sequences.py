@@ -255,6 +255,16 @@ def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
     return backend
 
 
+def serving(rule: Rule, device: torch.device, backend: str | None) -> str:
+    """Which backend serves a rule on a device, in a sentence."""
+    chosen = _backend(rule, torch.empty(0, device=device), backend)
+    return {
+        "reference": "reference, the rule's function run by torch",
+        "cpu": "cpu, a launch for each pass, compiled on first use",
+        "triton": "triton, a launch for each unit: one more than there are steps",
+    }[chosen]
+
+
 def _by_torch(
     rule: Rule,
     drive: Tensor,
