@@ -81,13 +81,25 @@ struct Binding {
 template <typename S>
 struct Job {
     int64_t steps, batch, posts, pres, stride, every, read_after, activity, states, totals;
+    // Of an LSTM: whether it is one, what the rule sees as y (a Post), and where its history lies,
+    // (T, B, rows, O); its step is 0 where each one writes over the one before. `group`: elements
+    // that a worker takes through the steps together.
+    int64_t lstm, post, history_step, history_rows, group;
     Binding<S> forward[3], again, backward[3];  // a change and a read, a read, a change
-    const S* drive;                             // (T, B, O)
-    S *sum, *z, *y;                             // (B, O), (T, B, O), (T, B, O)
-    const S* const* first;                      // of each state of synapses (B, O, I)
-    S* const* state;                            // (B, O, stride), as the steps change it
-    S* const* checkpoint;                       // of each (C, B, O, stride), or null
-    S *grad_y, *grad_z, *grad_drive;            // (T, B, O)
+    const S* drive;                             // (T, B, O); lstm: (T, B, 4 O), gates i, f, g, o
+    const S* clamp;         // (T, B, O), not 0 where the activity is the drive; or null
+    const S *gates, *cell;  // lstm: (3 O, O), recurrent weights of i, f, o; (B, O), the first one
+    // (B, O), (T, B, O), (T, B, O) the activities, which lie behind the first ones, (B, O), of a
+    // recurrent connection.
+    S *sum, *z, *y;
+    S* history;              // lstm: gates i, f, g, o, the cell, and the sum where it is the post
+    const S* const* first;   // of each state of synapses (B, O, I)
+    S* const* state;         // (B, O, stride), as the steps change it
+    S* const* checkpoint;    // of each (C, B, O, stride), or null
+    S *grad_y, *grad_z;      // (T, B, O)
+    S *grad_drive, *grad_sum;  // as the drive; (T, B, O), the same memory where both are the same
+    S* grad_post;              // lstm: (T, B, O), or null where the activities are the post
+    S* grad_cell;              // lstm: (B, O), of the cell after a step, then of that before it
     // Totals of each thread, of a block on a device, and what each of these works in: slots of
     // `width` values, sums of its warps, a segment.
     S *totals_of, *work;
@@ -127,11 +139,12 @@ PLASTIKERN_INLINE S* checkpoint(const Job<S>& job, int64_t which, int64_t change
 template <typename S>
 struct Place {
     const Job<S>& job;
-    int64_t worker;
+    int64_t worker, member = 0;  // of the worker's group
 
     PLASTIKERN_INLINE int64_t matrix() const { return job.posts * job.stride; }
+    PLASTIKERN_INLINE int64_t segment() const { return (job.every + 1) * job.states * matrix(); }
     PLASTIKERN_INLINE int64_t size() const {
-        return (job.slots + job.sums) * job.width + (job.every + 1) * job.states * matrix();
+        return (job.slots + job.sums) * job.width + job.group * segment();
     }
     PLASTIKERN_INLINE S* slot(int64_t number) const {
         return job.work + worker * size() + number * job.width;
@@ -139,7 +152,7 @@ struct Place {
     PLASTIKERN_INLINE S* sum(int64_t number) const { return slot(job.slots + number); }
     // State number `which`, `inside` steps after the segment's first one.
     PLASTIKERN_INLINE S* state(int64_t inside, int64_t which) const {
-        return sum(job.sums) + (inside * job.states + which) * matrix();
+        return sum(job.sums) + member * segment() + (inside * job.states + which) * matrix();
     }
     // Of unit k of element b, `inside` its segment; `number`: of the slot.
     PLASTIKERN_INLINE S* of(const Source<S>& source, int64_t k, int64_t b, int64_t inside,

@@ -6,6 +6,7 @@
 
 #include "../rule.h"
 #include "lanes.h"
+#include "rule_neurons.h"
 #include "team.h"
 
 namespace {
@@ -225,27 +226,6 @@ class Bound {
     std::vector<S*> pointers_[4];
 };
 
-inline void activate(const Job<S>& job, int64_t k, int64_t b) {
-    const int64_t at = (k * job.batch + b) * job.posts;
-    const S *drive = job.drive + at, *sum = job.sum + b * job.posts;
-    for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
-        const V z = access.load(drive + j) + access.load(sum + j);
-        access.store(job.z + at + j, z);
-        access.store(job.y + at + j, activity(static_cast<Nonlinearity>(job.activity), z));
-    });
-}
-
-// The gradient of the drive, from that of the activities.
-inline void activate_adjoint(const Job<S>& job, int64_t k, int64_t b) {
-    const int64_t at = (k * job.batch + b) * job.posts;
-    for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
-        const V grad =
-            activity_adjoint(static_cast<Nonlinearity>(job.activity), access.load(job.y + at + j),
-                             access.load(job.grad_y + at + j));
-        access.store(job.grad_drive + at + j, access.load(job.grad_z + at + j) + grad);
-    });
-}
-
 // A first state, in rows that start on cache lines.
 inline void copy_first(const Job<S>& job, int64_t which, int64_t b, S* to) {
     for (int64_t j = 0; j < job.posts; ++j)
@@ -253,24 +233,36 @@ inline void copy_first(const Job<S>& job, int64_t which, int64_t b, S* to) {
                     to + j * job.stride);
 }
 
+// Calls run(first, last) for the groups of elements that a thread takes.
+template <class Run>
+void for_groups(const Job<S>& job, Team team, Run run) {
+    for (int64_t first = team.rank * job.group; first < job.batch; first += team.size * job.group)
+        run(first, std::min(first + job.group, job.batch));
+}
+
 template <class Forward>
 void forward_pass(const Job<S>& job) {
     parallel(job.workers, [&](Team team) {
         const Place<S> place{job, team.rank};
         Bound bound;
-        for (int64_t b = team.rank; b < job.batch; b += team.size) {
-            for (int64_t s = 0; s < job.states; ++s)
-                copy_first(job, s, b, job.state[s] + b * place.matrix());
+        for_groups(job, team, [&](int64_t first, int64_t last) {
+            for (int64_t b = first; b < last; ++b) {
+                for (int64_t s = 0; s < job.states; ++s)
+                    copy_first(job, s, b, job.state[s] + b * place.matrix());
+            }
             for (int64_t k = 0; k < units_of(job); ++k) {
                 const int64_t which = variant_of(job, k), after = state_after(job, k);
-                Forward::run(which, bound.at(place, job.forward[which], k, b, 0), job);
-                if (k < job.steps) activate(job, k, b);
+                for (int64_t b = first; b < last; ++b)
+                    Forward::run(which, bound.at(place, job.forward[which], k, b, 0), job);
+                if (k < job.steps) activate(job, k, first, last);
                 if (!is_kept(job, after)) continue;
-                for (int64_t s = 0; s < job.states; ++s)
-                    std::copy_n(job.state[s] + b * place.matrix(), place.matrix(),
-                                checkpoint(job, s, after, b));
+                for (int64_t b = first; b < last; ++b) {
+                    for (int64_t s = 0; s < job.states; ++s)
+                        std::copy_n(job.state[s] + b * place.matrix(), place.matrix(),
+                                    checkpoint(job, s, after, b));
+                }
             }
-        }
+        });
     });
 }
 
@@ -291,32 +283,39 @@ void recompute(const Job<S>& job, const Place<S>& place, Bound& bound, int64_t s
     }
 }
 
+// What a unit leaves in slots goes to where gradients are gathered.
+inline void add_up(const Place<S>& place, const Binding<S>& binding, const Slots& slots, int64_t k,
+                   int64_t b) {
+    S** levels[] = {slots.element, slots.row, slots.column, slots.synapse};
+    for (int64_t each = 0; each < binding.additions; ++each) {
+        const Addition<S>& add = binding.added[each];
+        S* to = place.of(add.to, k, b, 0, 0);
+        const S* from = levels[add.level][add.slot];
+        for (int64_t i = 0; to != nullptr && i < add.count; ++i) to[i] += from[i];
+    }
+}
+
 template <class Forward, class Backward>
 void backward_pass(const Job<S>& job) {
     parallel(job.workers, [&](Team team) {
-        const Place<S> place{job, team.rank};
         Bound bound;
-        for (int64_t b = team.rank; b < job.batch; b += team.size) {
+        for_groups(job, team, [&](int64_t first, int64_t last) {
             int64_t start = -1;
             for (int64_t k = units_of(job) - 1; k >= 0; --k) {
                 const int64_t which = variant_of(job, k), before = state_before(job, k);
-                if (before / job.every * job.every != start) {
-                    start = before / job.every * job.every;
-                    recompute<Forward>(job, place, bound, start, before, b);
-                }
-                if (k < job.steps) activate_adjoint(job, k, b);
-                const Binding<S>& binding = job.backward[which];
-                const Slots slots = bound.at(place, binding, k, b, before - start);
-                Backward::run(which, slots, job);
-                S** levels[] = {slots.element, slots.row, slots.column, slots.synapse};
-                for (int64_t each = 0; each < binding.additions; ++each) {
-                    const Addition<S>& add = binding.added[each];
-                    S* to = place.of(add.to, k, b, 0, 0);
-                    const S* from = levels[add.level][add.slot];
-                    for (int64_t i = 0; to != nullptr && i < add.count; ++i) to[i] += from[i];
+                const bool enters = before / job.every * job.every != start;
+                start = before / job.every * job.every;
+                if (k < job.steps) activate_adjoint(job, k, first, last);
+                for (int64_t b = first; b < last; ++b) {
+                    const Place<S> place{job, team.rank, b - first};
+                    if (enters) recompute<Forward>(job, place, bound, start, before, b);
+                    const Binding<S>& binding = job.backward[which];
+                    const Slots slots = bound.at(place, binding, k, b, before - start);
+                    Backward::run(which, slots, job);
+                    add_up(place, binding, slots, k, b);
                 }
             }
-        }
+        });
     });
 }
 

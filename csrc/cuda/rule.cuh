@@ -4,6 +4,7 @@
 
 #include "../rule.h"
 #include "device.h"
+#include "rule_neurons.cuh"
 
 namespace plastikern::cuda {
 
@@ -289,7 +290,7 @@ __device__ void copy_first(const Job<S>& job, int64_t which, int64_t b, S* to) {
 
 template <class Forward, typename S>
 __global__ void __launch_bounds__(kWarps* kLanes) run_forward(const __grid_constant__ Job<S> job) {
-    const int64_t b = blockIdx.x, posts = job.posts;
+    const int64_t b = blockIdx.x;
     const Place<S> place{job, b};
     for (int64_t s = 0; s < job.states; ++s)
         copy_first(job, s, b, job.state[s] + b * place.matrix());
@@ -297,14 +298,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_forward(const __grid_const
     for (int64_t k = 0; k < units_of(job); ++k) {
         const int64_t which = variant_of(job, k), after = state_after(job, k);
         Forward::run(which, Slots<S>{place, job.forward[which], k, b, 0});
-        if (k < job.steps) {
-            for (int64_t j = threadIdx.x; j < posts; j += blockDim.x) {
-                const int64_t at = (k * job.batch + b) * posts + j;
-                const S z = job.drive[at] + job.sum[b * posts + j];
-                job.z[at] = z;
-                job.y[at] = activity(static_cast<Nonlinearity>(job.activity), z);
-            }
-        }
+        if (k < job.steps) activate(job, k, b);
         if (is_kept(job, after)) {
             for (int64_t s = 0; s < job.states; ++s)
                 copy(job.state[s] + b * place.matrix(), checkpoint(job, s, after, b),
@@ -336,12 +330,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_backward(const __grid_cons
                 Forward::run(2, Slots<S>{place, job.again, step, b, state - start});
             }
         }
-        for (int64_t j = threadIdx.x; k < job.steps && j < job.posts; j += blockDim.x) {
-            const int64_t at = (k * job.batch + b) * job.posts + j;
-            job.grad_drive[at] =
-                job.grad_z[at] + activity_adjoint(static_cast<Nonlinearity>(job.activity),
-                                                  job.y[at], job.grad_y[at]);
-        }
+        if (k < job.steps) activate_adjoint(job, k, b);
         __syncthreads();
         const Slots<S> slots{place, job.backward[which], k, b, before - start};
         Backward::run(which, slots);

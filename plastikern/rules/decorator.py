@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .firing import Fired, fired
 from .operations import COMPARISONS, over_pre
 from .symbols import KINDS, RuleError, Symbol, leaf, walk
 
@@ -180,7 +181,7 @@ class Rule:
 
     def step(
         self, drive: Tensor, states: Mapping[str, Tensor], given: Mapping[str, Tensor],
-        activity: Callable[[Tensor], Tensor] = torch.tanh,
+        activity: Callable[[Tensor], Tensor] = torch.tanh, *, clamp: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """One step by torch: the definition.
 
@@ -189,38 +190,47 @@ class Rule:
             states: by name, in the shapes of their kinds.
             given: ``x`` (B, I), weight and alpha (O, I), signals in the shapes of their kinds, and coefficients: one
                 number, (O, I), and (I,) and (O,) as (1, I) and (O, 1).
-            activity: of a sum, the post-synaptic activity.
+            activity: of the sums (B, O), the post-synaptic activities.
+            clamp: bool (B, O), where the activity is the drive.
 
         Returns:
             The activities (B, O), and the states after the step.
         """
+        after, states = self.stepped(
+            lambda total: fired(drive, total, activity, clamp), drive.shape[-1], states, given
+        )
+        return after.output, states
+
+    def stepped(
+        self, neurons: Callable[[Tensor], Fired], posts: int, states: Mapping[str, Tensor],
+        given: Mapping[str, Tensor],
+    ) -> tuple[Fired, dict[str, Tensor]]:  # fmt: skip
+        """As :meth:`step`, of a layer whose ``posts`` neurons are a function of their plastic sums (B, O)."""
         kinds = {**GIVEN, **self.states, **self.signals}
         known = {
             name: _spread(tensor, kinds.get(name, "layer"))
             for name, tensor in {**given, **states}.items()
         }
 
-        def excited(known: Mapping[str, Tensor]) -> Tensor:
+        def fire(known: Mapping[str, Tensor]) -> Fired:
             summand = self.read(**{name: known[name] for name in self.reads})
-            return drive.unsqueeze(-1) + over_pre(
-                summand.expand(*drive.shape, known["x"].shape[-1])
-            )
+            batch, _, pres = known["x"].shape
+            return neurons(over_pre(summand.expand(batch, posts, pres)).squeeze(-1))
 
-        after: dict[str, Tensor] = {}
         if self.read_after:
             after = self.after(known)
-            known["z"] = excited(known | after)
-            known["y"] = activity(known["z"])
+            left = fire(known | after)
         else:
-            known["z"] = excited(known)
-            known["y"] = activity(known["z"])
-            after = self.after(known)
+            left = fire(known)
+            after = self.after(
+                known | {name: _spread(getattr(left, name), "post") for name in "yz"}
+            )
         shapes = {name: _spread(tensor, kinds[name]).shape for name, tensor in states.items()}
         found = {
             name: value.expand(shapes[name]).reshape(states[name].shape)
             for name, value in after.items()
         }
-        return known["y"].squeeze(-1), found
+        return left, found
 
     def after(self, known: Mapping[str, Value]) -> dict[str, Value]:
         """The states after a step, from everything by name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,15 +14,20 @@ from torch.autograd.function import once_differentiable
 
 from .. import library
 from .adjoint import LEVELS, level
+from .calls import ACTIVITIES, Call, Fused, Spec
+from .cells import HISTORY, POSTS, history_rows
 from .compiling import compiled
-from .programs import Printed, Program
+from .programs import Printed
 from .units import READ
 
-ACTIVITIES = ("tanh", "relu", "sigmoid", "identity")
-"""In the order of csrc/neuron.h."""
+__all__ = ["ACTIVITIES", "SCALARS", "Run", "Sequence", "Spec"]
 SCALARS = {torch.float32: "float", torch.float64: "double"}
 WARPS = 8
 """Of a block, as in csrc/cuda/rule.cuh."""
+MAX_GROUP = 16
+"""Elements that a worker takes through the steps of an LSTM together, at most, as in csrc/cpu/rule.h."""
+SIDE_BY_SIDE = 32 << 20
+"""Bytes that their segments take, at most, where there is more than one of them."""
 ROLES = ("memory", "parity", "scratch", "segment", "total")
 """In the order of csrc/cpu/rule.h, as all structures here."""
 
@@ -51,30 +55,14 @@ class _Binding(ctypes.Structure):
 class _Job(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
-            "steps", "batch", "posts", "pres", "stride", "every", "read_after", "activity", "states", "totals")),
+            "steps", "batch", "posts", "pres", "stride", "every", "read_after", "activity", "states", "totals",
+            "lstm", "post", "history_step", "history_rows", "group")),
         ("forward", _Binding * 3), ("again", _Binding), ("backward", _Binding * 3),
         *((name, ctypes.c_void_p) for name in (
-            "drive", "sum", "z", "y", "first", "state", "checkpoint", "grad_y", "grad_z", "grad_drive", "totals_of",
-            "work")),
+            "drive", "clamp", "gates", "cell", "sum", "z", "y", "history", "first", "state", "checkpoint", "grad_y",
+            "grad_z", "grad_drive", "grad_sum", "grad_post", "grad_cell", "totals_of", "work")),
         *((name, ctypes.c_int64) for name in ("width", "slots", "sums", "workers")),
     ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is compiled and run.
-
-    Attributes:
-        names: of the tensors that :class:`Sequence` takes after drive and pre, in their order: states, then what else
-            the program is given.
-        recurrent: whether the activities before a step are its pre.
-    """
-
-    program: Program
-    names: tuple[str, ...]
-    activity: str
-    recurrent: bool
-    target: str = "cpu"
 
 
 def source(
@@ -90,27 +78,16 @@ def over_time(tensor: Tensor, offset: int) -> _Source:
 
 
 @dataclass
-class Run:
-    """One call: tensors by name, and what the passes share."""
+class Run(Call):
+    """One call on the CPU: what the passes share.
 
-    spec: Spec
-    drive: Tensor
-    pre: Tensor
-    given: Mapping[str, Tensor]
+    Attributes:
+        kept: by name, states and what else a pass leaves; names that are no state's begin with a colon.
+    """
+
     kept: dict[str, Tensor] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)
     lines: dict[str, Tensor] = field(default_factory=dict)
-
-    @cached_property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """T, B, O, I."""
-        steps, batch, posts = self.drive.shape
-        return steps, batch, posts, self.pre.shape[-1]
-
-    @property
-    def rule(self) -> Any:
-        """The rule."""
-        return self.spec.program.rule
 
     @cached_property
     def matrices(self) -> list[str]:
@@ -152,15 +129,37 @@ class Run:
         states = [
             f"{n}:checkpoints" if kind == "synapse" else n for n, kind in self.rule.states.items()
         ]
-        return ["activities", "z", "pre_count", "post_count", *states]
+        history = [":history"] if self.spec.lstm else []
+        return [":activities", ":z", ":pre_count", ":post_count", *history, *states]
+
+    @property
+    def outputs(self) -> Tensor:
+        """The activities (T, B, O) after each step."""
+        return self.kept[":activities"][self.spec.recurrent :]
+
+    @property
+    def seen(self) -> Tensor:
+        """What the rule sees as y, (T, B, O)."""
+        return self.outputs if self.own_post is None else self.kept[":history"][:, :, self.own_post]
+
+    @property
+    def own_post(self) -> int | None:
+        """The row of an LSTM's history that the rule sees as y; None: the rule sees the activities."""
+        if not self.spec.lstm or self.spec.post == "hidden":
+            return None
+        return HISTORY.index(self.spec.post)
+
+    @property
+    def before(self) -> Tensor:
+        """The pre-synaptic activities (T, B, I) of each step."""
+        return self.kept[":activities"][: self.sizes[0]] if self.spec.recurrent else self.pre
 
     def job(self) -> _Job:
         """What both passes are told."""
         steps, batch, posts, pres = self.sizes
         job = _Job(
             steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride,
-            every=math.isqrt(max(steps - 1, 0)) + 1,
-            read_after=int(self.rule.read_after),
+            every=self.every, read_after=int(self.rule.read_after),
             activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
         )  # fmt: skip
         program = self.spec.program
@@ -168,11 +167,40 @@ class Run:
         job.width = self._whole_lines(max(posts, pres))
         job.slots = max(sum(map(len, each.slots.values())) for each in schedules)
         job.workers = min(torch.get_num_threads(), batch)
+        job.group = self._group(job)
         if self.spec.target != "cpu":
             job.workers, job.sums = batch, WARPS * max(each.sums for each in schedules)
         job.drive = self.drive.data_ptr()
+        if self.clamp is not None:
+            job.clamp = self._memory(self.clamp.to(self.drive.dtype))
+        if self.spec.lstm:
+            job.lstm, job.post = 1, POSTS.index(self.spec.post)
+            job.gates, job.cell = (self._memory(self.given[name]) for name in ("gates", "cell"))
         job.first = self._pointers([self.given[name] for name in self.matrices])
         return job
+
+    def _group(self, job: _Job) -> int:
+        """Elements that a worker takes through the steps together: they share every reading of an LSTM's gates, and
+        their segments lie side by side."""
+        if not self.spec.lstm or self.spec.target != "cpu":
+            return 1
+        segment = (job.every + 1) * job.states * job.posts * job.stride
+        most = min(MAX_GROUP, SIDE_BY_SIDE // (max(segment, 1) * self.drive.element_size()))
+        each = -(-job.batch // max(job.workers, 1))
+        groups = -(-each // max(most, 1))
+        return max(-(-each // max(groups, 1)), 1)
+
+    def _memory(self, tensor: Tensor) -> int:
+        """The address of its values, in their order, until the call is over."""
+        self.held.append(tensor.contiguous())
+        return self.held[-1].data_ptr()
+
+    def _bind_history(self, job: _Job) -> None:
+        """Of an LSTM, the gates, cells and sums of its steps."""
+        if self.spec.lstm:
+            history = self.kept[":history"]
+            job.history, job.history_step = history.data_ptr(), history.stride(0)
+            job.history_rows = history.shape[2]
 
     def _new(self, *shape: int) -> Tensor:
         """Of memory that the native library keeps for the next call, where there is one."""
@@ -184,7 +212,8 @@ class Run:
     def _launch(self, job: _Job, name: str) -> None:
         """Runs a pass in room of its own."""
         matrix = job.posts * job.stride
-        size = (job.slots + job.sums) * job.width + (job.every + 1) * job.states * matrix
+        size = (job.slots + job.sums) * job.width
+        size += job.group * (job.every + 1) * job.states * matrix
         work = self._new(job.workers, size)
         job.work = work.data_ptr()
         compiled_rule = self._library()
@@ -218,12 +247,9 @@ class Run:
         step = 0 if name.endswith(READ) or self.rule.read_after else -1
         plain = name.removesuffix(READ).removesuffix("_as_pre")
         if plain == "x":
-            return over_time(self.kept["activities"] if self.spec.recurrent else self.pre, step)
+            return over_time(self.before, step)
         if plain in ("y", "z"):
-            return over_time(
-                self.kept["activities"][self.spec.recurrent :] if plain == "y" else self.kept["z"],
-                step,
-            )
+            return over_time(self.seen if plain == "y" else self.kept[":z"], step)
         if plain in self.rule.signals:
             return over_time(self.given[plain], step)
         if plain in self.rule.states and self.rule.states[plain] != "synapse":
@@ -231,7 +257,7 @@ class Run:
         if plain in self.spec.program.kinds:
             return None if plain in self.rule.states else source("memory", self._in_lines(plain))
         if plain in ("pre_count", "post_count"):
-            return source("memory", self.kept[plain])
+            return source("memory", self.kept[f":{plain}"])
         return None
 
     def forward(self, keep: bool) -> None:
@@ -239,11 +265,16 @@ class Run:
         steps, batch, posts, pres = self.sizes
         new = self._new
         kept = self.kept
-        kept["activities"] = new(steps + self.spec.recurrent, batch, posts)
+        kept[":activities"] = new(steps + self.spec.recurrent, batch, posts)
         if self.spec.recurrent:
-            kept["activities"][0] = self.pre
-        kept["z"], kept["sum"] = new(steps, batch, posts), new(batch, posts)
-        kept["pre_count"], kept["post_count"] = (new(1).fill_(size) for size in (pres, posts))
+            kept[":activities"][0] = self.pre
+        kept[":z"], kept[":sum"] = new(steps, batch, posts), new(batch, posts)
+        kept[":pre_count"], kept[":post_count"] = (new(1).fill_(size) for size in (pres, posts))
+        if self.spec.lstm:
+            rows = history_rows(self.spec.post)
+            # What nobody asks for again is written over by the next step.
+            of_steps = new(steps if keep else min(steps, 1), batch, rows, posts)
+            kept[":history"] = of_steps if keep else of_steps.expand(steps, -1, -1, -1)
         job = self.job()
         for name, kind in self.rule.states.items():
             if kind == "synapse":
@@ -256,8 +287,9 @@ class Run:
                 kept[name] = new(steps + 1, *self.given[name].shape)
                 kept[name][0] = self.given[name]
         job.every = job.every if keep else 0
-        job.sum, job.z = kept["sum"].data_ptr(), kept["z"].data_ptr()
-        job.y = kept["activities"][self.spec.recurrent :].data_ptr()
+        job.sum, job.z = kept[":sum"].data_ptr(), kept[":z"].data_ptr()
+        job.y = self.outputs.data_ptr()
+        self._bind_history(job)
         job.state = self._pointers([kept[name] for name in self.matrices])
         job.checkpoint = self._pointers(
             [kept[f"{name}:checkpoints"] for name in self.matrices] if keep else []
@@ -268,11 +300,23 @@ class Run:
             )
         self._launch(job, "forward")
 
+    def left(self) -> list[Tensor]:
+        """After a forward pass, what comes out of it: the activities and what is last, as views."""
+        steps, _, _, pres = self.sizes
+        cell = (
+            [self.kept[":history"][steps - 1, :, HISTORY.index("cell")]] if self.spec.lstm else []
+        )
+        states = [
+            self.kept[name][..., :pres] if kind == "synapse" else self.kept[name][-1]
+            for name, kind in self.rule.states.items()
+        ]
+        return [self.outputs, *cell, *states]
+
     def _forward_slot(self, name: str, variant: str) -> _Source:
         posts = self.sizes[2]
         state = name.removeprefix("next_")
         if name == "sum":
-            return source("memory", self.kept["sum"], 0, posts)
+            return source("memory", self.kept[":sum"], 0, posts)
         if state in self.matrices:
             return source("memory", self.kept[state], 0, posts * self.stride)
         if name.startswith("next_") and state in self.rule.states:
@@ -288,39 +332,23 @@ class Run:
         return self.taken(name, "change") or source("scratch")
 
     def backward(self, upstream: Tensor, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by name, of ``drive``, ``pre`` and everything given, from those of the activities (T, B, O) and of
-        the last states."""
-        steps, batch, posts, _ = self.sizes
+        """Gradients by name, of everything given, of ``:drive`` and ``:pre``, from those of the activities (T, B, O)
+        and by name of what is last."""
         rule, program = self.rule, self.spec.program
-        zeros = self.drive.new_zeros
-        grads: dict[str, Tensor] = {
-            "activities": zeros(steps + self.spec.recurrent, batch, posts), "z": zeros(steps, batch, posts),
-            "drive": zeros(steps, batch, posts),
-        }  # fmt: skip
-        grads["activities"][self.spec.recurrent :] = upstream
-        if not self.spec.recurrent:
-            grads["pre"] = torch.zeros_like(self.pre)
-        for name in rule.signals:
-            grads[name] = torch.zeros_like(self.given[name])
-        units = steps if rule.read_after else steps + 1
-        for name, kind in rule.states.items():
-            if kind == "synapse":
-                grads[name] = torch.nn.functional.pad(
-                    last[name], (0, self.stride - self.sizes[3])
-                ).contiguous()
-            else:
-                grads[name] = zeros(2, *last[name].shape)
-                grads[name][units & 1] = last[name]
+        grads = self._first_gradients(upstream, last)
         job = self.job()
         job.totals = self.coefficients[""]
-        totals = zeros(job.workers, job.totals)
+        totals = self.drive.new_zeros(job.workers, job.totals)
         job.totals_of = totals.data_ptr()
-        job.z, job.y = (
-            self.kept["z"].data_ptr(),
-            self.kept["activities"][self.spec.recurrent :].data_ptr(),
-        )
-        job.grad_y = grads["activities"][self.spec.recurrent :].data_ptr()
-        job.grad_z, job.grad_drive = grads["z"].data_ptr(), grads["drive"].data_ptr()
+        job.z, job.y = self.kept[":z"].data_ptr(), self.outputs.data_ptr()
+        self._bind_history(job)
+        job.grad_y = grads[":outputs"].data_ptr()
+        job.grad_z, job.grad_drive = grads[":z"].data_ptr(), grads[":drive"].data_ptr()
+        job.grad_sum = grads[":sum"].data_ptr()
+        if self.own_post is not None:
+            job.grad_post = grads[":seen"].data_ptr()
+        if self.spec.lstm:
+            job.grad_cell = grads[":cell"].data_ptr()
         job.checkpoint = self._pointers(
             [self.kept[f"{name}:checkpoints"] for name in self.matrices]
         )
@@ -333,21 +361,54 @@ class Run:
                 self._additions(printed, grads),
             )  # fmt: skip
         self._launch(job, "backward")
-        totals = totals.sum(0, dtype=torch.float64)
         if self.spec.recurrent:
-            grads["pre"] = grads["activities"][0]
+            grads[":pre"] = grads[":before"][0]
         for name, kind in rule.states.items():
             grads[name] = grads[name][..., : self.sizes[3]] if kind == "synapse" else grads[name][0]
+        self._gather(totals.sum(0, dtype=torch.float64), grads)
+        return grads
+
+    def _first_gradients(self, upstream: Tensor, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Where gradients are gathered, as they are before the pass; views of the same memory are one gradient."""
+        steps, batch, posts, pres = self.sizes
+        recurrent, zeros = self.spec.recurrent, self.drive.new_zeros
+        activities = zeros(steps + recurrent, batch, posts)
+        activities[recurrent:] = upstream
+        grads = {
+            ":outputs": activities[recurrent:], ":z": zeros(steps, batch, posts),
+            ":drive": torch.zeros_like(self.drive), ":pre": torch.zeros_like(self.pre),
+        }  # fmt: skip
+        grads[":before"] = activities[:steps] if recurrent else grads[":pre"]
+        grads[":seen"] = grads[":outputs"] if self.own_post is None else zeros(steps, batch, posts)
+        # That of the drive is that of the sum, where nothing else reaches the drive.
+        apart = self.spec.lstm or self.clamp is not None
+        grads[":sum"] = zeros(steps, batch, posts) if apart else grads[":drive"]
+        if self.spec.lstm:
+            grads[":cell"] = last["cell"].clone(memory_format=torch.contiguous_format)
+        for name in self.rule.signals:
+            grads[name] = torch.zeros_like(self.given[name])
+        for name, kind in self.rule.states.items():
+            if kind == "synapse":
+                missing = self.stride - pres
+                grads[name] = torch.nn.functional.pad(last[name], (0, missing)).contiguous()
+            else:
+                grads[name] = zeros(2, *last[name].shape)
+                grads[name][self.units & 1] = last[name]
+        return grads
+
+    def _gather(self, totals: Tensor, grads: dict[str, Tensor]) -> None:
+        """Gradients of parameters, from the totals of all threads and by products over all steps."""
         for name, at in self.coefficients.items():
-            if name == "w" and program.multiplies:
-                pre = self.kept["activities"][:steps] if self.spec.recurrent else self.pre
-                grads["w"] = grads["drive"].flatten(0, 1).mT @ pre.flatten(0, 1)
+            if name == "w" and self.spec.program.multiplies:
+                grads["w"] = self.product_gradient(grads[":sum"], self.before)
             elif name:
                 lines, like = self._in_lines(name), self.given[name]
                 total = totals[at : at + lines.numel()].view(lines.shape)
                 total = total[:, : self.sizes[3]] if lines.dim() == 2 else total
                 grads[name] = total.to(like.dtype).view(like.shape)
-        return grads
+        if self.spec.lstm:
+            grads["gates"] = self.gates_gradient(grads[":drive"], self.before)
+            grads["cell"] = grads[":cell"]
 
     def _backward_slot(self, name: str, of: str, variant: str, grads: dict[str, Tensor]) -> _Source:
         posts = self.sizes[2]
@@ -358,7 +419,7 @@ class Run:
         if name in self.matrices:
             return source("segment", None, 0, self.matrices.index(name))
         if name == "grad_sum":
-            return over_time(grads["drive"], 0)
+            return over_time(grads[":sum"], 0)
         if name.startswith("grad_") and state in self.rule.states:
             if state in self.matrices:
                 return source("memory", grads[state], 0, posts * self.stride)
@@ -382,11 +443,11 @@ class Run:
             plain = whole.removesuffix(READ).removesuffix("_as_pre")
             step = 0 if whole.endswith(READ) or self.rule.read_after else -1
             if plain == "x":
-                to = over_time(grads["activities"] if self.spec.recurrent else grads["pre"], step)
+                to = over_time(grads[":before"], step)
             elif plain == "y":
-                to = over_time(grads["activities"][self.spec.recurrent :], step)
+                to = over_time(grads[":seen"], step)
             elif plain == "z" or plain in self.rule.signals:
-                to = over_time(grads[plain], step)
+                to = over_time(grads[":z" if plain == "z" else plain], step)
             elif whole in self.rule.states:
                 continue
             elif plain in self.rule.states:  # in its other role
@@ -406,28 +467,29 @@ class Run:
         return compiled(self.spec.program.text, SCALARS[self.drive.dtype], self.spec.target)
 
 
-class Sequence(torch.autograd.Function):
-    """All steps: the activities (T, B, O), the last states in the order of the rule, and what is kept."""
+class Sequence(Fused):
+    """All steps: the activities (T, B, O), what is last, by ``Spec.last_names``, and what is kept."""
 
     @staticmethod
     def forward(spec: Spec, drive: Tensor, pre: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         """Of drive (T, B, O); pre (T, B, I), on a recurrent connection the first activities (B, O)."""
         run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
         run.forward(True)
-        kinds = spec.program.rule.states
-        last = [
-            (run.kept[n][..., : run.sizes[3]] if kind == "synapse" else run.kept[n][-1]).clone(
-                memory_format=torch.contiguous_format
-            )
-            for n, kind in kinds.items()
-        ]
-        output = run.kept["activities"][spec.recurrent :].clone()
-        return output, *last, *(run.kept[name] for name in run.kept_names)
+        copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in run.left())
+        return *copies, *(run.kept[name] for name in run.kept_names)
+
+    @staticmethod
+    def alone(spec: Spec, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Keeps nothing."""
+        drive, pre, *given = (tensor.detach() for tensor in tensors)
+        run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
+        run.forward(False)
+        return tuple(tensor.contiguous() for tensor in run.left())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps what the backward pass needs."""
-        kept = output[1 + len(inputs[0].program.rule.states) :]
+        kept = output[1 + len(inputs[0].last_names) :]
         ctx.mark_non_differentiable(*kept)
         ctx.spec = inputs[0]
         ctx.save_for_backward(*inputs[1:], *kept)
@@ -441,7 +503,6 @@ class Sequence(torch.autograd.Function):
         given, kept = rest[: len(spec.names)], rest[len(spec.names) :]
         run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
         run.kept = dict(zip(run.kept_names, kept, strict=True))
-        states = [*spec.program.rule.states]
-        last = dict(zip(states, upstream[1 : 1 + len(states)], strict=True))
-        grads = run.backward(upstream[0], last)
-        return None, grads["drive"], grads["pre"], *(grads.get(name) for name in spec.names)
+        last = upstream[1 : 1 + len(spec.last_names)]
+        grads = run.backward(upstream[0], dict(zip(spec.last_names, last, strict=True)))
+        return None, grads[":drive"], grads[":pre"], *(grads.get(name) for name in spec.names)

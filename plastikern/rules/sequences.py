@@ -23,13 +23,17 @@ from ..checks import (
     without_autocast,
 )
 from ..reference import ACTIVATIONS
+from .calls import ACTIVITIES, Spec
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
+from .firing import Fired, fired, gated
 from .programs import Program
-from .running import ACTIVITIES, SCALARS, Sequence, Spec
+from .running import SCALARS, Sequence
 from .uses import RUNNING
 
 State = dict[str, Tensor]
+SHUT = 1e4
+"""A drive at which a gate is 1, whatever else it gets."""
 BACKENDS = ("reference", "cpu", "triton")
 
 
@@ -142,13 +146,16 @@ def run(
         narrow = output.to(drive.dtype), None if cell is None else cell.to(drive.dtype)
         return *narrow, last
     rule, granularities, parameters, clamp, gates, cell = layer
-    of_use = _checked(rule, drive, pre, state, parameters, signals, granularities)
+    posts = drive.shape[-1] // (4 if how.kind == "lstm" else 1)
+    of_use = _checked(rule, drive, pre, state, parameters, signals, granularities, posts)
     running = None
     if lengths is not None:
         running = torch.arange(drive.shape[0]).unsqueeze(-1) < lengths
         running = lengths_on(running, drive.device)
         rule = rule.with_lengths
         drive, pre, signals = _held(running, drive, pre, signals)
+        if how.kind == "lstm":
+            drive = _closed(running, drive)
         signals = {**signals, RUNNING: running.to(drive.dtype)}
     given = {**state, **signals, **parameters}
     others = {"clamp": clamp, "gates": gates, "cell": cell}
@@ -176,6 +183,14 @@ def _held(
     return held(drive), pre if recurrent else held(pre), {n: held(x) for n, x in signals.items()}
 
 
+def _closed(running: Tensor, drive: Tensor) -> Tensor:
+    """Drives (T, B, 4 N) with which the cells of elements that have ended stay: no input, nothing forgotten."""
+    to_input, to_forget, *others = drive.chunk(4, -1)
+    there = running.unsqueeze(-1)
+    shut = torch.where(there, to_input, -SHUT), torch.where(there, to_forget, SHUT)
+    return torch.cat([*shut, *others], -1)
+
+
 def _wide(tensor: Tensor | None) -> Any:
     return tensor.float() if tensor is not None and tensor.dtype in HALF else tensor
 
@@ -196,7 +211,16 @@ def _run(
                 raise
             warnings.warn(f"{rule.name} runs on the reference, slowly: {error}", stacklevel=2)
             return _by_torch(rule, drive, pre, given, of_use, how)
-    spec = Spec(program, tuple(given), how.activity, pre.dim() == 2)
+    recurrent = pre.dim() == 2
+    spec = Spec(
+        program,
+        tuple(given),
+        how.activity,
+        recurrent,
+        kind=how.kind,
+        post=how.post,
+        every=how.every,
+    )
     tensors = [_plain(tensor) for tensor in (drive, pre, *given.values())]
     output, *rest = _sequence(chosen).apply(spec, *tensors)
     cell = rest.pop(0) if how.kind == "lstm" else None
@@ -266,33 +290,40 @@ def serving(rule: Rule, device: torch.device, backend: str | None) -> str:
 
 
 def _by_torch(
-    rule: Rule,
-    drive: Tensor,
-    pre: Tensor,
-    given: Mapping[str, Tensor],
-    of_use: Mapping[str, str],
+    rule: Rule, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
     how: How,
-) -> tuple[Tensor, Tensor | None, State]:
+) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
+    """All steps on the reference, of what :func:`_run` is given."""
+    lstm = how.kind == "lstm"
+    posts = drive.shape[-1] // (4 if lstm else 1)
     states = {name: given[name] for name in rule.states}
     parameters = {
-        name: given[name].unsqueeze(-1) if kind == "post" else given[name]
-        for name, kind in of_use.items()
+        name: given[name].unsqueeze(-1) if kind_of == "post" else given[name]
+        for name, kind_of in of_use.items()
     }
+    clamps = given.get("clamp") if "clamp" not in {*rule.taken} else None
     outputs = []
-    active = pre
+    active, cell = pre, given["cell"] if lstm else None
     for t in range(drive.shape[0]):
-        here = {name: given[name][t] for name in rule.signals}
         x = active if pre.dim() == 2 else pre[t]
-        active, states = rule.step(
-            drive[t], states, {"x": x, **parameters, **here}, ACTIVATIONS[how.activity]
-        )
+
+        def neurons(total: Tensor, t: int = t, x: Tensor = x, cell: Tensor | None = cell) -> Fired:
+            if lstm:
+                assert cell is not None
+                return gated(drive[t], total, x @ given["gates"].mT, cell, how.post)
+            clamp = None if clamps is None else clamps[t]
+            return fired(drive[t], total, ACTIVATIONS[how.activity], clamp)
+
+        here = {name: given[name][t] for name in rule.signals}
+        left, states = rule.stepped(neurons, posts, states, {"x": x, **parameters, **here})
+        active, cell = left.output, left.cell
         outputs.append(active)
-    return (torch.stack(outputs) if outputs else drive.clone()), None, states
+    return (torch.stack(outputs) if outputs else drive[..., :posts].clone()), cell, states
 
 
 def _checked(
     rule: Rule, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
-    signals: Mapping[str, Tensor], granularities: Mapping[str, str],
+    signals: Mapping[str, Tensor], granularities: Mapping[str, str], posts: int,
 ) -> dict[str, str]:  # fmt: skip
     """Granularities of all parameters; what does not fit is refused."""
     for name, tensor in (("drive", drive), ("pre", pre)):
@@ -302,7 +333,7 @@ def _checked(
         raise ValueError(
             f"drive must be (T, B, O) of float32 or float64; got {tuple(drive.shape)} of {drive.dtype}"
         )
-    steps, batch, posts = drive.shape
+    steps, batch, _ = drive.shape
     if pre.dim() == 2:
         _fits("pre", pre, (batch, posts), drive)
     elif pre.dim() != 3 or pre.shape[:2] != drive.shape[:2]:

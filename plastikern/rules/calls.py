@@ -1,0 +1,156 @@
+"""A call of a user's rule: what is run, and what its backends share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cells import POSTS
+from .decorator import Rule
+from .programs import Program
+
+KINDS = ("rnn", "linear", "lstm")
+ACTIVITIES = ("tanh", "relu", "sigmoid", "identity", "softmax")
+"""In the order of csrc/generated/program.h."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is compiled and run.
+
+    Attributes:
+        names: of the tensors that ``Sequence`` takes after drive and pre, in their order: states, what else the rule is
+            given, and what the neurons are: ``"clamp"`` (T, B, O), bool, where the activity is the drive; of an LSTM
+            ``"gates"`` (3 N, N), recurrent weights of i, f and o, and ``"cell"`` (B, N), the first one.
+        activity: of neurons that are no LSTM's; a softmax is of all O neurons of an element.
+        recurrent: whether the activities before a step are its pre.
+        kind: ``"rnn"``, ``"linear"`` or ``"lstm"``. The drive of an LSTM is (T, B, 4 N) in the order i, f, g, o, and
+            its candidate is plastic.
+        post: of an LSTM, what the rule sees as ``y``.
+        every: steps from one checkpoint to the next; None: as :func:`spacing` says.
+
+    Raises:
+        ValueError: a name stands twice, or the options do not go together.
+    """
+
+    program: Program
+    names: tuple[str, ...]
+    activity: str
+    recurrent: bool
+    target: str = "cpu"
+    kind: str = "rnn"
+    post: str = "candidate"
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that the options go together."""
+        for what, value, known in (
+            ("kind", self.kind, KINDS), ("post", self.post, POSTS), ("activity", self.activity, ACTIVITIES),
+        ):  # fmt: skip
+            if value not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"every must be at least one step; got {self.every}")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names must differ from each other; {', '.join(twice)} stands twice")
+        if self.lstm and not (self.recurrent and {"gates", "cell"} <= {*self.names}):
+            raise ValueError("an LSTM is recurrent, and is given gates and cell")
+        if self.clamps and (self.lstm or self.activity == "softmax"):
+            raise ValueError("clamp is for neurons that have an activity each by itself")
+
+    @property
+    def lstm(self) -> bool:
+        """Whether the neurons are an LSTM's."""
+        return self.kind == "lstm"
+
+    @cached_property
+    def clamps(self) -> bool:
+        """Whether the tensors hold a mask of clamped neurons."""
+        return "clamp" in self.names and "clamp" not in self.program.kinds
+
+    @property
+    def last_names(self) -> list[str]:
+        """What comes out after the activities, by name: an LSTM's cell, and the states."""
+        return [*(["cell"] if self.lstm else []), *self.program.rule.states]
+
+
+def spacing(steps: int) -> int:
+    """Steps from one checkpoint to the next: about the root of their number keeps the least."""
+    return math.isqrt(max(steps - 1, 0)) + 1
+
+
+@dataclass
+class Call:
+    """Tensors by name, and what follows from them on every backend."""
+
+    spec: Spec
+    drive: Tensor
+    pre: Tensor
+    given: Mapping[str, Tensor]
+
+    @cached_property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """T, B, O, I."""
+        steps, batch, drives = self.drive.shape
+        return steps, batch, drives // (4 if self.spec.lstm else 1), self.pre.shape[-1]
+
+    @property
+    def rule(self) -> Rule:
+        """The rule."""
+        return self.spec.program.rule
+
+    @property
+    def every(self) -> int:
+        """Steps from one checkpoint to the next."""
+        return self.spec.every or spacing(self.sizes[0])
+
+    @property
+    def units(self) -> int:
+        """How many units there are: one that only reads is the first of a rule that is read before its change."""
+        return self.sizes[0] + (not self.rule.read_after)
+
+    @property
+    def clamp(self) -> Tensor | None:
+        """Where activities are the drive, (T, B, O)."""
+        return self.given["clamp"] if self.spec.clamps else None
+
+    def product_gradient(self, grad: Tensor, before: Tensor) -> Tensor:
+        """Of a matrix that multiplies ``before`` (T, B, I) at every step, from that of its sums (T, B, O)."""
+        return grad.flatten(0, 1).mT @ before.flatten(0, 1)
+
+    def gates_gradient(self, grad_drive: Tensor, before: Tensor) -> Tensor:
+        """Of the recurrent weights of i, f and o, from that of the drive (T, B, 4 N)."""
+        _, _, posts, _ = self.sizes
+        of_gates = torch.cat([grad_drive[..., : 2 * posts], grad_drive[..., 3 * posts :]], -1)
+        return self.product_gradient(of_gates, before)
+
+
+class Fused(torch.autograd.Function):
+    """A sequence on kernels: without gradients nothing is kept for them."""
+
+    @classmethod
+    def apply(cls, spec: Spec, *tensors: Tensor) -> Any:
+        """Of drive, pre and what ``spec`` names: activities (T, B, O), an LSTM's last cell, the last states in the
+        order of the rule, and what is kept."""
+        if needs_gradients(tensors):
+            return super().apply(spec, *tensors)
+        return cls.alone(spec, *tensors)
+
+    @staticmethod
+    def alone(spec: Spec, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The forward pass where nothing needs a gradient."""
+        raise NotImplementedError
+
+
+def needs_gradients(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether somebody may ask for them; transforms of torch.func decide for themselves."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
