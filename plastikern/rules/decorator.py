@@ -8,13 +8,15 @@ weight and plasticity coefficient. Names of states and signals are declared; all
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import pickle
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -34,6 +36,8 @@ STATE_KINDS = ("synapse", "pre", "post", "element")
 GRANULARITIES = {"layer": "layer", "pre": "input", "post": "neuron", "connection": "connection"}
 """What a coefficient belongs to, where a rule is used, and its kind."""
 MAX_STATES = 16
+REGISTERED: WeakValueDictionary[str, Rule] = WeakValueDictionary()
+"""Rules by their tokens."""
 RESERVED = ("readouts", "initial")
 """Names of what :meth:`Rule.use` takes besides coefficients."""
 
@@ -70,6 +74,7 @@ class Rule:
         read: what a synapse adds to the sum of its row.
         read_after: whether the sums read the states after the step that changes them.
         fused: whether kernels are made of the rule; else the reference alone runs it.
+        token: by which compiled code finds the rule again, the same in every process.
     """
 
     function: Callable[..., Value]
@@ -79,11 +84,25 @@ class Rule:
     read: Callable[..., Value]
     read_after: bool
     fused: bool
+    token: str = field(default="", init=False, repr=False)
 
     @property
     def name(self) -> str:
         """As saved models name it: MODULE:NAME."""
         return f"{self.function.__module__}:{self.function.__qualname__}"
+
+    def register(self) -> Rule:
+        """Lets compiled code find the rule; what that would have to compute is computed now."""
+        traced = self.traced()
+        said = [f"{n} {s.digest.hex()} {self.states[n]}" for n, s in traced.states.items()]
+        said += [traced.summand.digest.hex(), str(self.read_after), *self.coefficients]
+        said += [f"{name} {kind}" for name, kind in self.signals.items()]
+        digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:32]
+        # Two that are the same now may differ later, when a number that one of them takes is changed.
+        same = sum(token.startswith(digest) for token in REGISTERED)
+        object.__setattr__(self, "token", f"{digest}.{same}")
+        REGISTERED[self.token] = self
+        return self
 
     def use(
         self, *, readouts: Mapping[str, Readout] | None = None, initial: Mapping[str, float] | None = None,
@@ -305,6 +324,8 @@ def rule(
         _check(found)
         if fused:
             _check_use(found)
+            found.register()
+            found.with_lengths.register()
         return found
 
     return declared

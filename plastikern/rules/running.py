@@ -260,8 +260,8 @@ class Run(Call):
             return source("memory", self.kept[f":{plain}"])
         return None
 
-    def forward(self, keep: bool) -> None:
-        """The forward pass; ``kept`` has what it leaves."""
+    def allocate(self, keep: bool) -> None:
+        """Makes room for what a forward pass leaves, with what comes in where it goes on."""
         steps, batch, posts, pres = self.sizes
         new = self._new
         kept = self.kept
@@ -275,17 +275,22 @@ class Run(Call):
             # What nobody asks for again is written over by the next step.
             of_steps = new(steps if keep else min(steps, 1), batch, rows, posts)
             kept[":history"] = of_steps if keep else of_steps.expand(steps, -1, -1, -1)
-        job = self.job()
         for name, kind in self.rule.states.items():
             if kind == "synapse":
                 kept[name] = new(batch, posts, self.stride)
                 if keep:
                     kept[f"{name}:checkpoints"] = new(
-                        max(steps - 1, 0) // job.every, batch, posts, self.stride
+                        max(steps - 1, 0) // self.every, batch, posts, self.stride
                     )
             else:
                 kept[name] = new(steps + 1, *self.given[name].shape)
                 kept[name][0] = self.given[name]
+
+    def forward(self, keep: bool) -> None:
+        """The forward pass; ``kept`` has what it leaves."""
+        self.allocate(keep)
+        kept = self.kept
+        job = self.job()
         job.every = job.every if keep else 0
         job.sum, job.z = kept[":sum"].data_ptr(), kept[":z"].data_ptr()
         job.y = self.outputs.data_ptr()
@@ -311,6 +316,10 @@ class Run(Call):
             for name, kind in self.rule.states.items()
         ]
         return [self.outputs, *cell, *states]
+
+    def copies(self) -> list[Tensor]:
+        """What comes out, in memory of its own."""
+        return [tensor.clone(memory_format=torch.contiguous_format) for tensor in self.left()]
 
     def _forward_slot(self, name: str, variant: str) -> _Source:
         posts = self.sizes[2]
@@ -475,8 +484,7 @@ class Sequence(Fused):
         """Of drive (T, B, O); pre (T, B, I), on a recurrent connection the first activities (B, O)."""
         run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
         run.forward(True)
-        copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in run.left())
-        return *copies, *(run.kept[name] for name in run.kept_names)
+        return *run.copies(), *(run.kept[name] for name in run.kept_names)
 
     @staticmethod
     def alone(spec: Spec, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -27,6 +27,7 @@ from .calls import ACTIVITIES, Spec
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
 from .firing import Fired, fired, gated
+from .operators import words_of
 from .programs import Program
 from .running import SCALARS, Sequence
 from .uses import RUNNING
@@ -202,7 +203,9 @@ def _run(
     chosen = _backend(rule, drive, how.backend)
     if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
         return _by_torch(rule, drive, pre, given, of_use, how)
-    program = _program(rule, tuple(of_use.items()), _outside(rule.function) + _outside(rule.read))
+    if torch.compiler.is_compiling():
+        return _compiling(rule, chosen, drive, pre, given, of_use, how)
+    program = program_of(rule, of_use)
     if chosen == "cpu":
         try:
             compiled(program.text, SCALARS[drive.dtype])
@@ -225,6 +228,23 @@ def _run(
     output, *rest = _sequence(chosen).apply(spec, *tensors)
     cell = rest.pop(0) if how.kind == "lstm" else None
     return output, cell, dict(zip(rule.states, rest, strict=False))
+
+
+def _compiling(
+    rule: Rule, backend: str, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
+    how: How,
+) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
+    words = words_of(rule, backend, tuple(given), of_use, how, pre.dim() == 2)
+    tensors = [drive, pre, *given.values()]
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    output, *rest = torch.ops.plastikern_rules.sequence(words, tensors, keep)
+    cell = rest.pop(0) if how.kind == "lstm" else None
+    return output, cell, dict(zip(rule.states, rest, strict=False))
+
+
+def program_of(rule: Rule, of_use: Mapping[str, str]) -> Program:
+    """The program of a rule with granularities, as the numbers are now that it takes from elsewhere."""
+    return _program(rule, tuple(of_use.items()), _outside(rule.function) + _outside(rule.read))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -171,7 +171,12 @@ class RulePlasticity:
     @cached_property
     def inner(self) -> Rule:
         """The rule with its read-outs written out: what is run."""
-        return _written_out(self.rule, self.readouts) if self.readouts else self.rule
+        if not self.readouts:
+            return self.rule
+        found = _written_out(self.rule, self.readouts)
+        if found.fused:
+            found.register().with_lengths.register()
+        return found
 
     @cached_property
     def granularities(self) -> dict[str, str]:
