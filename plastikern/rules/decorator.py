@@ -91,8 +91,16 @@ class Rule:
         """As saved models name it: MODULE:NAME."""
         return f"{self.function.__module__}:{self.function.__qualname__}"
 
-    def register(self) -> Rule:
-        """Lets compiled code find the rule; what that would have to compute is computed now."""
+    def prepare(self, lengths: bool = True) -> Rule:
+        """Works out now what compiled code cannot, and lets it find the rule and the one of elements that end."""
+        _ = self.taken
+        if self.fused:
+            self._register()
+        if lengths:
+            self.with_lengths.prepare(False)
+        return self
+
+    def _register(self) -> None:
         traced = self.traced()
         said = [f"{n} {s.digest.hex()} {self.states[n]}" for n, s in traced.states.items()]
         said += [traced.summand.digest.hex(), str(self.read_after), *self.coefficients]
@@ -102,7 +110,6 @@ class Rule:
         same = sum(token.startswith(digest) for token in REGISTERED)
         object.__setattr__(self, "token", f"{digest}.{same}")
         REGISTERED[self.token] = self
-        return self
 
     def use(
         self, *, readouts: Mapping[str, Readout] | None = None, initial: Mapping[str, float] | None = None,
@@ -324,9 +331,7 @@ def rule(
         _check(found)
         if fused:
             _check_use(found)
-            found.register()
-            found.with_lengths.register()
-        return found
+        return found.prepare()
 
     return declared
 

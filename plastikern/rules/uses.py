@@ -115,7 +115,7 @@ class RulePlasticity:
 
     def __post_init__(self) -> None:
         rule = self.rule
-        named = [*rule.coefficients, *(["alpha"] if "alpha" in rule.taken else [])]
+        named = [*(["alpha"] if "alpha" in rule.taken else []), *rule.coefficients]
         for name, found in self.coefficients.items():
             if name not in named:
                 raise ValueError(
@@ -156,8 +156,13 @@ class RulePlasticity:
         object.__setattr__(
             self, "initial", {n: float(self.initial.get(n, 0.0)) for n in rule.states}
         )
+        # Compiled code cannot work these out.
+        _ = self.inner, self.granularities, self.given_signals
 
     __hash__ = object.__hash__
+
+    def __reduce__(self) -> Any:
+        return RulePlasticity, (self.rule, self.coefficients, self.readouts, self.initial)
 
     @cached_property
     def parameters(self) -> dict[str, Coefficient]:
@@ -173,17 +178,14 @@ class RulePlasticity:
         """The rule with its read-outs written out: what is run."""
         if not self.readouts:
             return self.rule
-        found = _written_out(self.rule, self.readouts)
-        if found.fused:
-            found.register().with_lengths.register()
-        return found
+        return _written_out(self.rule, self.readouts).prepare()
 
     @cached_property
     def granularities(self) -> dict[str, str]:
         """By name, of all parameters."""
         return {name: each.granularity for name, each in self.parameters.items()}
 
-    @property
+    @cached_property
     def given_signals(self) -> list[str]:
         """Names of those that every call gives."""
         return [name for name in self.rule.signals if name not in self.readouts]

@@ -1,0 +1,322 @@
+"""A rule of one's own goes where a Plasticity goes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+import plastikern
+from plastikern import (
+    Coefficient,
+    Plasticity,
+    PlasticLinear,
+    PlasticLinearCell,
+    PlasticLSTM,
+    PlasticLSTMCell,
+    PlasticRNN,
+    PlasticRNNCell,
+    Readout,
+    rule,
+)
+
+from .test_ten_rules import cache_of_the_test_run as cache_of_the_test_run
+
+STEPS, BATCH, FEATURES, NEURONS = 6, 3, 4, 5
+DOUBLE = {"dtype": torch.float64}
+Value = Any
+
+
+@rule(H="synapse")
+def hebb(H: Value, x: Value, y: Value, eta: Value) -> Value:
+    return (1 - eta) * H + eta * y * x
+
+
+@rule(H="synapse", signals={"m": "element"})
+def modulated(H: Value, x: Value, y: Value, m: Value) -> Value:
+    return torch.clamp(H + m * y * x, -1, 1)
+
+
+@rule(H="synapse", signals={"m": "post"})
+def fanned(H: Value, x: Value, y: Value, m: Value) -> Value:
+    return torch.clamp(H + m * y * x, -1, 1)
+
+
+@rule(H="synapse", theta="post", signals={"reward": "element"}, read=lambda H, x: H * x)
+def bcm(H: Value, theta: Value, x: Value, y: Value, eta: Value, tau: Value, reward: Value) -> Value:
+    return H + reward * eta * x * y * (y - theta), theta + tau * (y * y - theta)
+
+
+@rule(H="synapse", fused=False, read=lambda H, x: torch.sin(H) * x)
+def of_any_functions(H: Value, x: Value, y: Value) -> Value:
+    return torch.atan(H + x * y)
+
+
+OWN = bcm.use(eta="post", tau=Coefficient(init=0.2, learned=False), initial={"theta": 0.5})
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), **DOUBLE)
+
+
+def outcome(module: nn.Module, *args: Any, **kwargs: Any) -> list[Tensor]:
+    """What a call returns, and every gradient of its sum of squares."""
+    module.zero_grad()
+    found = [*_pytree.tree_leaves(module(*args, **kwargs))]
+    sum((x**2).sum() for x in found).backward()
+    grads = [p.grad for p in module.parameters()]
+    return [x.detach() for x in found] + [torch.zeros(()) if x is None else x for x in grads]
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
+def test_hebbs_rule_written_by_oneself_is_the_librarys_in_every_network(
+    kind: Any, batch_first: bool
+) -> None:
+    options = {**DOUBLE, "batch_first": batch_first}
+    own, ours = (kind(FEATURES, NEURONS, plasticity=p, **options) for p in (hebb, Plasticity()))
+    ours.load_state_dict(own.state_dict())
+    given = inputs(STEPS, BATCH, FEATURES)
+    given = given.transpose(0, 1) if batch_first else given
+    for options in ({}, {"lengths": [STEPS, 0, 2]}):
+        same(outcome(own, given, **options), outcome(ours, given, **options))
+
+
+@pytest.mark.parametrize("kind", [PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell])
+def test_cells_under_a_rule_take_the_steps_of_the_librarys(kind: Any) -> None:
+    own, ours = (kind(FEATURES, NEURONS, plasticity=p, **DOUBLE) for p in (hebb, Plasticity()))
+    ours.load_state_dict(own.state_dict())
+    for given in (inputs(BATCH, FEATURES), inputs(FEATURES)):
+        states = []
+        for cell in (own, ours):
+            state = None
+            for _ in range(3):
+                found = cell(given, state)
+                state = found[1] if kind is PlasticLinearCell else found
+            states.append([*state])
+        same(*states)
+
+
+@pytest.mark.parametrize("fan_out", ["none", "neuron"])
+def test_a_modulator_that_the_network_reads_out_is_backpropamines(fan_out: str) -> None:
+    own_rule = modulated if fan_out == "none" else fanned
+    own = PlasticRNN(
+        FEATURES, NEURONS, plasticity=own_rule.use(readouts={"m": Readout()}), **DOUBLE
+    )
+    plasticity = Plasticity(modulation="simple", fan_out=fan_out)
+    ours = PlasticRNN(FEATURES, NEURONS, plasticity=plasticity, **DOUBLE)
+    names = {"m_weight": "modulator_weight", "m_bias": "modulator_bias"}
+    names |= {f"m_fan_out_{part}": f"fan_out_{part}" for part in ("weight", "bias")}
+    ours.load_state_dict(
+        {names.get(n.removesuffix("_l0"), n[:-3]) + "_l0": x for n, x in own.state_dict().items()}
+    )
+    given = inputs(STEPS, BATCH, FEATURES)
+    grads = []
+    for net in (own, ours):
+        found = outcome(net, given)
+        grads.append(
+            (found[:3], {names.get(n[:-3], n[:-3]): p.grad for n, p in net.named_parameters()})
+        )
+    same(*[each[0] for each in grads])
+    for name, grad in grads[0][1].items():
+        same([grad], [grads[1][1][name]])
+
+
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
+def test_rules_with_signals_vectors_and_layers_are_those_of_the_reference(kind: Any) -> None:
+    options = {} if kind is PlasticLinear else {"num_layers": 2}
+    net = kind(FEATURES, NEURONS, plasticity=OWN, **options, **DOUBLE)
+    given = {"signals": {"reward": inputs(STEPS, BATCH)}, "lengths": [STEPS, 0, 2]}
+    if kind is PlasticRNN:
+        given["clamp"] = inputs(STEPS, BATCH, NEURONS) > 1
+    found = []
+    for backend in ("cpu", "reference"):
+        net.backend = backend
+        found.append(outcome(net, inputs(STEPS, BATCH, FEATURES), **given))
+    same(*found)
+
+
+def test_a_sequence_is_its_steps_and_a_rollout() -> None:
+    net = PlasticRNN(FEATURES, NEURONS, num_layers=2, plasticity=OWN, **DOUBLE)
+    given, reward = inputs(STEPS, BATCH, FEATURES), inputs(STEPS, BATCH)
+    whole = net(given, signals={"reward": reward})
+    first = net(given[:2], signals={"reward": reward[:2]})
+    second = net(given[2:], first[1], signals={"reward": reward[2:]})
+    same([torch.cat([first[0], second[0]]), *second[1]], [whole[0], *whole[1]])
+    rollout = net.rollout(STEPS, BATCH)
+    acted = [rollout.step(given[t], {"reward": reward[t]}) for t in range(STEPS)]
+    same([torch.stack(acted)], [whole[0]])
+    leaf = reward.clone().requires_grad_()
+    output, state = rollout.finish(signals={"reward": leaf})
+    same([output, *state], [whole[0], *whole[1]])
+    output.sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().sum() > 0
+    one = net(given[:, 1], signals={"reward": reward[:, 1]})
+    same([one[0], *one[1]], [whole[0][:, 1], *(x[:, 1] for x in whole[1])])
+
+
+def test_coefficients_are_parameters_of_the_granularity_and_the_values_asked_for() -> None:
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=OWN)
+    shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
+    assert (
+        shapes["eta_l0"] == (NEURONS,) and "weight_hh_l0" not in shapes and "alpha_l0" not in shapes
+    )
+    assert net.get_buffer("tau_l0").tolist() == [pytest.approx(0.2)]
+    assert net.get_parameter("eta_l0").tolist() == pytest.approx([0.01] * NEURONS)
+    state = net(inputs(1, BATCH, FEATURES).float(), signals={"reward": torch.zeros(1, BATCH)})[1]
+    expected = 0.5 + 0.2 * (state.hidden**2 - 0.5)
+    torch.testing.assert_close(state.theta, expected)
+    drawn = PlasticLinear(
+        40, 50, plasticity=hebb.use(alpha=Coefficient("connection", init=2, std=1))
+    )
+    alpha = drawn.get_parameter("alpha")
+    assert abs(alpha.mean().item() - 2) < 0.1 and abs(alpha.std().item() - 1) < 0.1
+
+
+def test_states_are_tuples_by_the_names_that_the_rule_declares() -> None:
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=OWN)
+    state = net(inputs(2, BATCH, FEATURES).float(), signals={"reward": torch.ones(2, BATCH)})[1]
+    state = state.detach()
+    assert state._fields == ("hidden", "H", "theta") and state.theta is state[2]
+    for again in (
+        pickle.loads(pickle.dumps(state)),
+        copy.deepcopy(state),
+        state._replace(H=state.H),
+    ):
+        assert type(again) is type(state) and torch.equal(again.H, state.H)
+    assert _pytree.tree_map(torch.zeros_like, state).theta.abs().sum() == 0
+    assert state.select([0, 2]).theta.shape == (1, 2, NEURONS)
+    begun = state.reset(torch.tensor([True, False, False]))
+    assert begun.theta[0, 0].abs().sum() == 0 and torch.equal(
+        begun.theta[0, 1:], state.theta[0, 1:]
+    )
+    assert type(pickle.loads(pickle.dumps(net))(torch.zeros(0, BATCH, FEATURES), signals={
+        "reward": torch.ones(0, BATCH)})[1]) is type(state)  # fmt: skip
+
+
+def test_half_precision_and_autocast_compute_in_single() -> None:
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=hebb)
+    given = inputs(STEPS, BATCH, FEATURES).float()
+    single = net(given)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(net(given)[0].float(), single, rtol=0, atol=0.02)
+    output, state = copy.deepcopy(net).half()(given.half())
+    assert output.dtype == torch.float16 and state.H.dtype == torch.float32
+    torch.testing.assert_close(output.float(), single, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
+def test_compiled_code_has_the_same_values_and_gradients_without_a_break(kind: Any) -> None:
+    plasticity = modulated.use(readouts={"m": Readout()})
+    net = kind(FEATURES, NEURONS, plasticity=plasticity, **DOUBLE)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    given = inputs(STEPS, BATCH, FEATURES)
+    for lengths in (None, torch.tensor([STEPS, 0, 2])):
+        same(outcome(compiled, given, lengths=lengths), outcome(net, given, lengths=lengths))
+    with torch.no_grad():
+        same([compiled(given)[0]], [net(given)[0]])
+
+
+def test_a_rule_of_any_functions_runs_on_the_reference_alone() -> None:
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=of_any_functions, **DOUBLE)
+    assert net(inputs(STEPS, BATCH, FEATURES))[0].shape == (STEPS, BATCH, NEURONS)
+    assert "reference" in plastikern.explain(net, 1)
+    net.backend = "cpu"
+    with pytest.raises(plastikern.RuleError, match="fused=False"):
+        net(inputs(STEPS, BATCH, FEATURES))
+
+
+def test_what_explain_says_of_a_rule_is_read_off_its_schedules() -> None:
+    said = plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=hebb), BATCH, STEPS)
+    assert "class K0" in said and "reads 3 and writes 1 matrices, 16 bytes a synapse" in said
+    assert "accumulators: alpha" in said and "served by: cpu" in said
+    assert "class K2" in plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=OWN), BATCH)
+
+
+def test_a_file_names_its_rule_and_loads_under_no_other(tmp_path: Any) -> None:
+    pytest.importorskip("safetensors")
+    net, path = PlasticRNN(FEATURES, NEURONS, plasticity=OWN), tmp_path / "net.safetensors"
+    plastikern.save(net, path)
+    loaded = plastikern.load(path, rule=bcm)
+    assert repr(loaded) == repr(net) and loaded.plasticity.digest == OWN.digest
+    given = {"signals": {"reward": torch.ones(STEPS, BATCH)}}
+    x = inputs(STEPS, BATCH, FEATURES).float()
+    assert torch.equal(loaded(x, **given)[0], net(x, **given)[0])
+    with pytest.raises(
+        ValueError, match=r"saved under the rule .*test_modules:bcm: give that as rule="
+    ):
+        plastikern.load(path)
+    for other in (hebb, changed):
+        with pytest.raises(ValueError, match="computes something else, or has been changed since"):
+            plastikern.load(path, rule=other)
+    plastikern.save(PlasticRNN(FEATURES, NEURONS), path)
+    with pytest.raises(ValueError, match="rule must be None"):
+        plastikern.load(path, rule=bcm)
+
+
+@rule(H="synapse", theta="post", signals={"reward": "element"}, read=lambda H, x: H * x)
+def changed(
+    H: Value, theta: Value, x: Value, y: Value, eta: Value, tau: Value, reward: Value
+) -> Value:
+    return H + reward * eta * x * y * (y - 2 * theta), theta + tau * (y * y - theta)
+
+
+@rule(hidden="synapse")
+def named_like_the_activities(hidden: Value, x: Value, y: Value) -> Value:
+    return hidden + x * y
+
+
+@rule(count="synapse", read=lambda count, x: count * x)
+def named_like_a_method(count: Value, x: Value, y: Value) -> Value:
+    return count + x * y
+
+
+@rule(H="synapse", read=lambda H, x: H * x)
+def with_the_coefficient_bias(H: Value, x: Value, y: Value, bias: Value) -> Value:
+    return H + bias * x * y
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: hebb.use(rho="post"), "there is no coefficient rho; it has alpha, eta"),
+        (lambda: hebb.use(eta="row"), "must be one of layer, pre, post, connection; got 'row'"),
+        (lambda: hebb.use(eta=0.1), "eta must be a granularity or a Coefficient; got 0.1"),
+        (lambda: hebb.use(eta=Coefficient(init=float("nan"))), "init must be a finite number"),
+        (lambda: hebb.use(eta=Coefficient(std=-1)), "std must not be negative"),
+        (lambda: hebb.use(initial={"E": 1.0}), "there is no state E; it has H"),
+        (lambda: hebb.use(readouts={"m": Readout()}), "must be a signal of kind 'element' or 'post'"),
+        (lambda: modulated.use(readouts={"m": "tanh"}), "m must be a Readout; got 'tanh'"),
+        (lambda: modulated.use(readouts={"m": Readout("relu")}), "must be one of tanh, sigmoid, linear"),
+        (lambda: PlasticRNN(2, 3, plasticity=modulated)(torch.zeros(1, 1, 2)), "signals must be m, as the rule says"),
+        (
+            lambda: PlasticRNN(2, 3, plasticity=modulated)(torch.zeros(1, 1, 2), signals={"m": torch.zeros(2, 1)}),
+            r"signals\['m'\] must have shape \(1, 1\); got \(2, 1\)",
+        ),
+        (
+            lambda: PlasticRNN(2, 3)(torch.zeros(1, 1, 2), signals={"m": torch.zeros(1, 1)}),
+            "signals must be None, as the rule says; got m",
+        ),
+        (lambda: PlasticRNN(2, 3, plasticity=hebb, modulated=torch.ones(3).bool()), "modulated needs a plasticity"),
+        (lambda: PlasticRNN(2, 3, plasticity=named_like_the_activities), "hidden has the name of something else"),
+        (lambda: PlasticRNN(2, 3, plasticity=named_like_a_method), "count has the name of something else"),
+        (lambda: PlasticLinear(2, 3, plasticity=with_the_coefficient_bias), "coefficient bias .* rename it"),
+        (lambda: PlasticRNNCell(2, 3, plasticity=with_the_coefficient_bias), "coefficient bias .* rename it"),
+        (
+            lambda: PlasticRNN(2, 3, plasticity=hebb)(torch.zeros(1, 1, 2), (torch.zeros(1, 1, 3),)),
+            r"RuleState \(hidden, H\)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_name(make: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
