@@ -22,7 +22,7 @@ def words_of(
     rule: Rule,
     backend: str,
     names: Sequence[str],
-    of_use: dict[str, str],
+    of_use: Mapping[str, str],
     how: Any,
     recurrent: bool,
 ) -> str:
