@@ -5,7 +5,7 @@ An operator is told a call by words that say the same in every process, since co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
