@@ -26,6 +26,7 @@ from ..network import Connection, Modulator
 from ..plasticity import Plasticity, granular_shape
 from ..program import Program
 from ..rules.decorator import Rule
+from ..rules.twins import connection_of
 from ..rules.uses import RulePlasticity, used
 from ..state import rule_state
 
@@ -287,7 +288,14 @@ class PlasticModule(nn.Module):
         """What the functions of :mod:`plastikern.functional` are told of a layer's plastic connection; of a rule of
         one's own, its tensors by name."""
         if self._rule is not None:
-            return self._rule_tensors(layer)
+            tensors = self._rule_tensors(layer)
+            if self._rule.twin is None:
+                return tensors
+            parts = connection_of(self._rule, tensors)
+            modulator = parts.pop("modulator")
+            return Connection(
+                **parts, modulator=None if modulator is None else Modulator(**modulator)
+            )
         suffix, tensor = self._suffixes[layer], self._tensor
         return Connection(
             tensor(self._weight + suffix), tensor("alpha" + suffix), tensor("eta" + suffix),
@@ -331,6 +339,11 @@ class PlasticModule(nn.Module):
         if self.gates > 1 or "w" in self._rule.rule.taken:
             found["w"] = tensor(self._weight + suffix)
         return found
+
+    @property
+    def _built_in(self) -> Plasticity:
+        """The rule that the library's kernels run."""
+        return self.plasticity if self._rule is None else self._rule.twin  # type: ignore[return-value]
 
     def _program(self) -> Program:
         """What the functions are told of the rule and of the neurons."""

@@ -15,7 +15,7 @@ from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..program import Program, program_of
 from ..state import LinearState, RuleState
 from .base import AnyPlasticity, PlasticModule
-from .ruled import Signals, check_signals, run_rule
+from .ruled import Signals, check_signals, run_rule, with_eligibility
 
 
 class _Linear(PlasticModule):
@@ -76,15 +76,17 @@ class _Linear(PlasticModule):
             input, drive = input.unsqueeze(batch), None if drive is None else drive.unsqueeze(batch)
             signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
         connection = self._connection(0)
-        if self._rule is not None:
+        if self._rule is not None and self._rule.twin is None:
             drive = (
                 input.new_zeros(*input.shape[:-1], self.out_features) if drive is None else drive
             )
             found = run_rule(self, Inputs(drive, input), first, connection, signals, over)
         else:
+            if self._rule is not None:
+                first = with_eligibility(self, first)
             options = {
-                **connection._asdict(), **dict(zip(self.State._fields, first, strict=True)),
-                "drive": drive, "nonlinearity": self.nonlinearity, "plasticity": self.plasticity,
+                **connection._asdict(), **dict(zip(LinearState._fields, first, strict=True)),
+                "drive": drive, "nonlinearity": self.nonlinearity, "plasticity": self._built_in,
                 "backend": self.backend,
             }  # fmt: skip
             if over is None:
@@ -95,7 +97,7 @@ class _Linear(PlasticModule):
         return output if batched else output.squeeze(batch), self._leaving(changed, (), batched)
 
     def _program(self) -> Program:
-        return program_of(type(self).__name__, self.kind, self.plasticity, self.nonlinearity)
+        return program_of(type(self).__name__, self.kind, self._built_in, self.nonlinearity)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

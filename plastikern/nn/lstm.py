@@ -31,7 +31,7 @@ class _LSTM(RecurrentModule):
     post: str
 
     def _program(self) -> Program:
-        return program_of(type(self).__name__, self.kind, self.plasticity, post=self.post)
+        return program_of(type(self).__name__, self.kind, self._built_in, post=self.post)
 
 
 class PlasticLSTMCell(_LSTM, RecurrentCell):

@@ -13,7 +13,7 @@ from ..functional import Over, run
 from ..network import Inputs, State
 from .base import AnyPlasticity, PlasticModule
 from .rollout import Rollout
-from .ruled import Signals, check_signals, run_rule
+from .ruled import Signals, check_signals, run_rule, with_eligibility
 
 
 class RecurrentModule(PlasticModule):
@@ -107,7 +107,9 @@ class RecurrentModule(PlasticModule):
     ) -> list[Tensor]:  # fmt: skip
         """A step or a sequence of a layer, whose tensors are those of the functions of this kind of network."""
         if self._rule is not None:
-            return run_rule(self, inputs, first, connection, signals, over)
+            if self._rule.twin is None:
+                return run_rule(self, inputs, first, connection, signals, over)
+            first = with_eligibility(self, first)
         name, layout = self._names[0 if over is None else 2 if over.batch_first else 1]
         state = State(first[0], None, *first[1:]) if len(first) == 3 else State(*first)
         found = run(name, layout, self._program(), inputs, state, connection, self.backend, over)

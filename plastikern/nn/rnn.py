@@ -30,7 +30,7 @@ class _RNN(RecurrentModule):
     nonlinearity: str
 
     def _program(self) -> Program:
-        return program_of(type(self).__name__, self.kind, self.plasticity, self.nonlinearity)
+        return program_of(type(self).__name__, self.kind, self._built_in, self.nonlinearity)
 
 
 class PlasticRNNCell(_RNN, RecurrentCell):

@@ -15,7 +15,7 @@ from ..functional import Over
 from ..hooks import run_forward_hooks, run_forward_pre_hooks
 from ..network import Connection, Inputs, State
 from ..ops import fused
-from .ruled import Signals, check_signals
+from .ruled import Signals, check_signals, with_eligibility
 
 if TYPE_CHECKING:
     from .recurrent import RecurrentNetwork
@@ -96,7 +96,8 @@ class Rollout:
             ]
         weight = network._first()
         backend = "reference"
-        if weight.dtype not in HALF and network._rule is None:
+        own_kernels = network._rule is not None and network._rule.twin is None
+        if weight.dtype not in HALF and not own_kernels:
             backend = backends.select(network.backend, weight)
         advances = backend != "reference" and backends.FUSED[backend].advances
         features = network.hidden_size if network.input_size is None else network.input_size
@@ -106,6 +107,8 @@ class Rollout:
             self._layers: list[_Layer] = []
             for layer, (_, connection) in enumerate(self._parameters):
                 first = [None if tensor is None else tensor[layer] for tensor in firsts]
+                if network._rule is not None and not own_kernels:
+                    first = with_eligibility(network, first)
                 like = weight.new_empty(batch_size, network.gates * network.hidden_size)
                 self._layers.append(
                     _Recorded(network, first, connection, like, steps, backend)

@@ -45,6 +45,13 @@ def check_signals(
         check_tensor(owner, f"signals[{name!r}]", found[name], shape, like, *module._dtypes(like))
 
 
+def with_eligibility(module: PlasticModule, first: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The first state as the library's kernels take it, which serve the module's rule: with a place for an eligibility
+    trace."""
+    missing = len(type(module).State._fields) - len(first)
+    return [*first, *[None] * missing]
+
+
 def run_rule(
     module: PlasticModule, inputs: Inputs, first: Sequence[Tensor | None],
     parameters: Mapping[str, Tensor], signals: Signals, over: Over | None,

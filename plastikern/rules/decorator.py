@@ -367,6 +367,10 @@ def _check(found: Rule) -> None:
             raise found.error(
                 f"signal {name} is declared, but neither the function nor read takes it"
             )
+    if found.read is plastic_read and "H" not in states:
+        raise found.error(
+            "what the sums read is (w + alpha * H) * x where nothing is said, and there is no state H; say read="
+        )
     if circular := {"y", "z"} & {*_names(found.read)}:
         raise found.error(
             f"read cannot take {' and '.join(sorted(circular))}, which follow from it", found.read

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..plasticity import Plasticity
 from .cells import ACTIVITIES
 from .decorator import GIVEN, GRANULARITIES, Rule, Value
 from .operations import over_post
+from .twins import twin_of
 
 READOUTS = ("tanh", "sigmoid", "linear")
 """Nonlinearities of a signal that the network reads out."""
@@ -157,7 +159,7 @@ class RulePlasticity:
             self, "initial", {n: float(self.initial.get(n, 0.0)) for n in rule.states}
         )
         # Compiled code cannot work these out.
-        _ = self.inner, self.granularities, self.given_signals
+        _ = self.inner, self.granularities, self.given_signals, self.twin
 
     __hash__ = object.__hash__
 
@@ -179,6 +181,11 @@ class RulePlasticity:
         if not self.readouts:
             return self.rule
         return _written_out(self.rule, self.readouts).prepare()
+
+    @cached_property
+    def twin(self) -> Plasticity | None:
+        """The library's rule that computes the same, whose kernels then serve; None: there is none."""
+        return twin_of(self)
 
     @cached_property
     def granularities(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ from plastikern import (
     PlasticRNN,
     PlasticRNNCell,
     Readout,
+    RulePlasticity,
     rule,
 )
 
@@ -60,6 +61,12 @@ def of_any_functions(H: Value, x: Value, y: Value) -> Value:
 OWN = bcm.use(eta="post", tau=Coefficient(init=0.2, learned=False), initial={"theta": 0.5})
 
 
+def on_kernels_of_its_own(use: RulePlasticity) -> RulePlasticity:
+    """The rule run by what is printed of it, although the library has the same one."""
+    vars(use)["twin"] = None
+    return use
+
+
 def inputs(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), **DOUBLE)
 
@@ -83,7 +90,8 @@ def test_hebbs_rule_written_by_oneself_is_the_librarys_in_every_network(
     kind: Any, batch_first: bool
 ) -> None:
     options = {**DOUBLE, "batch_first": batch_first}
-    own, ours = (kind(FEATURES, NEURONS, plasticity=p, **options) for p in (hebb, Plasticity()))
+    rules = on_kernels_of_its_own(hebb.use()), Plasticity()
+    own, ours = (kind(FEATURES, NEURONS, plasticity=p, **options) for p in rules)
     ours.load_state_dict(own.state_dict())
     given = inputs(STEPS, BATCH, FEATURES)
     given = given.transpose(0, 1) if batch_first else given
@@ -93,7 +101,8 @@ def test_hebbs_rule_written_by_oneself_is_the_librarys_in_every_network(
 
 @pytest.mark.parametrize("kind", [PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell])
 def test_cells_under_a_rule_take_the_steps_of_the_librarys(kind: Any) -> None:
-    own, ours = (kind(FEATURES, NEURONS, plasticity=p, **DOUBLE) for p in (hebb, Plasticity()))
+    rules = on_kernels_of_its_own(hebb.use()), Plasticity()
+    own, ours = (kind(FEATURES, NEURONS, plasticity=p, **DOUBLE) for p in rules)
     ours.load_state_dict(own.state_dict())
     for given in (inputs(BATCH, FEATURES), inputs(FEATURES)):
         states = []
@@ -106,12 +115,76 @@ def test_cells_under_a_rule_take_the_steps_of_the_librarys(kind: Any) -> None:
         same(*states)
 
 
+@rule(H="synapse")
+def hebb_in_other_words(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    return H + rate * x * y - H * rate
+
+
+@rule(H="synapse")
+def oja(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    return H + rate * (x - H * y) * y
+
+
+@rule(H="synapse", read=lambda w, alpha, H, x: (w + alpha * torch.clamp(H, -2, 2)) * x)
+def clipped_on_read(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    return H + rate * x * y
+
+
+@rule(H="synapse", E="synapse", signals={"m": "element"})
+def retroactive(H: Value, E: Value, x: Value, y: Value, m: Value, rate: Value) -> Value:
+    return torch.clamp(H + m * E, -0.5, 0.5), E + rate * (x * y - E)
+
+
+@rule(H="synapse")
+def nearly_hebb(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    return H + rate * x * y - 0.5 * H * rate
+
+
+M = {"readouts": {"m": Readout("sigmoid")}}
+SIGMOID = {"modulator_nonlinearity": "sigmoid"}
+
+
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        (hebb.use(), Plasticity()),
+        (hebb_in_other_words.use(rate="post"), Plasticity(eta="neuron")),
+        (oja.use(rate="connection"), Plasticity("oja", "none", eta="connection")),
+        (clipped_on_read.use(alpha="layer"), Plasticity(constraint="clip_on_read", clip=2, alpha="layer")),
+        (retroactive.use(**M), Plasticity(clip=0.5, modulation="retroactive", **SIGMOID)),
+        (modulated.use(**M), Plasticity(modulation="simple", **SIGMOID)),
+        (fanned.use(**M), Plasticity(modulation="simple", fan_out="neuron", **SIGMOID)),
+        (hebb.use(eta="pre"), None),
+        (hebb.use(initial={"H": 1.0}), None),
+        (modulated.use(), None),
+        (nearly_hebb.use(), None),
+        (OWN, None),
+    ],
+)  # fmt: skip
+def test_a_rule_that_is_the_librarys_is_served_by_its_kernels(use: Any, expected: Any) -> None:
+    assert use.twin == expected
+    if expected is None:
+        return
+    nets = []
+    for plasticity in (use, on_kernels_of_its_own(copy.deepcopy(use))):
+        torch.manual_seed(0)
+        nets.append(
+            PlasticRNN(FEATURES, NEURONS, plasticity=plasticity, backend="reference", **DOUBLE)
+        )
+    given = inputs(STEPS, BATCH, FEATURES)
+    same(outcome(nets[0], given), outcome(nets[1], given))
+    rollouts = [net.rollout(STEPS, BATCH) for net in nets]
+    for each in rollouts:
+        for t in range(STEPS):
+            each.step(given[t])
+    same([*rollouts[0].finish()[1]], [*rollouts[1].finish()[1]])
+
+
 @pytest.mark.parametrize("fan_out", ["none", "neuron"])
 def test_a_modulator_that_the_network_reads_out_is_backpropamines(fan_out: str) -> None:
     own_rule = modulated if fan_out == "none" else fanned
-    own = PlasticRNN(
-        FEATURES, NEURONS, plasticity=own_rule.use(readouts={"m": Readout()}), **DOUBLE
-    )
+    use = on_kernels_of_its_own(own_rule.use(readouts={"m": Readout()}))
+    own = PlasticRNN(FEATURES, NEURONS, plasticity=use, **DOUBLE)
     plasticity = Plasticity(modulation="simple", fan_out=fan_out)
     ours = PlasticRNN(FEATURES, NEURONS, plasticity=plasticity, **DOUBLE)
     names = {"m_weight": "modulator_weight", "m_bias": "modulator_bias"}
@@ -204,7 +277,7 @@ def test_states_are_tuples_by_the_names_that_the_rule_declares() -> None:
 
 
 def test_half_precision_and_autocast_compute_in_single() -> None:
-    net = PlasticRNN(FEATURES, NEURONS, plasticity=hebb)
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=on_kernels_of_its_own(hebb.use()))
     given = inputs(STEPS, BATCH, FEATURES).float()
     single = net(given)[0]
     with torch.autocast("cpu", torch.bfloat16):
@@ -216,7 +289,7 @@ def test_half_precision_and_autocast_compute_in_single() -> None:
 
 @pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
 def test_compiled_code_has_the_same_values_and_gradients_without_a_break(kind: Any) -> None:
-    plasticity = modulated.use(readouts={"m": Readout()})
+    plasticity = on_kernels_of_its_own(modulated.use(readouts={"m": Readout()}))
     net = kind(FEATURES, NEURONS, plasticity=plasticity, **DOUBLE)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     given = inputs(STEPS, BATCH, FEATURES)
@@ -236,7 +309,8 @@ def test_a_rule_of_any_functions_runs_on_the_reference_alone() -> None:
 
 
 def test_what_explain_says_of_a_rule_is_read_off_its_schedules() -> None:
-    said = plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=hebb), BATCH, STEPS)
+    use = on_kernels_of_its_own(hebb.use())
+    said = plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=use), BATCH, STEPS)
     assert "class K0" in said and "reads 3 and writes 1 matrices, 16 bytes a synapse" in said
     assert "accumulators: alpha" in said and "served by: cpu" in said
     assert "class K2" in plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=OWN), BATCH)
@@ -270,7 +344,7 @@ def changed(
     return H + reward * eta * x * y * (y - 2 * theta), theta + tau * (y * y - theta)
 
 
-@rule(hidden="synapse")
+@rule(hidden="synapse", read=lambda hidden, x: hidden * x)
 def named_like_the_activities(hidden: Value, x: Value, y: Value) -> Value:
     return hidden + x * y
 
