@@ -283,6 +283,12 @@ def _transferred(owner: str, module: Any, kind: type[nn.Module], **options: Any)
     first = next(module.parameters())
     sizes = {name: getattr(module, name) for name in names if hasattr(module, name)}
     twin = kind(**sizes, **options, device=first.device, dtype=first.dtype).train(module.training)
+    for each in (module, twin):
+        rule = getattr(each, "_rule", None)
+        if rule is not None and "w" not in rule.rule.taken:
+            raise ValueError(
+                f"{owner}: the rule {rule.rule.name} reads no weights w, so that recurrent ones have no place"
+            )
     weights = {
         name: getattr(module, name)
         for name in twin.state_dict()
@@ -294,6 +300,11 @@ def _transferred(owner: str, module: Any, kind: type[nn.Module], **options: Any)
 
 def _layout(module: Any, layer: int, owner: str) -> tuple[dict[str, tuple[str | None, ...]], str]:
     """Names of a module's parameters in the authors' code, and the suffix of the layer."""
+    if isinstance(module, PlasticModule) and module._rule is not None:
+        raise TypeError(
+            f"{owner}: module must have a Plasticity, as the authors' code has; got the rule "
+            f"{module._rule.rule.name}"
+        )
     for kinds, names in _NAMES:
         if isinstance(module, kinds):
             count = module.num_layers if isinstance(module, (PlasticRNN, PlasticLSTM)) else 1

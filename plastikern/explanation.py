@@ -37,7 +37,7 @@ def kernel_name(direction: str, rule: str, constraint: str, retroactive: bool, s
 
 def kernel_of(module: PlasticModule, direction: str) -> str:
     """The kernel that serves a module's passes, ``forward`` or ``backward``."""
-    plasticity = module.plasticity
+    plasticity = module._built_in
     scalar = "double" if next(module.parameters()).dtype == torch.float64 else "float"
     return kernel_name(
         direction,
@@ -53,12 +53,11 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
 
     ``backward``: of the backward pass, else of the forward pass (which then keeps checkpoints, as for training).
     """
-    steps, plasticity = sizes[0], module.plasticity
+    steps, plasticity = sizes[0], module._built_in
     program = module._program()
-    suffix = module._suffixes[0]
-    rates = [
-        getattr(module, name + suffix) for name in ("eta", "eligibility_eta", "fan_out_weight")
-    ]
+    connection = module._connection(0)
+    rates = [connection.eta, connection.eligibility_eta]
+    rates += [] if connection.modulator is None else [connection.modulator.fan_out_weight]
     per_synapse = any(rate is not None and rate.dim() == 2 for rate in rates)
     layout = 2 if per_synapse else 1 if plasticity.alpha == "connection" else 0
     measures = [
@@ -108,7 +107,7 @@ def calculated(
         issued = issue.clocks(
             found, kernel, pres=module._pres, steps=steps, checkpoint_every=checkpoint_every(steps),
             processors=gpu.processors, gated=isinstance(module, (PlasticLSTM, PlasticLSTMCell)),
-            alpha=module.plasticity.alpha == "connection",
+            alpha=module._built_in.alpha == "connection",
         )  # fmt: skip
     return Calculated(float(found["clocks_per_step"] * steps), issued)
 
@@ -143,7 +142,7 @@ def explain(
         )
     check_positive("explain", "batch", batch)
     check_positive("explain", "steps", steps)
-    if module._rule is not None:
+    if module._rule is not None and module._rule.twin is None:
         return _of_a_rule(module, module._rule, batch, steps)
     if library.MISSING is not None:
         raise RuntimeError(f"explain: the native library is {library.MISSING}")
@@ -153,6 +152,8 @@ def explain(
         f"{type(module).__name__} on {gpu.name}, {steps} steps of {batch} elements"
         + (f", each of {layers} layers" if layers > 1 else "") + " (calculated, not measured)"
     ]  # fmt: skip
+    if module._rule is not None:
+        lines.append(f"rule: {module._rule.rule.name}, which is the library's {module._built_in}")
     lines.append(f"code: {_code(gpu)}")
     for direction in ("forward", "backward"):
         found = plan(module, (steps, batch), gpu, direction == "backward")

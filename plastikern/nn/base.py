@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .. import functional
+from .. import functional, reference
 from ..backends import known
 from ..checks import (
     HALF,
@@ -254,13 +254,14 @@ class PlasticModule(nn.Module):
             modulated=self.modulated,
         )
 
-    def modulator_signal(self, source: Tensor, layer: int = -1) -> Tensor:
+    def modulator_signal(self, source: Tensor, layer: int = -1, name: str | None = None) -> Tensor:
         r"""The neuromodulator :math:`M` of a layer, by default the last, as the network computes it at every step.
 
         Args:
             source: the modulator's input (..., N): where ``plasticity.modulator_input`` is ``"hidden"``, the layer's
                 activities, such as the output of the network.
             layer: its number.
+            name: of a rule of one's own, which of the signals that the network reads out; None: the first.
 
         Returns:
             M (...,), before any fan-out.
@@ -268,10 +269,23 @@ class PlasticModule(nn.Module):
         Raises:
             ValueError: the network has no modulator.
         """
+        if self._rule is not None and self._rule.readouts:
+            return self._read_out(source, layer, name)
         modulator = self.modulator(layer)
         if modulator is None:
             raise ValueError(f"{type(self).__name__}: there is no modulator with modulation 'none'")
         return functional.modulator_signal(source, modulator, self.plasticity)
+
+    def _read_out(self, source: Tensor, layer: int, name: str | None) -> Tensor:
+        assert self._rule is not None
+        readouts, name = self._rule.readouts, name or next(iter(self._rule.readouts))
+        check_choice(type(self).__name__, "name", name, (*readouts,))
+        run_forward_pre_hooks(type(self).__name__, self)
+        suffix = self._suffixes[layer]
+        modulator = Modulator(
+            self._tensor(f"{name}_weight{suffix}"), self._tensor(f"{name}_bias{suffix}")
+        )
+        return reference.modulator_signal(source, modulator, readouts[name].nonlinearity)
 
     def _tensor(self, name: str) -> Any:
         """A parameter or buffer by name; as an attribute, which takes longer, where it is computed from others."""

@@ -394,3 +394,39 @@ def with_the_coefficient_bias(H: Value, x: Value, y: Value, bias: Value) -> Valu
 def test_what_does_not_fit_is_refused_by_name(make: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_explain_names_the_librarys_rule_that_serves() -> None:
+    if plastikern.library.MISSING is not None:
+        pytest.skip("no native library")
+    ours, own = (
+        plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=p), BATCH, STEPS, "A100")
+        for p in (Plasticity(), hebb)
+    )
+    own_lines = own.splitlines()
+    assert "which is the library's Plasticity(rule='hebb', constraint='decay'" in own_lines[1]
+    assert [own_lines[0], *own_lines[2:]] == ours.splitlines()
+
+
+def test_the_signal_that_a_network_reads_out_can_be_looked_at() -> None:
+    net = PlasticRNN(
+        FEATURES, NEURONS, plasticity=modulated.use(readouts={"m": Readout("sigmoid")})
+    )
+    hidden = torch.randn(STEPS, BATCH, NEURONS)
+    weight, bias = net.get_parameter("m_weight_l0"), net.get_parameter("m_bias_l0")
+    torch.testing.assert_close(net.modulator_signal(hidden), torch.sigmoid(hidden @ weight + bias))
+    with pytest.raises(ValueError, match="name must be one of m; got 'n'"):
+        net.modulator_signal(hidden, name="n")
+
+
+def test_conversions_keep_weights_or_say_why_they_cannot() -> None:
+    plain = nn.RNN(FEATURES, NEURONS)
+    net = plastikern.convert.from_torch(plain, hebb)
+    assert torch.equal(net.get_parameter("weight_hh_l0"), plain.weight_hh_l0)
+    assert torch.equal(plastikern.convert.to_torch(net).weight_hh_l0, plain.weight_hh_l0)
+    with pytest.raises(ValueError, match="reads no weights w"):
+        plastikern.convert.from_torch(plain, OWN)
+    with pytest.raises(ValueError, match="reads no weights w"):
+        plastikern.convert.to_torch(PlasticRNN(FEATURES, NEURONS, plasticity=OWN))
+    with pytest.raises(TypeError, match="must have a Plasticity"):
+        plastikern.convert.to_authors(net, orientation="rows")
