@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -19,8 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from ..reference import ACTIVATIONS
 from ..rules.adjoint import level
+from ..rules.calls import Call, Fused, Spec
 from ..rules.compiling import cache_folder
-from ..rules.running import Spec
+from ..rules.firing import Fired, fired, gated
 from ..rules.tiles import module, parameters
 from ..rules.units import READ
 
@@ -42,19 +42,16 @@ def loaded(text: str) -> ModuleType:
     return found
 
 
-class Run:
+class Run(Call):
     """One call, as :class:`plastikern.rules.running.Run`."""
 
     def __init__(self, spec: Spec, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor]) -> None:
-        self.spec, self.drive, self.pre, self.given = spec, drive, pre, dict(given)
-        self.rule, self.program = spec.program.rule, spec.program
-        self.steps, self.batch, self.posts = drive.shape
-        self.pres = pre.shape[-1]
-        self.every = math.isqrt(max(self.steps - 1, 0)) + 1
+        super().__init__(spec, drive, pre, dict(given))
+        self.program = spec.program
+        self.steps, self.batch, self.posts, self.pres = self.sizes
         self.count = {
             "pre_count": drive.new_full((1,), self.pres), "post_count": drive.new_full((1,), self.posts)
         }  # fmt: skip
-        self.states: dict[str, list[Tensor]] = {}
 
     def shape(self, symbol: Any) -> tuple[int, ...]:
         """Of one value for each element."""
@@ -75,7 +72,7 @@ class Run:
             found["x"] = self.pre_of(t)
             found |= {name: self.given[name][t] for name in self.rule.signals}
             if not self.rule.read_after:
-                found["y"], found["z"] = self.activities[t], self.sums[t]
+                found["y"], found["z"] = self.left[t].y, self.left[t].z
                 found["y_as_pre"] = found["y"]
                 found |= {
                     f"{name}_as_pre": before[name]
@@ -92,7 +89,36 @@ class Run:
         """Of step t."""
         if not self.spec.recurrent:
             return self.pre[t]
-        return self.pre if t == 0 else self.activities[t - 1]
+        return self.pre if t == 0 else self.left[t - 1].output
+
+    def cell_before(self, t: int) -> Tensor | None:
+        """An LSTM's cell before step t."""
+        if not self.spec.lstm:
+            return None
+        return self.given["cell"] if t == 0 else self.left[t - 1].cell
+
+    def fire(self, t: int, drive: Tensor, total: Tensor, x: Tensor, cell: Tensor | None) -> Fired:
+        """The neurons at step t, from the plastic sums."""
+        if cell is not None:
+            return gated(drive, total, x @ self.given["gates"].mT, cell, self.spec.post)
+        clamp = None if self.clamp is None else self.clamp[t]
+        return fired(drive, total, ACTIVATIONS[self.spec.activity], clamp)
+
+    def fire_adjoint(self, t: int, upstream: Fired) -> dict[str, Tensor]:
+        """Gradients of ``drive``, ``total``, ``x`` and ``cell`` from those of what step t has left."""
+        x = self.pre_of(t)
+        given = {"drive": self.drive[t], "total": self.totals[t], "x": x, "cell": self.cell_before(t)}
+        leaves = {
+            name: tensor.detach().requires_grad_()
+            for name, tensor in given.items()
+            if tensor is not None
+        }
+        with torch.enable_grad():
+            left = self.fire(t, leaves["drive"], leaves["total"], leaves["x"], leaves.get("cell"))
+        pairs = [(v, g) for v, g in zip(left, upstream, strict=True) if v is not None]
+        values, grads = zip(*pairs, strict=True)
+        found = torch.autograd.grad(values, [*leaves.values()], grads, allow_unused=True)
+        return {name: grad for name, grad in zip(leaves, found, strict=True) if grad is not None}
 
     def launch(self, way: str, variant: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """A unit; what it returns, by name, those of ``values`` in place."""
@@ -118,16 +144,14 @@ class Run:
         """The states after a change."""
         return {name: found[f"next_{name}"] for name in self.rule.states}
 
-    def forward(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Activities (T, B, O), and the last states."""
-        activation = ACTIVATIONS[self.spec.activity]
-        self.activities: list[Tensor] = []
-        self.sums: list[Tensor] = []
+    def forward(self, keep: bool) -> list[Tensor]:
+        """Activities (T, B, O), and what is last; ``keep``: what a backward pass needs, too."""
+        self.left: list[Fired] = []
+        self.totals: list[Tensor] = []
         state = {name: self.given[name] for name in self.rule.states}
         self.kept = {0: state}
         self.vectors = [state]
-        units = self.steps if self.rule.read_after else self.steps + 1
-        for k in range(units):
+        for k in range(self.units):
             variant = self.unit(k)
             found = self.launch("forward", variant, self.taken(k, variant, state))
             if variant != "read":
@@ -136,34 +160,42 @@ class Run:
                     {n: v for n, v in state.items() if self.rule.states[n] != "synapse"}
                 )
                 changes = len(self.vectors) - 1
-                if changes % self.every == 0:
+                if keep and changes % self.every == 0:
                     self.kept[changes] = state
             if k < self.steps:
-                self.sums.append(self.drive[k] + found["sum"])
-                self.activities.append(activation(self.sums[k]))
-        return torch.stack(self.activities), state
+                self.totals.append(found["sum"])
+                self.left.append(
+                    self.fire(k, self.drive[k], found["sum"], self.pre_of(k), self.cell_before(k))
+                )
+        last = [self.left[-1].cell] if self.spec.lstm else []
+        last += [state[name] for name in self.rule.states]
+        return [torch.stack([each.output for each in self.left]), *last]
 
     def backward(self, upstream: Tensor, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Gradients by name, from those of the activities and of the last states."""
+        """Gradients by name, as :meth:`plastikern.rules.running.Run.backward` gives them."""
         zeros = torch.zeros_like
         grads: dict[str, Tensor] = {name: zeros(tensor) for name, tensor in self.given.items()}
-        grads |= {"drive": zeros(self.drive), "pre": zeros(self.pre)}
-        of_state = {name: tensor.clone() for name, tensor in last.items()}
-        grad_y = [tensor.clone() for tensor in upstream]
-        grad_z = [zeros(tensor) for tensor in upstream]
+        grads |= {":drive": zeros(self.drive), ":pre": zeros(self.pre)}
+        of_state = {name: last[name].clone() for name in self.rule.states}
+        # Of what each step has left; the rule's y of its own, beside the activity.
+        of_left = [
+            Fired(grad.clone(), zeros(grad), zeros(grad), zeros(grad) if self.spec.lstm else None)
+            for grad in upstream
+        ]
+        cell = last["cell"].clone() if self.spec.lstm else None
+        of_total = zeros(upstream)
         matrices: dict[str, Tensor] = {}
         segment: dict[int, dict[str, Tensor]] = {}
-        units = self.steps if self.rule.read_after else self.steps + 1
 
         def to_pre(t: int, grad: Tensor) -> None:
             if not self.spec.recurrent:
-                grads["pre"][t] += grad
+                grads[":pre"][t] += grad
             elif t == 0:
-                grads["pre"] += grad
+                grads[":pre"] += grad
             else:
-                grad_y[t - 1] += grad
+                of_left[t - 1].output.add_(grad)
 
-        for k in range(units - 1, -1, -1):
+        for k in range(self.units - 1, -1, -1):
             variant, t = self.unit(k), k if self.rule.read_after else k - 1
             number = k if self.rule.read_after else max(k - 1, 0)
             if number not in segment:
@@ -171,11 +203,12 @@ class Run:
             values = self.taken(k, variant, segment[number] | self.vectors[number])
             values |= {f"grad_{name}": grad for name, grad in of_state.items()}
             if k < self.steps:
-                with torch.enable_grad():
-                    z = self.sums[k].detach().requires_grad_()
-                    y = ACTIVATIONS[self.spec.activity](z)
-                values["grad_sum"] = torch.autograd.grad(y, z, grad_y[k])[0] + grad_z[k]
-                grads["drive"][k] = values["grad_sum"]
+                before = self.fire_adjoint(k, of_left[k]._replace(cell=cell))
+                cell = before.get("cell")
+                grads[":drive"][k], of_total[k] = before["drive"], before["total"]
+                values["grad_sum"] = of_total[k]
+                if "x" in before:
+                    to_pre(k, before["x"])
             for name, symbol in self.program.backward[variant].schedule.outputs.items():
                 plain = name.removeprefix("grad_of_")
                 if level(symbol) == "synapse" and plain not in self.rule.states:
@@ -189,10 +222,8 @@ class Run:
                 at = k if whole.endswith(READ) else t
                 if plain == "x":
                     to_pre(at, grad)
-                elif plain == "y":
-                    grad_y[at] += grad
-                elif plain == "z":
-                    grad_z[at] += grad
+                elif plain in ("y", "z"):
+                    getattr(of_left[at], plain).add_(grad)
                 elif plain in self.rule.signals:
                     grads[plain][at] += grad.view_as(grads[plain][at])
                 elif plain in self.rule.states and whole != plain:
@@ -201,11 +232,14 @@ class Run:
                     grads[plain] += grad.sum(0).view_as(grads[plain])
         for name, total in matrices.items():
             grads[name.removeprefix("grad_of_")] = total.sum(0)
+        pre = self.pre
+        if self.spec.recurrent:
+            pre = torch.stack([self.pre, *(each.output for each in self.left[:-1])])
         if self.program.multiplies:
-            pre = self.pre
-            if self.spec.recurrent:
-                pre = torch.stack([self.pre, *self.activities[:-1]])
-            grads["w"] = grads["drive"].flatten(0, 1).mT @ pre.flatten(0, 1)
+            grads["w"] = self.product_gradient(of_total, pre)
+        if self.spec.lstm:
+            grads["gates"] = self.gates_gradient(grads[":drive"], pre)
+            grads["cell"] = cell
         return grads | of_state
 
     def segment(self, last: int) -> dict[int, dict[str, Tensor]]:
@@ -219,7 +253,7 @@ class Run:
         return found
 
 
-class Sequence(torch.autograd.Function):
+class Sequence(Fused):
     """As :class:`plastikern.rules.running.Sequence`."""
 
     @staticmethod
@@ -227,16 +261,22 @@ class Sequence(torch.autograd.Function):
         ctx: Any, spec: Spec, drive: Tensor, pre: Tensor, *given: Tensor
     ) -> tuple[Tensor, ...]:
         """Of drive (T, B, O); pre (T, B, I), on a recurrent connection the first activities (B, O)."""
+        ctx.run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
+        return tuple(ctx.run.forward(True))
+
+    @staticmethod
+    def alone(spec: Spec, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Keeps nothing."""
+        drive, pre, *given = (tensor.detach() for tensor in tensors)
         run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
-        output, last = run.forward()
-        ctx.run = run
-        return output, *(last[name] for name in spec.program.rule.states)
+        return tuple(run.forward(False))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         """Gradients of everything that went in."""
         run: Run = ctx.run
-        last = dict(zip(run.rule.states, upstream[1:], strict=True))
+        last = dict(zip(run.spec.last_names, upstream[1:], strict=True))
         grads = run.backward(upstream[0], last)
-        return None, grads["drive"], grads["pre"], *(grads[name] for name in run.spec.names)
+        of_given = (None if name == "clamp" and run.spec.clamps else grads[name] for name in run.spec.names)
+        return None, grads[":drive"], grads[":pre"], *of_given

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,21 +115,11 @@ def of_use(tag: str) -> dict[str, str]:
     )
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by the next test")
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by test_interpreted.py")
 @pytest.mark.parametrize("tag", some("A10"))
 def test_interpreted_rules_have_the_golden_values(tag: str) -> None:
     leaves, given = arguments(tag)
     check(tag, leaves, *rule_sequence(RULES[tag], **given, backend="triton"))
-
-
-@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_rules_on_triton_have_the_golden_values(chosen: str) -> None:
-    pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, "-k", "interpreted", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert f"{1 if chosen == 'not slow' else 9} passed" in done.stdout, done.stdout[-3000:]
 
 
 def drawn(tag: str, sizes: tuple[int, int, int, int]) -> dict[str, Any]:
