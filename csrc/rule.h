@@ -92,11 +92,11 @@ struct Job {
     // (B, O), (T, B, O), (T, B, O) the activities, which lie behind the first ones, (B, O), of a
     // recurrent connection.
     S *sum, *z, *y;
-    S* history;              // lstm: gates i, f, g, o, the cell, and the sum where it is the post
-    const S* const* first;   // of each state of synapses (B, O, I)
-    S* const* state;         // (B, O, stride), as the steps change it
-    S* const* checkpoint;    // of each (C, B, O, stride), or null
-    S *grad_y, *grad_z;      // (T, B, O)
+    S* history;                // lstm: gates i, f, g, o, the cell, and the sum where it is the post
+    const S* const* first;     // of each state of synapses (B, O, I)
+    S* const* state;           // (B, O, stride), as the steps change it
+    S* const* checkpoint;      // of each (C, B, O, stride), or null
+    S *grad_y, *grad_z;        // (T, B, O)
     S *grad_drive, *grad_sum;  // as the drive; (T, B, O), the same memory where both are the same
     S* grad_post;              // lstm: (T, B, O), or null where the activities are the post
     S* grad_cell;              // lstm: (B, O), of the cell after a step, then of that before it

@@ -29,7 +29,8 @@ PLASTIKERN_INLINE void fire(const Job<S>& job, int64_t k, int64_t b, int64_t j, 
     const V drive = access.load(job.drive + at);
     const V z = drive + access.load(job.sum + b * job.posts + j);
     V y = activity(static_cast<Nonlinearity>(job.activity), z);
-    if (job.clamp != nullptr) y = access.load(job.clamp + at) != arithmetic::number<V>(0.0) ? drive : y;
+    if (job.clamp != nullptr)
+        y = access.load(job.clamp + at) != arithmetic::number<V>(0.0) ? drive : y;
     access.store(job.z + at, z);
     access.store(job.y + at, y);
 }

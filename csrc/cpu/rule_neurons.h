@@ -48,8 +48,8 @@ inline void sum_gates(const Job<S>& job, int64_t k, int64_t first, int64_t last)
     const int64_t n = job.posts;
     const OfGroup<const S> before(first, last,
                                   [&](int64_t b) { return before_step(job, job.y, k, b); });
-    const OfGroup<S> input_forget(
-        first, last, [&](int64_t b) { return history_of(job, k, b, kInputGate); });
+    const OfGroup<S> input_forget(first, last,
+                                  [&](int64_t b) { return history_of(job, k, b, kInputGate); });
     const OfGroup<S> output(first, last,
                             [&](int64_t b) { return history_of(job, k, b, kOutputGate); });
     multiply(job.gates, 2 * n, n, before.at, input_forget.at, before.count);
@@ -60,8 +60,7 @@ inline void sum_gates(const Job<S>& job, int64_t k, int64_t first, int64_t last)
 inline void sum_gates_adjoint(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
     const int64_t n = job.posts;
     const auto grad_drive = [&](int64_t b) { return job.grad_drive + 4 * (k * job.batch + b) * n; };
-    const OfGroup<S> to(first, last,
-                        [&](int64_t b) { return before_step(job, job.grad_y, k, b); });
+    const OfGroup<S> to(first, last, [&](int64_t b) { return before_step(job, job.grad_y, k, b); });
     const OfGroup<const S> input_forget(first, last, [&](int64_t b) { return grad_drive(b); });
     const OfGroup<const S> output(first, last,
                                   [&](int64_t b) { return grad_drive(b) + kOutputGate * n; });

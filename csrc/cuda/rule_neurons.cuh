@@ -29,7 +29,8 @@ template <typename S>
 __device__ void softmax(S* z_to_y, int64_t count) {
     if (threadIdx.x >= kLanes) return;
     S most = z_to_y[0], total = 0;
-    for (int64_t j = threadIdx.x; j < count; j += kLanes) most = z_to_y[j] > most ? z_to_y[j] : most;
+    for (int64_t j = threadIdx.x; j < count; j += kLanes)
+        most = z_to_y[j] > most ? z_to_y[j] : most;
     most = most_of_lanes(most);
     for (int64_t j = threadIdx.x; j < count; j += kLanes) total += exp(z_to_y[j] - most);
     total = sum_of_lanes(total);

@@ -26,8 +26,8 @@ WARPS = 8
 """Of a block, as in csrc/cuda/rule.cuh."""
 MAX_GROUP = 16
 """Elements that a worker takes through the steps of an LSTM together, at most, as in csrc/cpu/rule.h."""
-SIDE_BY_SIDE = 32 << 20
-"""Bytes that their segments take, at most, where there is more than one of them."""
+SIDE_BY_SIDE = 6 << 20
+"""Bytes that their segments take at most, where there is more than one: what stays in the caches."""
 ROLES = ("memory", "parity", "scratch", "segment", "total")
 """In the order of csrc/cpu/rule.h, as all structures here."""
 

@@ -106,13 +106,10 @@ class Run(Call):
 
     def fire_adjoint(self, t: int, upstream: Fired) -> dict[str, Tensor]:
         """Gradients of ``drive``, ``total``, ``x`` and ``cell`` from those of what step t has left."""
-        x = self.pre_of(t)
-        given = {"drive": self.drive[t], "total": self.totals[t], "x": x, "cell": self.cell_before(t)}
-        leaves = {
-            name: tensor.detach().requires_grad_()
-            for name, tensor in given.items()
-            if tensor is not None
-        }
+        given = {"drive": self.drive[t], "total": self.totals[t], "x": self.pre_of(t)}
+        if (cell := self.cell_before(t)) is not None:
+            given["cell"] = cell
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
         with torch.enable_grad():
             left = self.fire(t, leaves["drive"], leaves["total"], leaves["x"], leaves.get("cell"))
         pairs = [(v, g) for v, g in zip(left, upstream, strict=True) if v is not None]
@@ -167,9 +164,10 @@ class Run(Call):
                 self.left.append(
                     self.fire(k, self.drive[k], found["sum"], self.pre_of(k), self.cell_before(k))
                 )
-        last = [self.left[-1].cell] if self.spec.lstm else []
-        last += [state[name] for name in self.rule.states]
-        return [torch.stack([each.output for each in self.left]), *last]
+        output = torch.stack([each.output for each in self.left])
+        cell = self.left[-1].cell
+        cells = [] if cell is None else [cell]
+        return [output, *cells, *(state[name] for name in self.rule.states)]
 
     def backward(self, upstream: Tensor, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gradients by name, as :meth:`plastikern.rules.running.Run.backward` gives them."""
@@ -237,7 +235,7 @@ class Run(Call):
             pre = torch.stack([self.pre, *(each.output for each in self.left[:-1])])
         if self.program.multiplies:
             grads["w"] = self.product_gradient(of_total, pre)
-        if self.spec.lstm:
+        if cell is not None:
             grads["gates"] = self.gates_gradient(grads[":drive"], pre)
             grads["cell"] = cell
         return grads | of_state
@@ -278,5 +276,6 @@ class Sequence(Fused):
         run: Run = ctx.run
         last = dict(zip(run.spec.last_names, upstream[1:], strict=True))
         grads = run.backward(upstream[0], last)
-        of_given = (None if name == "clamp" and run.spec.clamps else grads[name] for name in run.spec.names)
-        return None, grads[":drive"], grads[":pre"], *of_given
+        if run.spec.clamps:
+            del grads["clamp"]
+        return None, grads[":drive"], grads[":pre"], *map(grads.get, run.spec.names)

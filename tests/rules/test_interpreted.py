@@ -1,5 +1,6 @@
-"""Users' rules on Triton kernels, under Triton's interpreter: it is chosen before Triton is imported, so in a process of
-its own."""
+"""Users' rules on Triton kernels, under Triton's interpreter.
+
+It is chosen before Triton is imported, so in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-COUNTS = {"test_ten_rules.py": {"not slow": 1, "slow": 9}, "test_neurons.py": {"not slow": 8, "slow": 30}}
+COUNTS = {
+    "test_ten_rules.py": {"not slow": 1, "slow": 9},
+    "test_neurons.py": {"not slow": 8, "slow": 30},
+}
 """Interpreted tests that each file has."""
 
 
