@@ -20,7 +20,7 @@ from plastikern.rules import running
 from plastikern.rules.cells import POSTS
 from plastikern.rules.programs import Program
 from plastikern.rules.running import Run, Sequence, Spec
-from plastikern.rules.sequences import _by_torch
+from plastikern.rules.sequences import How, _by_torch
 
 from .ten import GRANULARITIES, RULES, Value
 
@@ -108,11 +108,11 @@ class Drawn:
     def by_torch(self) -> list[Tensor]:
         """Activities and what is last, on the reference."""
         spec = self.spec
-        output, last = _by_torch(
-            self.rule, self.drive, self.pre, self.given, self.of_use, spec.activity, kind=spec.kind, post=spec.post
-        )  # fmt: skip
-        assert [*last] == spec.last_names
-        return [output, *last.values()]
+        how = How(activity=spec.activity, kind=spec.kind, post=spec.post)
+        output, cell, last = _by_torch(
+            self.rule, self.drive, self.pre, self.given, self.of_use, how
+        )
+        return [output, *(() if cell is None else (cell,)), *last.values()]
 
     def fused(self, sequence: Any = Sequence, target: str = "cpu") -> list[Tensor]:
         """The same on kernels."""
@@ -260,9 +260,9 @@ def test_the_definition_is_that_of_the_librarys_own_networks(option: str) -> Non
         given |= {"w": blocks[2], "gates": blocks[[0, 1, 3]].flatten(0, 1), "cell": cell}
     if clamp is not None:
         given["clamp"] = clamp
-    output, last = _by_torch(
+    output, last_cell, last = _by_torch(
         hebb, drive, features if kind == "linear" else hidden, given,
-        {"eta": "layer", "w": "connection", "alpha": "connection"}, said["activity"], kind=kind, post=said["post"],
+        {"eta": "layer", "w": "connection", "alpha": "connection"}, How(said["activity"], kind, said["post"]),
     )  # fmt: skip
     program = Network(kind, Plasticity(), said["activity"], said["post"])
     inputs = Inputs(drive, features if kind == "linear" else None, clamp)
@@ -273,7 +273,7 @@ def test_the_definition_is_that_of_the_librarys_own_networks(option: str) -> Non
     torch.testing.assert_close(output, right)
     torch.testing.assert_close(last["H"], after.trace)
     if cell is not None:
-        torch.testing.assert_close(last["cell"], after.cell)
+        torch.testing.assert_close(last_cell, after.cell)
 
 
 @COMPILER

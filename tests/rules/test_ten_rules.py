@@ -111,8 +111,9 @@ def of_use(tag: str) -> dict[str, str]:
     _, given = arguments(tag)
     options = given["signals"], given["granularities"] or {}
     return sequences._checked(
-        RULES[tag], given["drive"], given["pre"], given["state"], given["parameters"], *options
-    )
+        RULES[tag], given["drive"], given["pre"], given["state"], given["parameters"], *options,
+        given["drive"].shape[-1],
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by test_interpreted.py")
