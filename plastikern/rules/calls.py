@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .cells import POSTS
 from .decorator import Rule
@@ -150,7 +151,8 @@ class Fused(torch.autograd.Function):
 
 
 def needs_gradients(tensors: tuple[Tensor, ...]) -> bool:
-    """Whether somebody may ask for them; transforms of torch.func decide for themselves."""
-    if torch._C._are_functorch_transforms_active():
+    """Whether somebody may ask for them; transforms of torch.func and forward mode are told by the autograd function
+    what it cannot do."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

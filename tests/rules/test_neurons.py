@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.gradcheck import gradcheck
 
 from plastikern import Plasticity, reference, rule
@@ -37,7 +38,9 @@ RECURRENT = {"A5"}
 """They ask for the other role of their neurons."""
 
 
-@rule(activities="synapse", history="post")
+@rule(
+    activities="synapse", history="post", read=lambda w, alpha, activities, x: (w + alpha * activities) * x
+)  # fmt: skip
 def bcm(
     activities: Value, history: Value, x: Value, y: Value, z: Value, drive: Value, pre: Value, outputs: Value
 ) -> Value:  # fmt: skip
@@ -300,6 +303,16 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for(
         assert len(found) == 1 + len(drawn.spec.last_names) < len(with_it)
         for mine, kept in zip(found, with_it, strict=False):
             assert torch.equal(mine, kept) and not mine.requires_grad
+
+
+@COMPILER
+def test_forward_mode_is_refused_where_no_gradient_is_asked_for_either() -> None:
+    drawn = Drawn("A10", (2, 2, 3, 3), **OPTIONS["rnn"])
+    drive, pre, *given = (t.detach() for t in (drawn.drive, drawn.pre, *drawn.given.values()))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(drive, torch.ones_like(drive))
+        with pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
+            Sequence.apply(drawn.spec, dual, pre, *given)
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:
