@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import pickle
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -38,8 +39,10 @@ GRANULARITIES = {"layer": "layer", "pre": "input", "post": "neuron", "connection
 MAX_STATES = 16
 REGISTERED: WeakValueDictionary[str, Rule] = WeakValueDictionary()
 """Rules by their tokens."""
-RESERVED = ("readouts", "initial")
-"""Names of what :meth:`Rule.use` takes besides coefficients."""
+RESERVED = re.compile(
+    r"readouts|initial|sum|pre_count|post_count|_.*|(grad|next|seen|back|made)_.*|.*_(read|as_pre)"
+)
+"""Names of what :meth:`Rule.use` takes besides coefficients, and of what is derived of a rule."""
 
 
 def plastic_read(w: Value, alpha: Value, H: Value, x: Value) -> Value:
@@ -355,7 +358,7 @@ def _check(found: Rule) -> None:
                 raise found.error(f"{what} {name} has the name of something else")
     taken = {*_names(found.function)}
     for name in (*states, *signals, *found.coefficients):
-        if name in RESERVED or name.startswith("_"):
+        if RESERVED.fullmatch(name):
             raise found.error(f"{name} is a name of the library's; rename it")
     for name in states:
         if name not in {*taken, *_names(found.read)}:

@@ -90,7 +90,7 @@ class Schedule:
             elif symbol.operation != "constant" and (
                 symbol in handed_on or symbol.operation in SUMS
             ):
-                name = self.values.setdefault(symbol, named.get(symbol, f"v{len(self.values)}"))
+                name = self.values.setdefault(symbol, named.get(symbol, f"made_{len(self.values)}"))
                 value = symbol.arguments[0] if symbol.operation in SUMS else symbol
                 late = level(value) == "synapse" and symbol not in self.waited
                 outputs, sums = found.setdefault(

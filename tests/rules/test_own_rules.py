@@ -158,3 +158,63 @@ def test_what_no_backend_can_do_is_said():
             {**parameters, "eta": 0.1},
             granularities={"eta": "layer"},
         )
+
+
+@pytest.mark.parametrize("name", [
+    "sum", "pre_count", "grad_sum", "next_H", "seen_H", "back_H", "made_1", "x_read", "e_as_pre", "readouts",
+    "initial", "_running",
+])  # fmt: skip
+def test_a_name_that_is_derived_of_a_rule_is_refused(name):
+    source = f"def made(H, x, y, {name}): return H + {name} * x * y"
+    with pytest.raises(RuleError, match=f"{name} is a name of the library's; rename it"):
+        rule(H="synapse")(_defined(source))
+    with pytest.raises(RuleError, match=f"{name} is a name of the library's; rename it"):
+        rule(H="synapse", signals={name: "post"})(_defined(source))
+
+
+def _defined(source):
+    found = {}
+    exec(source, found)  # names are arguments, which no def can be given otherwise
+    return found["made"]
+
+
+@rule(
+    v3="synapse",
+    element="post",
+    signals={"row": "pre", "job": "element"},
+    read=lambda v3, w, x: (v3 + w) * x,
+)
+def of_words_that_the_printed_text_has(
+    v3, element, row, job, x, y, V, to, const, auto, double, i, made, column
+):
+    v3 = v3 * const + V * row * y + job * to + auto * element
+    return v3, element * double + i * y + made * column
+
+
+def test_names_that_the_printed_text_has_too_are_a_users_as_well():
+    torch.manual_seed(0)
+    state = {"v3": _drawn(BATCH, POSTS, PRES), "element": _drawn(BATCH, POSTS)}
+    names = of_words_that_the_printed_text_has.coefficients
+    parameters = {name: _drawn() for name in names} | {"w": _drawn(POSTS, PRES)}
+    signals = {"row": _drawn(STEPS, BATCH, PRES), "job": _drawn(STEPS, BATCH)}
+    leaves = [
+        _drawn(STEPS, BATCH, POSTS),
+        _drawn(STEPS, BATCH, PRES),
+        *state.values(),
+        *parameters.values(),
+    ]
+    found = []
+    for backend in ("cpu", "reference"):
+        output, last = rule_sequence(
+            of_words_that_the_printed_text_has,
+            *leaves[:2],
+            state,
+            parameters,
+            signals,
+            backend=backend,
+        )
+        values = [output, *last.values()]
+        grads = torch.autograd.grad(sum((x**2).sum() for x in values), [*leaves, *signals.values()])
+        found.append([*values, *grads])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
