@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 from .operations import DERIVATIVES, SUMS, apply, lowered
 from .symbols import Symbol, constant, leaf, walk
@@ -58,6 +59,13 @@ def regrouped(outputs: dict[str, Symbol]) -> dict[str, Symbol]:
     Factors and summands that lack an axis are put together first; factors that are the same for all
     that a sum runs over leave it; sums of the same summand become one; operations are ``lowered``.
     """
+    return dict(_regrouped_in_passes(tuple(outputs.items())))
+
+
+@lru_cache(maxsize=64)
+def _regrouped_in_passes(given: tuple[tuple[str, Symbol], ...]) -> dict[str, Symbol]:
+    """Kept, since the units of a rule have most of their expressions in common."""
+    outputs = dict(given)
     # What one pass takes out of sums leaves products that only one other needs, for the next pass.
     for _ in range(4):
         before, outputs = outputs, _regrouped(outputs)

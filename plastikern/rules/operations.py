@@ -49,6 +49,8 @@ def _simpler(operation: str, symbols: tuple[Symbol, ...]) -> Symbol | None:
         return apply("sub", symbols[1], symbols[0].arguments[0])
     if operation == "mul" and -1 in values:
         return apply("neg", symbols[1 - values.index(-1)])
+    if operation == "div" and values[1] == 0:
+        raise RuleError("a rule cannot divide by the constant zero")
     if operation in ("div", "pow") and values[1] == 1:
         return symbols[0]
     if operation == "neg" and symbols[0].operation == "neg":

@@ -14,6 +14,7 @@ from torch import Tensor
 from .calls import Spec
 from .decorator import REGISTERED, Rule
 from .running import Run
+from .variants import program_of
 
 SEPARATOR = "|"
 
@@ -35,8 +36,6 @@ def words_of(
 
 def _spec(words: str) -> tuple[Spec, str]:
     """What the words say, and the backend."""
-    from .sequences import program_of
-
     token, backend, names, used, granularities, activity, kind, post, every, recurrent = (
         words.split(SEPARATOR)
     )

@@ -124,7 +124,8 @@ class Schedule:
             s for s in needed if s.operation in SUMS and level(s.arguments[0]) == "synapse"
         }
         made: dict[Symbol, Place] = {}
-        for symbol in sorted(order, key=self._is_late):
+        late = self._late(order)
+        for symbol in sorted(order, key=lambda s: s in late):
             sweep, turn = max((made[a] for a in symbol.arguments), default=START)
             if symbol.operation in SUMS:
                 if level(symbol.arguments[0]) == "synapse" and symbol not in self.waited:
@@ -136,12 +137,14 @@ class Schedule:
                 self.last = max(self.last, made[symbol])
         return made
 
-    def _is_late(self, symbol: Symbol) -> bool:
-        """Whether it follows from sums that no synapse waits for."""
-        return any(
-            s.operation in SUMS and level(s.arguments[0]) == "synapse" and s not in self.waited
-            for s in walk([symbol])
-        )
+    def _late(self, order: list[Symbol]) -> set[Symbol]:
+        """What follows from sums that no synapse waits for."""
+        late: set[Symbol] = set()
+        for symbol in order:
+            summed = symbol.operation in SUMS and level(symbol.arguments[0]) == "synapse"
+            if (summed and symbol not in self.waited) or not late.isdisjoint(symbol.arguments):
+                late.add(symbol)
+        return late
 
     def _inputs(self, made: Iterable[Symbol]) -> dict[str, Symbol]:
         """What these are computed from."""

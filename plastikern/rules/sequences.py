@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +26,9 @@ from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
 from .firing import Fired, fired, gated
 from .operators import words_of
-from .programs import Program
 from .running import SCALARS, Sequence
 from .uses import RUNNING
+from .variants import program_of
 
 State = dict[str, Tensor]
 SHUT = 1e4
@@ -242,11 +240,6 @@ def _compiling(
     return output, cell, dict(zip(rule.states, rest, strict=False))
 
 
-def program_of(rule: Rule, of_use: Mapping[str, str]) -> Program:
-    """The program of a rule with granularities, as the numbers are now that it takes from elsewhere."""
-    return _program(rule, tuple(of_use.items()), _outside(rule.function) + _outside(rule.read))
-
-
 def _plain(tensor: Tensor) -> Tensor:
     """With all its values in memory: not negated on the way, not a zero that has none."""
     if torch._is_zerotensor(tensor):
@@ -260,23 +253,6 @@ def _sequence(backend: str) -> Any:
     from ..triton.rules import Sequence as OnTriton
 
     return OnTriton
-
-
-@cache
-def _program(
-    rule: Rule, granularities: tuple[tuple[str, str], ...], outside: tuple[float, ...]
-) -> Program:
-    del (
-        outside
-    )  # Whoever changes a number that the function takes from its module gets another program.
-    return Program(rule, dict(granularities))
-
-
-def _outside(function: Callable[..., Any]) -> tuple[float, ...]:
-    """Numbers that a function takes from its module, or from the function around it."""
-    found = inspect.getclosurevars(function)
-    values = [*found.globals.values(), *found.nonlocals.values()]
-    return tuple(value for value in values if isinstance(value, (int, float)))
 
 
 def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:

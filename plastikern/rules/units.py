@@ -78,8 +78,9 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
                 total[name] = total[name] + substituted(found.pop(symbol), known)
         gather(regrouped(_named(found)), known)
     if changes:
-        used = {s for s in walk(traced.states.values()) if s.operation == "leaf"}
-        # Roles of the other side are leaves of their own.
+        used = dict.fromkeys(s for s in walk(traced.states.values()) if s.operation == "leaf")
+        # Roles of the other side are leaves of their own. They come in the order of the rule, so that every process
+        # prints the same text.
         leaves |= {str(s.payload): s for s in used if s.payload not in leaves}
         given = [(_spread(traced.states[n], leaves[n]), back[n]) for n in states]
         found = adjoint(given, [symbol for symbol in leaves.values() if symbol in used])

@@ -172,6 +172,18 @@ def _endless(H: V, x: V, y: V) -> V:
     return H + float("inf") * x * y
 
 
+def _by_zero(H: V, x: V, y: V) -> V:
+    return H + x / 0 * y
+
+
+def _overflowing(H: V, x: V, y: V) -> V:
+    return H + 1e308 * 10 * x * y
+
+
+def _no_number(H: V, x: V, y: V) -> V:
+    return H + float("nan") * x * y
+
+
 def _other_role(H: V, x: V, y: V) -> V:
     return H + x * as_pre(2 * y)
 
@@ -194,7 +206,9 @@ def _no_sum_over_post(H: V, x: V, y: V) -> V:
         (_index, "not subscriptable"), (_transposed, "a rule has no .transpose"),
         (_branch, "a rule cannot branch on what it is given; use torch.where"),
         (_python_max, "a rule cannot branch"), (_grows, "cannot change what it is given in place"),
-        (_captures, "cannot take a tensor from outside"), (_endless, "a constant in a rule must be finite"),
+        (_captures, "cannot take a tensor from outside"), (_endless, "a constant in a rule must be finite; got inf"),
+        (_by_zero, "cannot divide by the constant zero"), (_overflowing, "a constant in a rule must be finite"),
+        (_no_number, "a constant in a rule must be finite; got nan"),
         (_other_role, "as_pre takes a state"), (_no_sum, "over_pre sums over pre"),
         (_no_sum_over_post, "over_post sums over post"),
     ],
