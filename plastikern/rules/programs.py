@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from . import layout
 from .adjoint import LEVELS, level
 from .decorator import Rule
 from .printers import CPP, statements
@@ -170,7 +171,8 @@ class Program:
             way: ", ".join(f"printed::{way}_{name}" for name in VARIANTS)
             for way in ("forward", "backward")
         }
-        return "\n".join([*HEAD, *lines, FOOT.format(**names)])
+        foot = FOOT.format(**names, layout=layout.number())
+        return "\n".join([*HEAD, *lines, *layout.stated(), foot])
 
 
 HEAD = [
@@ -199,7 +201,7 @@ using Backward = Variants<{backward}>;
 EXPORTED plastikern_forward(const Call* job) {{ return forward_pass<Forward>(*job), 0; }}
 EXPORTED plastikern_backward(const Call* job) {{ return backward_pass<Forward, Backward>(*job), 0; }}
 #endif
-EXPORTED plastikern_job_bytes() {{ return sizeof(Call); }}
+EXPORTED plastikern_layout() {{ return {layout}; }}
 """
 
 

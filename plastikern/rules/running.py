@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import library
+from . import layout
 from .adjoint import LEVELS, level
 from .calls import ACTIVITIES, Call, Fused, Spec
 from .cells import HISTORY, POSTS, history_rows
@@ -217,7 +218,7 @@ class Run(Call):
         work = self._new(job.workers, size)
         job.work = work.data_ptr()
         compiled_rule = self._library()
-        assert compiled_rule.plastikern_job_bytes() == ctypes.sizeof(_Job)
+        layout.check(compiled_rule, self.rule.name)
         failed = getattr(compiled_rule, f"plastikern_{name}")(ctypes.byref(job))
         if failed:
             raise RuntimeError(f"{self.rule.name}: the launch failed with error {failed}")

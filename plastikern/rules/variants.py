@@ -123,7 +123,7 @@ def _add(value: Any, names: tuple[str, ...], found: list[Hashable], seen: _Seen)
     kind = type(value)
     if isinstance(value, (float, int, str)) or value is None:
         # 0.0 and -0.0, and 1 and True, are equal, and are not the same.
-        found.extend([kind, repr(value)])
+        found.append(f"{kind} {value!r}")
     elif kind is BuiltinFunctionType:
         found.append(value)
     elif kind is FunctionType:

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from ..reference import ACTIVATIONS
 from ..rules.adjoint import level
 from ..rules.calls import Call, Fused, Spec
-from ..rules.compiling import cache_folder
+from ..rules.compiling import kept
 from ..rules.firing import Fired, fired, gated
 from ..rules.tiles import module, parameters
 from ..rules.units import READ
@@ -32,8 +32,7 @@ TILE = 4096
 def loaded(text: str) -> ModuleType:
     """The module of a text: Triton reads its kernels from a file."""
     name = f"plastikern_rule_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-    path = cache_folder() / f"{name}.py"
-    path.write_text(text)
+    path = kept(f"{name}.py", text)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     found = importlib.util.module_from_spec(spec)

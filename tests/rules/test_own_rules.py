@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from plastikern import over_post, over_pre, rule, rule_sequence
-from plastikern.rules.compiling import CompilationError, compiled
 from plastikern.rules.symbols import RuleError
 
 STEPS, BATCH, POSTS, PRES = 4, 2, 5, 9
@@ -75,72 +74,12 @@ def test_a_comparison_is_refused_but_where_it_chooses(changed):
         rule(H="synapse")(choosing)
 
 
-@pytest.mark.parametrize(
-    ("compiler", "message"),
-    [
-        ("/bin/true", "made no library"),
-        ("/bin/false", "ended with 1"),
-        ("no-such-compiler", "CXX names 'no-such-compiler'"),
-    ],
-)
-def test_a_compiler_that_does_not_compile_is_a_compilation_error(
-    compiler, message, monkeypatch, tmp_path
-):
-    from plastikern.rules import compiling
-
-    monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setenv(compiling.CACHE, str(tmp_path))
-    cached = (compiling._compiler, compiling._compiler_version)
-    for each in cached:
-        each.cache_clear()
-    try:
-        with pytest.raises(CompilationError, match=message):
-            compiled("int a;", "float")
-    finally:
-        for each in cached:
-            each.cache_clear()
-
-
-def test_a_broken_file_among_the_kept_ones_is_made_once_more(monkeypatch, tmp_path):
-    from plastikern.rules import compiling
-
-    monkeypatch.setenv(compiling.CACHE, str(tmp_path))
-    text = 'extern "C" __attribute__((visibility("default"))) int seven() { return 7; }'
-    folder = tmp_path / compiling.key(text, "float cpu")
-    folder.mkdir()
-    (folder / "rule.so").write_bytes(b"")
-    assert compiled(text, "float").seven() == 7
-
-
 def test_a_rule_is_copied_and_pickled_by_its_name():
     import copy
     import pickle
 
     assert copy.deepcopy(overwriting) is overwriting
     assert pickle.loads(pickle.dumps(overwriting)) is overwriting
-
-
-FACTOR = 0.5
-
-
-@rule(H="synapse")
-def of_a_number_outside(H, x, y):
-    return H + FACTOR * x * y
-
-
-def test_a_number_outside_that_changes_changes_the_rule(monkeypatch):
-    torch.manual_seed(0)
-    state, parameters = {"H": _drawn(2, 3, 4)}, {"w": _drawn(3, 4), "alpha": _drawn(3, 4)}
-    for factor in (0.5, 0.7):
-        monkeypatch.setitem(globals(), "FACTOR", factor)
-        ours, theirs = (
-            rule_sequence(
-                of_a_number_outside, torch.zeros(3, 2, 3).double(), torch.ones(3, 2, 4).double(), state, parameters,
-                backend=backend,
-            )[1]["H"]
-            for backend in ("cpu", "reference")
-        )  # fmt: skip
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_what_no_backend_can_do_is_said():
