@@ -15,6 +15,7 @@ from .nn import (
     Rollout,
 )
 from .plasticity import Plasticity
+from .rules.checking import check
 from .rules.decorator import Rule, rule
 from .rules.operations import as_pre, over_post, over_pre
 from .rules.sequences import rule_sequence
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "as_pre",
     "build_info",
+    "check",
     "convert",
     "explain",
     "functional",

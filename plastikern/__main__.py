@@ -1,5 +1,5 @@
 """``python -m plastikern``: what is built and which backend serves which device; ``selftest``: whether it is right;
-``gpu-check``: everything that a card can tell in some minutes.
+``gpu-check``: everything that a card can tell in some minutes; ``compile``: a rule of one's own, before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 
 from . import backends, build_info, selftest
 from .gpu_check import cli
+from .rules import beforehand
 
 
 def show() -> None:
@@ -56,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         "gpu-check", help="facts, parity, timing and constants of your card, into a file"
     )
     cli.add_arguments(check)
+    beforehand.add_arguments(
+        commands.add_parser("compile", help="compile a rule of one's own before it is used")
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "gpu-check":
         return cli.run(check, chosen)
@@ -63,8 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
         show()
         return 0
     try:
+        if chosen.command == "compile":
+            return beforehand.run(chosen)
         return selftest.main(chosen.device, chosen.backend, chosen.repeats, chosen.networks)
-    except (RuntimeError, ValueError, AssertionError) as error:  # torch without CUDA asserts
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # torch without CUDA asserts
         print(f"FAIL: {error}", file=sys.stderr)
         return 1
 

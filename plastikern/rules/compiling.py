@@ -181,6 +181,14 @@ def _compiler() -> tuple[str, ...]:
     return _found(os.environ.get("CXX") or "", os.environ.get("PATH") or "")
 
 
+def found_compiler() -> bool:
+    """Whether there is one."""
+    try:
+        return bool(_compiler())
+    except CompilationError:
+        return False
+
+
 @cache
 def _found(named: str, path: str) -> tuple[str, ...]:
     words = shlex.split(named)

@@ -128,7 +128,9 @@ def _add(value: Any, names: tuple[str, ...], found: list[Hashable], seen: _Seen)
         found.append(value)
     elif kind is FunctionType:
         # A function of the library that was made of a rule has it in its closure.
-        if _of_a_library(value.__module__) and not (value.__closure__ and value.__module__.startswith(_OWN)):
+        if _of_a_library(value.__module__) and not (
+            value.__closure__ and value.__module__.startswith(_OWN)
+        ):
             found.append(value)
         else:
             _add_function(value, found, seen)
@@ -145,7 +147,7 @@ def _add(value: Any, names: tuple[str, ...], found: list[Hashable], seen: _Seen)
     elif kind is Rule:
         _add_function(value.function, found, seen)
         _add_function(value.read, found, seen)
-    elif is_dataclass(value) and kind.__dataclass_params__.frozen:
+    elif is_dataclass(kind) and vars(kind)["__dataclass_params__"].frozen:
         found.append(value)
     elif kind in (tuple, list, dict) and len(value) <= MOST_VALUES:
         found.append((kind, len(value)))

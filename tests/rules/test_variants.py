@@ -127,7 +127,7 @@ def _container(value: float) -> None:
         (of_its_read, _global),
         (of_another_rule, _global),
         (of_a_helper.with_lengths, _global),
-        (modulated.use(readouts={"m": Readout()}).rule, _global),
+        (modulated.use(readouts={"m": Readout()}).inner, _global),
     ],
 )
 def test_a_number_outside_that_changes_gives_another_program_wherever_it_is(
@@ -203,7 +203,9 @@ def test_the_eighth_variant_proposes_a_coefficient(
 ) -> None:
     def use(k: int) -> None:
         monkeypatch.setitem(globals(), "RATE", 1.0 + k)
-        program_of(_made(k / 10) if factory else of_a_global, USE | ({"tau": "layer"} if factory else {}))
+        program_of(
+            _made(k / 10) if factory else of_a_global, USE | ({"tau": "layer"} if factory else {})
+        )
 
     of_a_global.__dict__.pop("_programs", None)
     with warnings.catch_warnings():

@@ -1,0 +1,81 @@
+"""``python -m plastikern compile MODULE:RULE``: a rule is compiled before it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import Any
+
+
+from .compiling import found_or_made
+from .decorator import GRANULARITIES, Rule
+from .running import SCALARS
+from .variants import program_of
+
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SCALARS}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("rule", metavar="MODULE:RULE", help="where the rule is declared")
+    parser.add_argument(
+        "--dtype", nargs="+", choices=DTYPES, default=["float32"], help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--granularity", nargs="+", default=[], metavar="NAME=KIND",
+        help=f"what a coefficient, w or alpha belongs to: {', '.join(GRANULARITIES)} (default: layer; connection for "
+        "w and alpha)",
+    )  # fmt: skip
+
+
+def run(chosen: Any) -> int:
+    """Compiles; says what was made, where, and how long it took.
+
+    Raises:
+        ValueError, TypeError: there is no such rule, or a granularity is none of it.
+        CompilationError: there is no compiler, or it fails.
+    """
+    rule = _rule(chosen.rule)
+    use = _use(rule, chosen.granularity)
+    text = program_of(rule, use).text
+    for name in chosen.dtype:
+        found = found_or_made(text, SCALARS[DTYPES[name]])
+        took = "was there" if found.seconds is None else f"compiled in {found.seconds:.1f} s"
+        told = ", ".join(f"{n} {kind}" for n, kind in use.items())
+        print(f"{rule.name} {name} ({told}): {took}: {found.path}")
+    return 0
+
+
+def _rule(said: str) -> Rule:
+    module, colon, name = said.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"a rule is named as MODULE:RULE; got {said!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} cannot be imported: {error}") from None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, Rule):
+        raise ValueError(f"{said} is no rule declared by @rule; got {type(found).__name__}")
+    if not found.fused:
+        raise ValueError(f"{said} is declared with fused=False, and has no kernels")
+    return found
+
+
+def _use(rule: Rule, said: list[str]) -> dict[str, str]:
+    """Granularities, in the order in which a call has them."""
+    needed = [*rule.coefficients, *(name for name in ("w", "alpha") if name in rule.taken)]
+    use = {name: "connection" if name in ("w", "alpha") else "layer" for name in needed}
+    for each in said:
+        name, _, kind = each.partition("=")
+        if name not in use:
+            raise ValueError(f"{rule.name} has no coefficient {name}; it has {', '.join(use) or 'none'}")
+        if kind not in GRANULARITIES:
+            raise ValueError(f"{name} must be one of {', '.join(GRANULARITIES)}; got {kind!r}")
+        use[name] = kind
+    return use
