@@ -70,7 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "compile":
             return beforehand.run(chosen)
         return selftest.main(chosen.device, chosen.backend, chosen.repeats, chosen.networks)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # torch without CUDA asserts
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AssertionError,
+    ) as error:  # torch without CUDA asserts
         print(f"FAIL: {error}", file=sys.stderr)
         return 1
 

@@ -8,7 +8,6 @@ import os
 import sys
 from typing import Any
 
-
 from .compiling import found_or_made
 from .decorator import GRANULARITIES, Rule
 from .running import SCALARS
@@ -74,7 +73,9 @@ def _use(rule: Rule, said: list[str]) -> dict[str, str]:
     for each in said:
         name, _, kind = each.partition("=")
         if name not in use:
-            raise ValueError(f"{rule.name} has no coefficient {name}; it has {', '.join(use) or 'none'}")
+            raise ValueError(
+                f"{rule.name} has no coefficient {name}; it has {', '.join(use) or 'none'}"
+            )
         if kind not in GRANULARITIES:
             raise ValueError(f"{name} must be one of {', '.join(GRANULARITIES)}; got {kind!r}")
         use[name] = kind

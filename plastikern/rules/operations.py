@@ -241,6 +241,14 @@ def _call(operation: str, *arguments: object) -> Symbol:
         if low is None:
             return apply("clamp_max", x, high)
         return apply("clamp_min", x, low) if high is None else apply("clamp", x, low, high)
+    if operation == "square":
+        return apply("pow", arguments[0], 2)
+    if operation == "relu_of":
+        if arguments[1]:
+            raise RuleError(
+                "a rule cannot change what it is given in place; leave inplace=True out"
+            )
+        return apply("relu", arguments[0])
     if operation in ("gt", "ge"):
         return apply({"gt": "lt", "ge": "le"}[operation], arguments[1], arguments[0])
     return apply(operation, *arguments)
@@ -268,12 +276,23 @@ _UNARY = [
     "softplus",
 ]
 _BINARY = ["add", "sub", "mul", "div", "minimum", "maximum", "pow", "lt", "le", "gt", "ge", "eq"]
+_ALSO = {
+    "negative": "neg", "absolute": "abs", "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div",
+    "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge",
+}  # fmt: skip
+"""Other names that torch has for the same."""
 _TORCH: dict[Any, tuple[str, inspect.Signature]] = {
     FUNCTIONS[name]: (name, _signature("input")) for name in _UNARY
 }
 _TORCH |= {getattr(torch, name): (name, _signature("input other")) for name in _BINARY}
+_TORCH |= {getattr(torch, also): _TORCH[getattr(torch, name)] for also, name in _ALSO.items()}
+_TORCH[torch.nn.functional.tanh] = _TORCH[torch.tanh]
+_TORCH[torch.nn.functional.sigmoid] = _TORCH[torch.sigmoid]
 _TORCH[torch.pow] = ("pow", _signature("input exponent"))
 _TORCH[torch.clamp] = ("clamp", _signature("input min? max?"))
+_TORCH[torch.clip] = _TORCH[torch.clamp]
+_TORCH[torch.square] = ("square", _signature("input"))
+_TORCH[torch.nn.functional.relu] = ("relu_of", _signature("input inplace?"))
 _TORCH[torch.where] = ("where", _signature("condition input other"))
 
 
@@ -298,7 +317,8 @@ def _add_operators() -> None:
     def clamp(self: Symbol, min: object = None, max: object = None) -> Symbol:
         return _call("clamp", self, min, max)
 
-    Symbol.clamp = clamp  # type: ignore[attr-defined]
+    Symbol.clamp = Symbol.clip = clamp  # type: ignore[attr-defined]
+    Symbol.square = forwards("square")  # type: ignore[attr-defined]
 
 
 _add_operators()

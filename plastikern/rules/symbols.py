@@ -93,13 +93,30 @@ class Symbol:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        hint = {"sum": "; over_pre and over_post sum", "shape": ": a rule knows no sizes"}.get(
-            name, ""
-        )
+        if name.endswith("_"):
+            raise RuleError(f"a rule cannot change what it is given in place; got .{name}")
+        hint = _HINTS.get(name, "")
         raise RuleError(f"a rule has no .{name}{hint}")
 
     def __bool__(self) -> NoReturn:
         raise RuleError("a rule cannot branch on what it is given; use torch.where")
+
+    def __getitem__(self, place: object) -> NoReturn:
+        raise RuleError(
+            "a rule has no indices: it says what one synapse does, and over_pre and over_post sum over others"
+        )
+
+    def __setitem__(self, place: object, value: object) -> NoReturn:
+        raise RuleError("a rule cannot change what it is given in place; use torch.where")
+
+    def __ne__(self, other: object) -> NoReturn:
+        raise RuleError("a rule has no !=; use == and exchange what torch.where chooses")
+
+    def _other_operator(self, other: object) -> NoReturn:
+        raise RuleError("a rule has + - * / ** and comparisons; it has no // % @ & | ^")
+
+    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __matmul__ = __rmatmul__ = _other_operator
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _other_operator
 
     def __iter__(self) -> NoReturn:
         raise RuleError("what a rule is given has no parts to go through")
@@ -122,6 +139,16 @@ class Symbol:
         from .operations import of_torch
 
         return of_torch(function, args, kwargs or {})
+
+
+_HINTS = {
+    "sum": "; over_pre and over_post sum",
+    "mean": "; over_pre and over_post sum, and a number of neurons is a coefficient",
+    "shape": ": a rule knows no sizes",
+    "size": ": a rule knows no sizes",
+    "detach": ": a gradient goes through everything that a rule computes",
+}  # fmt: skip
+"""What to do instead, by the attribute that is asked for."""
 
 
 def constant(value: float) -> Symbol:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from plastikern import RuleError, as_pre, over_post, over_pre, rule
+from plastikern.rules.operations import evaluate
+from plastikern.rules.symbols import leaf
 
 V = Any
 
@@ -184,6 +186,84 @@ def _no_number(H: V, x: V, y: V) -> V:
     return H + float("nan") * x * y
 
 
+def _scan(H: V, x: V, y: V) -> V:
+    return H + torch.flip(H, (-1,)) * x
+
+
+def _own_maximum(H: V, x: V, y: V) -> V:
+    return H / abs(H).max()
+
+
+def _own_norm(H: V, x: V, y: V) -> V:
+    return H / H.norm()
+
+
+def _mean(H: V, x: V, y: V) -> V:
+    return H - H.mean()
+
+
+def _loop(H: V, x: V, y: V) -> V:
+    while abs(H) > 1:
+        H = H / 2
+    return H + x * y
+
+
+def _for(H: V, x: V, y: V) -> V:
+    for each in x:
+        H = H + each * y
+    return H
+
+
+def _assert(H: V, x: V, y: V) -> V:
+    assert H >= 0
+    return H + x * y
+
+
+def _in_place(H: V, x: V, y: V) -> V:
+    return H.add_(x * y)
+
+
+def _in_place_item(H: V, x: V, y: V) -> V:
+    H[0] = x * y
+    return H
+
+
+def _in_place_relu(H: V, x: V, y: V) -> V:
+    return torch.nn.functional.relu(H, inplace=True) + x * y
+
+
+def _captures_a_parameter(H: V, x: V, y: V) -> V:
+    return H + x * y * torch.nn.Parameter(torch.ones(3))
+
+
+def _captures_in_a_choice(H: V, x: V, y: V) -> V:
+    return torch.where(x > 0, H, torch.zeros(()))
+
+
+def _different(H: V, x: V, y: V) -> V:
+    return torch.where(x != 0, H + y, H)
+
+
+def _modulo(H: V, x: V, y: V) -> V:
+    return H + x % 2 * y
+
+
+def _both(H: V, x: V, y: V) -> V:
+    return torch.where((x > 0) & (y > 0), H, x)
+
+
+def _text(H: V, x: V, y: V) -> V:
+    return H + "1" * x
+
+
+def _softplus(H: V, x: V, y: V) -> V:
+    return H + torch.nn.functional.softplus(x, beta=2) * y
+
+
+def _gelu(H: V, x: V, y: V) -> V:
+    return H + torch.nn.functional.gelu(x) * y
+
+
 def _other_role(H: V, x: V, y: V) -> V:
     return H + x * as_pre(2 * y)
 
@@ -203,10 +283,18 @@ def _no_sum_over_post(H: V, x: V, y: V) -> V:
         (_ranks, "torch's argsort"), (_largest, "torch's amax"), (_norm, "norm is not among"),
         (_most, "torch's max is not among"), (_least_squares, "torch's matmul"), (_solve, "solve is not among"),
         (_product, "torch's einsum"), (_sum, "a rule has no .sum; over_pre and over_post sum"),
-        (_index, "not subscriptable"), (_transposed, "a rule has no .transpose"),
+        (_index, "a rule has no indices: it says what one synapse does"), (_transposed, "a rule has no .transpose"),
         (_branch, "a rule cannot branch on what it is given; use torch.where"),
         (_python_max, "a rule cannot branch"), (_grows, "cannot change what it is given in place"),
         (_captures, "cannot take a tensor from outside"), (_endless, "a constant in a rule must be finite; got inf"),
+        (_scan, "torch's flip"), (_own_maximum, "a rule has no .max"), (_own_norm, "a rule has no .norm"),
+        (_mean, "a rule has no .mean; over_pre"), (_loop, "cannot branch"), (_for, "has no parts to go through"),
+        (_assert, "cannot branch"), (_in_place, r"in place; got .add_"), (_in_place_item, "in place; use torch.where"),
+        (_in_place_relu, "leave inplace=True out"), (_captures_a_parameter, "cannot take a tensor from outside"),
+        (_captures_in_a_choice, "cannot take a tensor from outside"), (_different, "a rule has no !=; use =="),
+        (_modulo, "it has no // %"), (_both, "it has no // % @ &"), (_text, "a rule computes with numbers; got str"),
+        (_softplus, "torch.softplus in a rule: got an unexpected keyword argument 'beta'"),
+        (_gelu, "torch's gelu is not among the operations of rules"),
         (_by_zero, "cannot divide by the constant zero"), (_overflowing, "a constant in a rule must be finite"),
         (_no_number, "a constant in a rule must be finite; got nan"),
         (_other_role, "as_pre takes a state"), (_no_sum, "over_pre sums over pre"),
@@ -222,6 +310,28 @@ def test_what_no_kernel_can_do_is_refused_where_it_is_written(
     lines = [frame.lineno for frame in _frames(caught.value) if frame.filename == __file__]
     first = function.__code__.co_firstlineno
     assert first < lines[-1] <= first + 3
+
+
+SAME = [
+    (torch.nn.functional.relu, torch.relu), (lambda x: torch.clip(x, -1, 1), lambda x: torch.clamp(x, -1, 1)),
+    (lambda x: x.clip(min=0), lambda x: x.clamp(min=0)), (torch.square, lambda x: x**2),
+    (lambda x: x.square(), lambda x: x * x), (torch.negative, lambda x: -x), (torch.absolute, abs),
+    (lambda x: torch.multiply(x, 2), lambda x: x * 2), (lambda x: torch.true_divide(x, 2), lambda x: x / 2),
+    (lambda x: torch.where(torch.greater(x, 1), x, 0.0), lambda x: torch.where(x > 1, x, 0.0)),
+    (torch.nn.functional.tanh, torch.tanh), (torch.nn.functional.sigmoid, torch.sigmoid),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("also", "known"), SAME)
+def test_other_names_of_torch_mean_the_same(
+    also: Callable[[Any], Any], known: Callable[[Any], Any]
+) -> None:
+    values = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    x = leaf("x", "pre")
+    (ours,) = evaluate({"x": also(x)}, {"x": values}).values()
+    theirs = also(values)
+    assert torch.equal(ours, theirs) and torch.equal(theirs, known(values))
+    assert torch.equal(*(torch.autograd.grad(each.sum(), values)[0] for each in (ours, theirs)))
 
 
 def _frames(error: BaseException) -> Any:
