@@ -354,3 +354,66 @@ def test_what_no_kernel_can_do_the_reference_runs_where_it_is_asked_for(
     if function is not _least_squares:  # whose product wants other shapes
         output, _ = rule_sequence(own, *given, parameters)
         assert output.shape == (2, 3, 4)
+
+
+NOTEBOOK = """
+import torch
+from plastikern import rule
+
+def helper(x):
+    return x.sum()
+
+@rule(H="synapse")
+def fine(H, x, y, eta):
+    return H + eta * x * y
+
+def cumulated(H, x, y):
+    return H + torch.cumsum(x, -1) * y
+
+def returning_two(H, x, y):
+    return H, y
+
+def with_a_helper(H, x, y):
+    return H + helper(x) * y
+"""
+
+
+@pytest.fixture
+def cell() -> dict[str, Any]:
+    """What a cell of a notebook declares: there is no file, and the module is __main__."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(NOTEBOOK, "<ipython-input-3>", "exec"), names)
+    return names
+
+
+def test_a_rule_of_a_notebook_runs_and_is_not_saved_by_a_name_that_nobody_finds(
+    cell: dict[str, Any],
+) -> None:
+    import pickle
+
+    from plastikern import rule_sequence
+
+    assert cell["fine"].name == "__main__:fine"
+    parameters = {"w": torch.ones(3, 3), "alpha": torch.ones(3, 3), "eta": torch.ones(())}
+    given = torch.zeros(4, 2, 3), torch.ones(4, 2, 3), {"H": torch.zeros(2, 3, 3)}, parameters
+    output, _ = rule_sequence(cell["fine"], *given, backend="reference")
+    assert output.isfinite().all()
+    with pytest.raises(pickle.PicklingError, match="__main__:fine is not where its name says"):
+        pickle.dumps(cell["fine"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "line"),
+    [
+        ("cumulated", "torch's cumsum", 13),
+        ("returning_two", r"returning_two \(<ipython-input-3>:15\): must return 1 states", None),
+        ("with_a_helper", r"a rule has no \.sum", 19),
+    ],
+)
+def test_an_error_of_a_notebook_names_its_line(
+    cell: dict[str, Any], name: str, message: str, line: int | None
+) -> None:
+    with pytest.raises(RuleError, match=message) as caught:
+        rule(H="synapse")(cell[name])
+    lines = [f.lineno for f in _frames(caught.value) if f.filename == "<ipython-input-3>"]
+    assert line is None or line in lines

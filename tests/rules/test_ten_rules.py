@@ -109,7 +109,7 @@ def test_rules_on_emulated_cuda_have_the_golden_values(tag: str) -> None:
 def of_use(tag: str) -> dict[str, str]:
     """Granularities, as ``rule_sequence`` finds them."""
     _, given = arguments(tag)
-    options = given["signals"], given["granularities"] or {}, given["drive"].shape[-1]
+    options = given["signals"], given["granularities"] or {}
     return sequences._checked(
         RULES[tag], given["drive"], given["pre"], given["state"], given["parameters"], *options,
         given["drive"].shape[-1],
