@@ -252,6 +252,15 @@ def _for_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
+def where_none_can() -> str | None:
+    """Why no fused kernels can serve a call where it is made: under transforms of torch.func, in traces, for ONNX."""
+    if under_transform():
+        return TRANSFORMED
+    if torch.compiler.is_compiling():  # torch.export, too
+        return ONNX if exporting() and _for_onnx() else None
+    return None if torch._C._get_tracing_state() is None else TRACED
+
+
 def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | None:
     """Why a backend cannot serve a call on such tensors; None where it can. ``requested``: by name."""
     if backend == "reference":
@@ -265,13 +274,8 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
         return f"it serves tensors on the device {fused.device}, and these are on {tensor.device}"
     if tensor.device.type == "cuda" and (lacking := fused.lacks(tensor.device.index)) is not None:
         return lacking
-    if under_transform():
-        return TRANSFORMED
-    if torch.compiler.is_compiling():  # torch.export, too
-        if exporting() and _for_onnx():
-            return ONNX
-    elif torch._C._get_tracing_state() is not None:
-        return TRACED
+    if (reason := where_none_can()) is not None:
+        return reason
     if tensor.dtype not in (torch.float32, torch.float64):
         return f"it serves float32 and float64, and these are {str(tensor.dtype).removeprefix('torch.')}"
     return None

@@ -23,10 +23,19 @@ from plastikern import (
     PlasticLSTMCell,
     PlasticRNN,
     PlasticRNNCell,
+    rule,
 )
 
 MODULATED = Plasticity(constraint="clip", alpha="layer", modulation="retroactive")
+
+
+@rule(H="synapse", theta="post")
+def bcm(H: Any, theta: Any, x: Any, y: Any, eta: Any, tau: Any) -> Any:
+    return H + eta * x * y * (y - theta), theta + tau * (y * y - theta)
+
+
 MODULES: dict[str, Any] = {
+    "own rule": lambda: PlasticRNN(4, 8, plasticity=bcm.use(eta="post"), dtype=torch.float64),
     "rnn": lambda: PlasticRNN(4, 8, dtype=torch.float64),
     "lstm": lambda: PlasticLSTM(4, 8, 2, plasticity=MODULATED, dtype=torch.float64),
     "linear": lambda: PlasticLinear(4, 8, plasticity=MODULATED, dtype=torch.float64),

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune
 
 from plastikern import (
+    Coefficient,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -21,6 +22,8 @@ from plastikern import (
     PlasticLSTMCell,
     PlasticRNN,
     PlasticRNNCell,
+    Readout,
+    rule,
 )
 
 SEQUENCES, CELLS = (
@@ -28,12 +31,29 @@ SEQUENCES, CELLS = (
     (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
 )
 RULE = Plasticity(constraint="clip", modulation="retroactive", fan_out="neuron", alpha_init=0.3)
+
+
+@rule(H="synapse", E="synapse", signals={"m": "post"})
+def own_rule(H: Any, E: Any, x: Any, y: Any, m: Any, eta: Any) -> Any:
+    return torch.tanh(H + m * E), (1 - eta) * E + eta * y * x
+
+
+OWN = own_rule.use(readouts={"m": Readout()}, alpha=Coefficient("connection", std=0.3))
+
+
+@pytest.fixture(autouse=True, params=["the library's rule", "a rule of one's own"])
+def each_rule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise is kept under both."""
+    if request.param == "a rule of one's own":
+        monkeypatch.setitem(globals(), "RULE", OWN)
+
+
 each_network = pytest.mark.parametrize("kind", [*SEQUENCES, *CELLS])
 
 
-def made(kind: Any) -> Any:
+def made(kind: Any, plasticity: Any = None) -> Any:
     torch.manual_seed(0)
-    return kind(3, 4, plasticity=RULE, dtype=torch.float64)
+    return kind(3, 4, plasticity=plasticity or RULE, dtype=torch.float64)
 
 
 def input_of(kind: Any, batch: int = 4) -> Tensor:
@@ -84,9 +104,9 @@ def test_a_cell_runs_under_vmap(kind: Any) -> None:
 class Agent(nn.Module):
     """An agent's episode is one call, as DistributedDataParallel wants it."""
 
-    def __init__(self) -> None:
+    def __init__(self, plasticity: Any) -> None:
         super().__init__()
-        self.network = made(PlasticRNN)
+        self.network = made(PlasticRNN, plasticity)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Any]:
         rollout = self.network.rollout(len(inputs), inputs.shape[1])
@@ -95,11 +115,11 @@ class Agent(nn.Module):
         return rollout.finish(inputs)
 
 
-def networks() -> list[tuple[nn.Module, Tensor]]:
+def networks(plasticity: Any) -> list[tuple[nn.Module, Tensor]]:
     torch.manual_seed(1)
     return [
-        *((made(kind), input_of(kind)) for kind in (*SEQUENCES, *CELLS)),
-        (Agent(), input_of(PlasticRNN)),
+        *((made(kind, plasticity), input_of(kind)) for kind in (*SEQUENCES, *CELLS)),
+        (Agent(plasticity), input_of(PlasticRNN)),
     ]
 
 
@@ -111,13 +131,13 @@ def learnt(module: nn.Module, input: Tensor) -> list[Tensor]:
     return [parameter.grad for parameter in module.parameters()]
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, plasticity: Any) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
     found = []
-    for module, input in networks():
+    for module, input in networks(plasticity):
         mine = input[..., 2 * rank : 2 * rank + 2, :]
         found.append(learnt(DistributedDataParallel(module, find_unused_parameters=True), mine))
     torch.save(found, f"{folder}/{rank}.pt")
@@ -130,9 +150,9 @@ def work(rank: int, folder: str) -> None:
     reason="torch has no gloo",
 )
 def test_two_processes_of_distributed_data_parallel_learn_as_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    multiprocessing.spawn(work, (str(tmp_path), RULE), nprocs=2)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for place, (module, input) in enumerate(networks()):
+    for place, (module, input) in enumerate(networks(RULE)):
         expected = learnt(module, input)
         for rank in range(2):
             close(found[rank][place], expected)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import named
+from ..backends import named, where_none_can
 from ..checks import (
     HALF,
     check_positive,
@@ -266,6 +266,10 @@ def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
         raise rule.error(
             f"is declared with fused=False: backend='reference' runs it, {backend!r} cannot"
         )
+    if (reason := where_none_can()) is not None:
+        if backend is not None:
+            raise RuntimeError(f"backend {backend!r} cannot serve this call: {reason}")
+        return "reference"
     if backend is None:
         return "triton" if drive.is_cuda else "cpu" if drive.device.type == "cpu" else "reference"
     if backend == "cpu" and drive.device.type != "cpu":
