@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.common import pictures, published
 from experiments.common.config import Config, Presets, require
 from experiments.common.experiment import Experiment, stream
-from experiments.common.networks import plastic_rnn
+from experiments.common.networks import plastic_rnn, rule_of
 from experiments.common.plots import picture_panel
 from experiments.common.presentation import Presentation
 
@@ -38,6 +38,7 @@ class ImagesConfig(Config):
         held_out: share of held-out pictures in a folder that has no ``train`` and ``test``.
     """
 
+    own_rule_net: ClassVar[str] = "independent"
     net: str = "independent"
     episodes: int = 40_000
     learning_rate: float = 1e-4
@@ -121,7 +122,9 @@ class Images(Experiment[ImagesConfig]):
         )  # fmt: skip
 
     def build(self, backend: str | None) -> nn.Module:
-        return plastic_rnn(PIXELS + 1, ALPHA[self.config.net], backend, self.device)
+        alpha = ALPHA[self.config.net]
+        rule = rule_of(self.config, alpha)
+        return plastic_rnn(PIXELS + 1, rule, alpha, backend, self.device)
 
     def episode(self, generator: torch.Generator, held_out: bool) -> Episode:
         source = self.test if held_out else self.train

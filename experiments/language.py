@@ -18,7 +18,7 @@ from experiments.common.config import Config, Presets, require
 from experiments.common.experiment import Experiment
 from experiments.common.language_model import Dropout, LanguageModel, State, draw_awd, draw_uniform
 from experiments.common.published import PERPLEXITY, Level
-from plastikern import Plasticity
+from plastikern import Plasticity, RulePlasticity
 
 MODULATION = {"lstm": None, "plastic": "none", "simple": "simple", "retroactive": "retroactive"}
 """The cells, and how their plasticity is modulated."""
@@ -120,14 +120,15 @@ class LanguageConfig(Config):
         """Neurons of each layer."""
         return [self.hidden] * (self.layers - 1) + [self.embedding if self.tied else self.hidden]
 
-    def plasticity(self) -> Plasticity | None:
+    def plasticity(self) -> Plasticity | RulePlasticity | None:
         """The rule of the layers; None for plain LSTMs."""
         modulation = MODULATION[self.net]
-        if modulation is None:
-            return None
+        if modulation is None or self.own_rule is not None:
+            return self.own_rule
         modulated = modulation != "none"
         return Plasticity(
-            constraint="clip", clip=self.clip, alpha=self.alpha, eta_init=self.eta_init, modulation=modulation,
+            rule=self.rule, constraint="clip", clip=self.clip, alpha=self.alpha, eta_init=self.eta_init,
+            modulation=modulation,
             # The rate of eligibility traces is one number, so that retroactive networks are as large as simple ones.
             eta="layer" if modulated else self.eta,
             modulator_input=self.modulator_input if modulated else "hidden",
@@ -264,12 +265,13 @@ class Language(Experiment[LanguageConfig]):
         parallel.average_gradients(model)
         if config.divide_alpha_gradient:
             for name, parameter in model.named_parameters():
-                if name.split(".")[-1].startswith("alpha") and parameter.grad is not None:
+                if name.split(".")[-1] == "alpha_l0" and parameter.grad is not None:
                     parameter.grad /= config.hidden
         if config.clip_gradient:
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
         optimizer.step()
-        _bound_eligibility_rates(model)
+        if config.own_rule is None:
+            _bound_eligibility_rates(model)
         if config.average_from and self.epoch >= config.average_from:
             self.average = self.average or AveragedModel(model)
             self.average.update_parameters(model)

@@ -43,7 +43,9 @@ class OmniglotConfig(Config):
         weight_scale: standard deviation of the initial weights of the plastic layer.
     """
 
+    own_rule_net: ClassVar[str] = "free"
     net: str = "free"
+    rule: str = "oja"
     episodes: int = 1_500_000
     batch: int = 32
     learning_rate: float = 6e-4
@@ -121,14 +123,17 @@ class Reader(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         alpha = ALPHA[config.net]
         plastic = alpha != "zero"
-        rule = Plasticity(
-            rule="oja", constraint="none", alpha="connection" if alpha == "connection" else "layer",
+        rule = config.own_rule or Plasticity(
+            rule=config.rule, constraint="none", alpha="connection" if alpha == "connection" else "layer",
             eta_init=config.eta_init, learn_eta=plastic,
         )  # fmt: skip
         self.head = PlasticLinear(
             config.features, config.ways, plasticity=rule, backend=backend, device=device
         )
-        nn.init.normal_(self.head.weight, std=config.weight_scale)
+        if self.head.weight is not None:
+            nn.init.normal_(self.head.weight, std=config.weight_scale)
+        if config.own_rule is not None:
+            return
         coefficients = self.head.get_parameter("alpha")
         if alpha == "connection":
             nn.init.uniform_(coefficients, 0, config.alpha_scale)

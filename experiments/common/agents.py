@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.common.networks import PlainRNN
-from plastikern import Plasticity, PlasticRNN
+from plastikern import Plasticity, PlasticRNN, RulePlasticity
 
 State = tuple[Tensor, ...]
 """Activities and, in plastic networks, traces, each with B in front."""
@@ -52,7 +52,8 @@ class Agent(nn.Module):
 
     Args:
         inputs, hidden, actions: sizes.
-        plasticity: the rule; None for a network without plasticity.
+        plasticity: the rule; None for a network without plasticity. One of one's own brings the initial values of its
+            coefficients.
         scale: of the initial recurrent weights.
         backend: of plastikern; None lets it choose.
         device: of the parameters.
@@ -63,7 +64,7 @@ class Agent(nn.Module):
         inputs: int,
         hidden: int,
         actions: int,
-        plasticity: Plasticity | None,
+        plasticity: Plasticity | RulePlasticity | None,
         scale: float,
         backend: str | None,
         device: torch.device,
@@ -78,12 +79,14 @@ class Agent(nn.Module):
             self.core = PlasticRNN(
                 None, hidden, bias=False, plasticity=plasticity, backend=backend, device=device
             )
-            nn.init.uniform_(self.core.get_parameter("weight_hh_l0"), 0, scale)
-            alpha = self.core.get_parameter("alpha_l0")
-            if alpha.dim():
-                nn.init.uniform_(alpha, 0, scale)
-            else:
-                nn.init.constant_(alpha, scale)
+            if self.core.weight_hh_l0 is not None:
+                nn.init.uniform_(self.core.get_parameter("weight_hh_l0"), 0, scale)
+            if isinstance(plasticity, Plasticity):
+                alpha = self.core.get_parameter("alpha_l0")
+                if plasticity.alpha == "layer":
+                    nn.init.constant_(alpha, scale)
+                else:
+                    nn.init.uniform_(alpha, 0, scale)
         self.policy = nn.Linear(hidden, actions, device=device)
         self.value = nn.Linear(hidden, 1, device=device)
 
@@ -105,6 +108,14 @@ class Agent(nn.Module):
 
     def modulator_signal(self, hidden: Tensor) -> Tensor | None:
         """The neuromodulator (...,) at activities (..., N); None in networks without one."""
-        if isinstance(self.core, PlainRNN) or self.core.plasticity.modulation == "none":
+        rule = self.core.plasticity if isinstance(self.core, PlasticRNN) else None
+        if not isinstance(rule, Plasticity) or rule.modulation == "none":
             return None
         return self.core.modulator_signal(hidden)
+
+    def rule_states(self, state: State) -> dict[str, Tensor] | None:
+        """States of a rule of one's own by name, each (B, ...); None in networks without such a rule."""
+        rule = self.core.plasticity if isinstance(self.core, PlasticRNN) else None
+        if not isinstance(rule, RulePlasticity):
+            return None
+        return dict(zip(rule.rule.states, state[1:], strict=True))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from experiments.common import collection, ownership, parallel, report
+from experiments.common import collection, own_rules, ownership, parallel, report
 from experiments.common.config import (
     Config,
     ExperimentError,
@@ -28,6 +28,8 @@ from experiments.common.experiment import Experiment
 from experiments.common.metrics import METRICS, read, read_runs
 from experiments.common.run import MAY_CHANGE, backend_in_use
 from experiments.common.training import CHECKPOINT, Stopped, StopRequest, train
+from plastikern import RuleError
+from plastikern.rules.compiling import CompilationError
 
 SIGNALLED = 128
 FAILED = 2
@@ -69,10 +71,8 @@ def main(
             options,
             command,
         )
-    except (
-        ExperimentError,
-        OSError,
-    ) as error:  # such as a folder that cannot be written, or a disk that is full
+    # OSError: such as a folder that cannot be written, or a disk that is full; the last two: of a rule of one's own.
+    except (ExperimentError, OSError, RuleError, CompilationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return ownership.TAKEN_AWAY if isinstance(error, ownership.BusyError) else FAILED
     except Stopped as stopped:
@@ -189,7 +189,7 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
     board = not options.tensorboard or importlib.util.find_spec("tensorboard") is not None
     require(board, "--tensorboard: the package tensorboard is missing: pip install tensorboard")
     seeds, device = parse_seeds(options.seeds), parallel.start(_device(options.device))
-    backend = backend_in_use(options.backend, device)
+    selected = backend_in_use(options.backend, device)
     require(
         not options.compare_reference or parallel.size() == 1,
         "--compare-reference: for a single process only",
@@ -199,6 +199,7 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
         options.set if options.episodes is None else [*options.set, f"episodes={options.episodes}"]
     )
     config = override(config, assignments)
+    backend = own_rules.backend(config.own_rule, selected)
     out = options.out or Path("runs") / f"{kind.name}-{options.preset}-{config.net}"
     beside = {str(folder): read_runs(folder) for folder in options.beside}
     experiment = kind(config, device, options.backend, options.data)
@@ -214,6 +215,8 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
             print(
                 f"{kind.name}, preset {options.preset}, network {config.net}; data: {experiment.describe_data()}"
             )
+            if config.own_rule is not None:
+                print(f"rule {config.own_rule!r}")
             threads = f"{torch.get_num_threads()} CPU threads"
             processes = "" if parallel.size() == 1 else f" in each of {parallel.size()} processes"
             print(f"backend {backend} on {device}, {threads}{processes}; results in {out}")
@@ -249,10 +252,12 @@ def _check_same_settings(path: Path, config: Config) -> None:
     header = next(iter(read(path)), None)
     if header is None:  # killed before its first line
         return
-    wanted = asdict(config)
+    of_rule = own_rules.described(config.own_rule)
+    wanted = {**asdict(config), **of_rule}
+    there = {**header["config"], **{key: header.get(key) for key in of_rule}}
     changed = [
         f"{key} {value}"
-        for key, value in header["config"].items()
+        for key, value in there.items()
         if value != wanted.get(key) and key not in MAY_CHANGE
     ]
     require(

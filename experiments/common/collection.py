@@ -88,7 +88,7 @@ class Result(NamedTuple):
         return {
             name: [line[name] for line in lines if name in line]
             for name in names
-            if self.finished or name.startswith(("test_", "eta")) or "_last_" in name
+            if self.finished or name.startswith(("test_", "eta", "rule_")) or "_last_" in name
         }
 
 

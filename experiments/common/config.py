@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from experiments.common import own_rules
+from plastikern import RulePlasticity
 
 MAX_SEEDS = 10_000
 
@@ -22,6 +25,9 @@ class Config:
 
     Args:
         net: the network, one of those that the experiment knows.
+        rule: of the plasticity: ``hebb``, ``oja``, or MODULE:NAME for a rule of one's own
+            (:func:`experiments.common.own_rules.load`). That one brings its coefficients and their initial values, and
+            settings about the plasticity of the library's rules are without meaning then.
         episodes: training episodes; the last update may bring some more, up to a whole batch.
         batch: episodes of one update, whose mean loss is differentiated.
         learning_rate, adam_epsilon: of Adam.
@@ -36,9 +42,12 @@ class Config:
         evaluation_episodes: episodes of one evaluation, the same ones each time, in whole batches.
     """
 
+    own_rule_net: ClassVar[str] = "plastic"
+    """The network that a rule of one's own is for."""
     net: str
     episodes: int
     learning_rate: float
+    rule: str = "hebb"
     batch: int = 1
     adam_epsilon: float = 1e-8
     learning_rate_factor: float = 1.0
@@ -52,6 +61,15 @@ class Config:
     evaluation_episodes: int = 20
 
     def __post_init__(self) -> None:
+        try:
+            own_rules.check(self.rule)
+        except ValueError as error:
+            require(False, str(error))
+        require(
+            self.own_rule is None or self.net == self.own_rule_net,
+            f"net must be {self.own_rule_net} with rule={self.rule}, which says itself what is plastic and what "
+            f"modulates it; got {self.net!r}",
+        )
         for name in (
             "episodes",
             "batch",
@@ -77,6 +95,11 @@ class Config:
         for name in ("learning_rate", "adam_epsilon"):
             require(getattr(self, name) > 0, f"{name} must be positive; got {getattr(self, name)}")
 
+    @property
+    def own_rule(self) -> RulePlasticity | None:
+        """The user's rule as it is used; None where the rule is one of the library's."""
+        return own_rules.load(self.rule) if own_rules.is_own(self.rule) else None
+
     def require_at_least(self, name: str, least: float) -> None:
         """Refuse a number that is too small."""
         require(
@@ -88,6 +111,11 @@ class Config:
         """Refuse a choice that does not exist."""
         value = getattr(self, name)
         require(value in allowed, f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def defaults(kind: type[Config]) -> dict[str, Any]:
+    """The settings' defaults, of those that have one."""
+    return {each.name: each.default for each in fields(kind) if each.default is not MISSING}
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

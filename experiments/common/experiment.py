@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic
 import torch
 from torch import Tensor, nn
 
-from experiments.common import parallel
+from experiments.common import own_rules, parallel
 from experiments.common.config import ConfigT, Presets, require
 from experiments.common.published import Curve, Level
 
@@ -142,17 +142,22 @@ class Experiment(ABC, Generic[ConfigT]):
         """Go on from what :meth:`carried` gave; empty where a checkpoint has none."""
 
     def observe(self, model: nn.Module) -> dict[str, float]:
-        """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate, and
-        the norm that the last gradient had before it was clipped, where it is."""
-        etas = {
-            name: value
-            for name, value in model.named_parameters()
-            if name.split(".")[-1].startswith("eta")
-        }
-        seen = {
-            "eta" if len(etas) == 1 else name: float(value.detach().mean())
-            for name, value in etas.items()
-        }
+        """Numbers of the model that go into each line of the metrics: the mean of every trained plasticity rate, of a
+        rule of one's own that of every trained coefficient but ``alpha``, as ``rule_NAME``, and the norm that the last
+        gradient had before it was clipped, where it is."""
+        if self.config.own_rule is not None:
+            trained = own_rules.coefficients(model)
+            seen = {f"rule_{name}": float(v.detach().mean()) for name, v in trained.items()}
+        else:
+            etas = {
+                name: value
+                for name, value in model.named_parameters()
+                if name.split(".")[-1].startswith("eta")
+            }
+            seen = {
+                "eta" if len(etas) == 1 else name: float(value.detach().mean())
+                for name, value in etas.items()
+            }
         if self.gradient is not None and self.gradient.isfinite():
             seen["gradient"] = float(self.gradient)
         return seen

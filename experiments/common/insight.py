@@ -33,7 +33,8 @@ def measures(
 
     Returns:
         Frobenius norms, means over the episodes: ``trace_norm`` of the Hebbian traces, ``plastic_norm`` of alpha times
-        traces, both at the end of an episode; ``weight_norm`` of the recurrent weights.
+        traces, both at the end of an episode; of a rule of one's own instead ``state_NAME_norm`` of each of its states;
+        ``weight_norm`` of the recurrent weights, where there are some.
         ``modulator_mean`` and ``modulator_spread``, the standard deviation, over all steps of all episodes;
         ``modulator_after_right`` and ``modulator_after_wrong``, means over the steps that see the reward of an answer.
         ``gradient_weight``, ``gradient_alpha``, ``gradient_modulator``: norms of the last update's gradient as the
@@ -47,9 +48,12 @@ def measures(
         if gradients:
             squares = sum(float(gradient.square().sum()) for gradient in gradients)
             found[f"gradient_{group}"] = squares**0.5
-        if group == "weight":
+        if group == "weight" and members:
             found["weight_norm"] = float(members[0].detach().norm())
-    if isinstance(agent.core, PlasticRNN):
+    if (states := agent.rule_states(state)) is not None:
+        for name, value in states.items():
+            found[f"state_{name}_norm"] = float(value.reshape(len(value), -1).norm(dim=-1).mean())
+    elif isinstance(agent.core, PlasticRNN):
         traces = state[1]
         found["trace_norm"] = float(traces.flatten(1).norm(dim=-1).mean())
         plastic = parameters["alpha_l0"].detach() * traces

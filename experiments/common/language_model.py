@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from experiments.common import parallel
 from experiments.common.softmax import SoftmaxLayer
-from plastikern import Plasticity, PlasticLSTM
+from plastikern import Plasticity, PlasticLSTM, RulePlasticity
 
 State = tuple[Tensor, ...]
 """Of a layer: hidden, cell and, of a plastic one, traces; each (1, B, ...)."""
@@ -65,7 +65,7 @@ class LanguageModel(nn.Module):
         hidden: Sequence[int],
         *,
         tied: bool,
-        plasticity: Plasticity | None,
+        plasticity: Plasticity | RulePlasticity | None,
         fan_out_bias: bool = True,
         dropout: Dropout = NO_DROPOUT,
         backend: str | None = None,
@@ -114,7 +114,7 @@ class LanguageModel(nn.Module):
 def plastic_layer(
     size: int,
     hidden: int,
-    plasticity: Plasticity,
+    plasticity: Plasticity | RulePlasticity,
     fan_out_bias: bool,
     backend: str | None,
     device: torch.device | None,
@@ -122,6 +122,8 @@ def plastic_layer(
     """A plastic layer whose candidate has one bias: its recurrent connection is plastic, and has none."""
     layer = PlasticLSTM(size, hidden, plasticity=plasticity, backend=backend, device=device)
     nn.utils.parametrize.register_parametrization(layer, "bias_hh_l0", _GatesOnly())
+    if isinstance(plasticity, RulePlasticity):
+        return layer
     if plasticity.fan_out != "none" and not fan_out_bias:
         nn.init.zeros_(layer.get_parameter("fan_out_bias_l0")).requires_grad_(False)
     return layer
@@ -158,11 +160,21 @@ def _mask(shape: tuple[int, ...], probability: float, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def draw_uniform(model: LanguageModel, scale: float) -> None:
-    """All trained parameters from U(-scale, scale), as Zaremba et al. 2014, but for the plasticity rates."""
+    """All trained parameters from U(-scale, scale), as Zaremba et al. 2014, but for the plasticity rates and for what
+    a rule of one's own brings."""
+    brought = {id(parameter) for layer in model.layers for parameter in _of_own_rule(layer)}
     for name, parameter in model.named_parameters():
         rate = name.split(".")[-1].startswith(("eta", "eligibility_eta"))
-        if parameter.requires_grad and not rate:
+        if parameter.requires_grad and not rate and id(parameter) not in brought:
             nn.init.uniform_(parameter, -scale, scale)
+
+
+def _of_own_rule(layer: nn.Module) -> list[Tensor]:
+    """What belongs to a rule of one's own, and has the initial values that its use says."""
+    rule = layer.plasticity if isinstance(layer, PlasticLSTM) else None
+    if not isinstance(rule, RulePlasticity):
+        return []
+    return [getattr(layer, f"{name}_l0") for name in rule.parameters]
 
 
 @torch.no_grad()
@@ -177,4 +189,5 @@ def draw_awd(model: LanguageModel) -> None:
         if isinstance(layer, PlasticLSTM):
             candidate = layer.get_parameter("weight_hh_l0").unflatten(0, (4, -1))[CANDIDATE]
             nn.init.uniform_(candidate, -0.01, 0.01)
-            nn.init.uniform_(layer.get_parameter("alpha_l0"), 0, 1e-4)
+            if isinstance(layer.plasticity, Plasticity):
+                nn.init.uniform_(layer.get_parameter("alpha_l0"), 0, 1e-4)

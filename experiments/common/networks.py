@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plastikern import Plasticity, PlasticRNN
+from experiments.common.config import Config
+from plastikern import Plasticity, PlasticRNN, RulePlasticity
 
 WEIGHT_STD = 0.01
 """Standard deviation of the initial weights and plasticity coefficients; initial value of a yoked coefficient."""
@@ -15,20 +16,42 @@ RELAY_GATE = 10.0
 RELAY_FORGET = -1000.0
 
 
-def plastic_rnn(neurons: int, alpha: str, backend: str | None, device: torch.device) -> PlasticRNN:
-    """A plastic network of the paper: decaying Hebbian traces, learned rate, drive straight into the neurons.
+def rule_of(config: Config, alpha: str) -> Plasticity | RulePlasticity:
+    """The plasticity of a network of the paper: traces that decay, by Oja's rule by themselves; or a rule of one's own.
+
+    Args:
+        config: its ``rule``.
+        alpha: ``"connection"``, ``"layer"``, or ``"zero"`` for a network that has the traces but cannot use them.
+    """
+    return config.own_rule or Plasticity(
+        rule=config.rule, constraint="none" if config.rule == "oja" else "decay", learn_eta=alpha != "zero",
+        alpha="connection" if alpha == "connection" else "layer",
+    )  # fmt: skip
+
+
+def plastic_rnn(
+    neurons: int,
+    rule: Plasticity | RulePlasticity,
+    alpha: str,
+    backend: str | None,
+    device: torch.device,
+) -> PlasticRNN:
+    """A plastic network of the paper: learned rate, drive straight into the neurons.
 
     Args:
         neurons: of the network, the bias neuron included.
-        alpha: ``"connection"``, ``"layer"``, or ``"zero"`` for a network that has the traces but cannot use them.
+        rule: one of one's own brings all initial values but those of the weights.
+        alpha: as :func:`rule_of` takes it.
         backend: of plastikern; None lets it choose.
         device: of the parameters.
     """
     plastic = alpha != "zero"
-    rule = Plasticity(alpha="connection" if alpha == "connection" else "layer", learn_eta=plastic)
     model = PlasticRNN(None, neurons, bias=False, plasticity=rule, backend=backend, device=device)
-    weights, coefficients = model.get_parameter("weight_hh_l0"), model.get_parameter("alpha_l0")
-    nn.init.normal_(weights, std=WEIGHT_STD)
+    if model.weight_hh_l0 is not None:
+        nn.init.normal_(model.get_parameter("weight_hh_l0"), std=WEIGHT_STD)
+    if isinstance(rule, RulePlasticity):
+        return model
+    coefficients = model.get_parameter("alpha_l0")
     if alpha == "connection":
         nn.init.normal_(coefficients, std=WEIGHT_STD)
     else:

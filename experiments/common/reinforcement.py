@@ -16,7 +16,7 @@ from experiments.common.agents import Agent
 from experiments.common.config import Config, require
 from experiments.common.experiment import Experiment
 from experiments.common.worlds import World, act, gumbel
-from plastikern import Plasticity
+from plastikern import Plasticity, RulePlasticity
 
 MODULATION = {
     "rnn": None,
@@ -37,7 +37,7 @@ class AgentConfig(Config):
             for all connections), ``simple`` or ``retroactive`` (neuromodulated).
         steps: of an episode.
         hidden: recurrent neurons.
-        rule, constraint, clip, fan_out: of the plasticity (:class:`plastikern.Plasticity`); ``fan_out`` is for
+        constraint, clip, fan_out: of the plasticity, as ``rule`` (:class:`plastikern.Plasticity`); ``fan_out`` is for
             modulated networks.
         eta_init: initial plasticity rate, and rate of the eligibility traces.
         scale: largest initial recurrent weight and plasticity coefficient.
@@ -53,7 +53,6 @@ class AgentConfig(Config):
     evaluation_episodes: int = 300
     steps: int = 200
     hidden: int = 100
-    rule: str = "hebb"
     constraint: str = "clip"
     clip: float = 1.0
     fan_out: str = "none"
@@ -82,11 +81,11 @@ class AgentConfig(Config):
             except ValueError as error:
                 require(False, str(error))
 
-    def plasticity(self) -> Plasticity | None:
+    def plasticity(self) -> Plasticity | RulePlasticity | None:
         """The rule of the network; None for one without plasticity."""
         modulation = MODULATION[self.net]
-        if modulation is None:
-            return None
+        if modulation is None or self.own_rule is not None:
+            return self.own_rule
         return Plasticity(
             rule=self.rule, constraint=self.constraint, clip=self.clip, eta_init=self.eta_init, modulation=modulation,
             alpha="layer" if self.net == "homogeneous" else "connection",
@@ -122,7 +121,7 @@ class ReinforcementLearning(Experiment[AgentConfigT]):
     def world(self, generator: torch.Generator, batch: int, share: slice) -> World:
         """New episodes: randomness for ``batch`` is drawn, the world has those of ``share``."""
 
-    def plasticity(self) -> Plasticity | None:
+    def plasticity(self) -> Plasticity | RulePlasticity | None:
         """The rule of the network; None for one without plasticity."""
         return self.config.plasticity()
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import plastikern
-from experiments.common import parallel
-from experiments.common.config import ExperimentError
+from experiments.common import own_rules, parallel
+from experiments.common.config import ExperimentError, defaults
 from experiments.common.experiment import Experiment, stream, stream_seed
 from experiments.common.metrics import Line
 
@@ -28,6 +29,16 @@ def backend_in_use(backend: str | None, device: torch.device) -> str:
         return plastikern.backends.select(backend, torch.empty(0, device=device))
     except (ValueError, RuntimeError) as error:
         raise ExperimentError(str(error)) from error
+
+
+def _built(experiment: Experiment[Any]) -> nn.Module:
+    """The experiment's model; a clear error where a rule of one's own does not go with its network."""
+    try:
+        return experiment.build(experiment.backend)
+    except (ValueError, TypeError) as error:
+        if experiment.config.own_rule is None:
+            raise
+        raise ExperimentError(f"rule={experiment.config.rule}: {error}") from error
 
 
 class Run:
@@ -45,7 +56,7 @@ class Run:
         torch.manual_seed(stream_seed(seed, "model"))
         experiment.prepare(seed)
         self.experiment = experiment
-        self.model = experiment.build(experiment.backend)
+        self.model = _built(experiment)
         self.optimizer = experiment.optimizer(self.model)
         self.generator = stream(seed, "episodes")
         self.update = 0
@@ -66,13 +77,16 @@ class Run:
             "seed": seed,
             "data": experiment.describe_data(),
             **fixed,
+            **own_rules.described(config.own_rule),
         }
         self.surroundings = {
             "plastikern": plastikern.__version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
             "machine": platform.machine(),
-            "backend": backend_in_use(experiment.backend, experiment.device),
+            "backend": own_rules.backend(
+                config.own_rule, backend_in_use(experiment.backend, experiment.device)
+            ),
             "device": str(experiment.device),
             "threads": torch.get_num_threads(),
             "processes": parallel.size(),
@@ -133,6 +147,7 @@ class Run:
             "command": command,
             **{name: self.identity[name] for name in names},
             "config": asdict(self.experiment.config),
+            **own_rules.described(self.experiment.config.own_rule),
             "trained_parameters": self.trained_parameters,
             "published": [asdict(number) for number in self.experiment.published()],
             **self.surroundings,
@@ -186,8 +201,10 @@ class Run:
     def restore(self, state: dict[str, Any], path: Path) -> int:
         """Continue from a checkpoint read from ``path``; the position in the metrics file that belongs to it."""
         try:
-            changed = [f"{key} {state['identity'].get(key)} (now {value})"
-                       for key, value in self.identity.items() if state["identity"].get(key) != value]  # fmt: skip
+            # A checkpoint from before there was a setting belongs to a run that was as its default says.
+            former = {**defaults(type(self.experiment.config)), **state["identity"]}
+            changed = [f"{key} {former.get(key)} (now {value})"
+                       for key, value in self.identity.items() if former.get(key) != value]  # fmt: skip
             if changed:
                 raise ExperimentError(
                     f"{path} belongs to a run with {', '.join(changed)}: use the same settings or another --out"
