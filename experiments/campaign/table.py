@@ -166,6 +166,10 @@ def _of_row(
     for seed in parse_seeds(row.seeds):
         for net in row.nets:
             config = override(select(kind.presets, row.preset, net), changes)
+            require(
+                config.own_rule is None or bool(row.label),
+                f"rule={config.rule}: give the row a label, so that its results are not taken for the papers' nets",
+            )
             name = f"{group}-{net}"
             arguments = [row.experiment, "--preset", row.preset, "--net", net, "--seeds", str(seed)]
             arguments += ["--episodes", str(config.episodes), "--threads", "1"]

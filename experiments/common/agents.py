@@ -108,7 +108,9 @@ class Agent(nn.Module):
 
     def modulator_signal(self, hidden: Tensor) -> Tensor | None:
         """The neuromodulator (...,) at activities (..., N); None in networks without one."""
-        rule = self.core.plasticity if isinstance(self.core, PlasticRNN) else None
+        if not isinstance(self.core, PlasticRNN):
+            return None
+        rule = self.core.plasticity
         if not isinstance(rule, Plasticity) or rule.modulation == "none":
             return None
         return self.core.modulator_signal(hidden)

@@ -151,7 +151,11 @@ def _parser(experiments: Mapping[str, Any], program: str) -> argparse.ArgumentPa
     add("--device", default="cpu", help="such as cpu or cuda:0 (default: cpu)")
     add("--threads", type=int, help="CPU threads (default: PyTorch's)")
     add("--data", type=Path, help="folder or zip with the data of images, omniglot or language")
-    add("--out", type=Path, help="folder of the results (default: runs/NAME-PRESET-NET)")
+    add(
+        "--out",
+        type=Path,
+        help="folder of the results (default: runs/NAME-PRESET-NET; of a rule of your own runs/NAME-PRESET-RULE-NET)",
+    )
     add(
         "--beside",
         type=Path,
@@ -200,7 +204,8 @@ def _run(kind: type[Experiment[Any]], options: argparse.Namespace, command: str)
     )
     config = override(config, assignments)
     backend = own_rules.backend(config.own_rule, selected)
-    out = options.out or Path("runs") / f"{kind.name}-{options.preset}-{config.net}"
+    parts = (kind.name, options.preset, *own_rules.label(config.rule), config.net)
+    out = options.out or Path("runs") / "-".join(parts)
     beside = {str(folder): read_runs(folder) for folder in options.beside}
     experiment = kind(config, device, options.backend, options.data)
     folders = [out / f"seed-{seed}" for seed in seeds]

@@ -22,6 +22,11 @@ def is_own(name: str) -> bool:
     return MARK in name
 
 
+def label(name: str) -> tuple[str, ...]:
+    """What result folders are called after, so that they are not taken for those of the papers' nets."""
+    return (name.partition(MARK)[2],) if is_own(name) else ()
+
+
 def check(name: str) -> None:
     """Refuse the name of a rule that does not exist, or cannot be used here."""
     if is_own(name):
@@ -88,7 +93,7 @@ def coefficients(model: nn.Module) -> dict[str, Tensor]:
         for prefix, module in model.named_modules()
         if isinstance(module, PlasticModule) and isinstance(module.plasticity, RulePlasticity)
     }
-    found = {}
+    found: dict[str, Tensor] = {}
     for prefix, module in layers.items():
         for name, value in module.named_parameters(recurse=False):
             own = LAYER.sub("", name)

@@ -155,7 +155,10 @@ def test_comparison_covers_acting_and_learning_on_both_paths(monkeypatch):
             ["maze", "--set", "see_time=late"],
             "see_time must be one of none, raw, share; got 'late'",
         ),
-        (["maze", "--set", "rule=decay"], "Plasticity: rule must be one of hebb, oja; got 'decay'"),
+        (
+            ["maze", "--set", "rule=decay"],
+            "rule must be one of hebb, oja, or MODULE:NAME for a rule of your own",
+        ),
         (["maze", "--set", "baseline=mean"], "baseline must be one of own, first; got 'mean'"),
         (["maze", "--data", "."], "--data: the maze is generated, there is nothing to read"),
         (["cue_reward", "--set", "cues=1"], "cues must be at least 2; got 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,17 @@ from test_omniglot import archives  # noqa: F401, a fixture
 
 from experiments.__main__ import EXPERIMENTS
 from experiments.campaign import table
-from experiments.common import own_rules
+from experiments.common import collection, own_rules
 from experiments.common.cli import main
-from experiments.common.config import ExperimentError
-from experiments.common.experiment import Experiment
+from experiments.common.config import ExperimentError, override, select
+from experiments.common.experiment import Experiment, stream
 from experiments.common.metrics import read
 from experiments.common.run import Run
 from experiments.cue_reward import CueReward
 from experiments.maze import Maze
 from experiments.patterns import Patterns
 
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 CPU = torch.device("cpu")
 EVERY = ["log_every=1", "window=2", "checkpoint_every=2", "evaluation_episodes=4"]
 AGENT = ["steps=12", "hidden=6", "burn_in=0", "batch=4", "evaluate_every=4", *EVERY]
@@ -68,6 +70,16 @@ def numbers(out: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in VARYING} for line in lines]
 
 
+def experiment(name: str, data: dict[str, list[str]], *changes: str) -> Experiment[Any]:
+    """With the settings of ``TINY``; the next random numbers are always the same."""
+    kind = importlib.import_module(EXPERIMENTS[name]).EXPERIMENT
+    settings = TINY[name][TINY[name].index("--set") + 1 :]
+    preset = "small" if name == "language" else "quick"
+    config = override(select(kind.presets, preset, TINY[name][1]), [*settings, *changes])
+    torch.manual_seed(0)
+    return kind(config, CPU, None, Path(data[name][1]) if name in data else None)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_every_experiment_trains_a_users_rule_and_resumes_it(name, data, tmp_path, monkeypatch):
     options = data.get(name, [])
@@ -103,23 +115,10 @@ def test_every_experiment_trains_a_users_rule_and_resumes_it(name, data, tmp_pat
 
 @pytest.mark.parametrize("name", TINY)
 def test_weights_start_as_the_experiment_says_and_coefficients_as_the_rule_does(name, data):
-    kind = importlib.import_module(EXPERIMENTS[name]).EXPERIMENT
-    changes = TINY[name][TINY[name].index("--set") + 1 :]
-    preset = "small" if name == "language" else "quick"
-    net = TINY[name][1]
-    path = Path(data[name][1]) if name in data else None
-
-    def model(rule: str) -> torch.nn.Module:
-        from experiments.common.config import override, select
-
-        config = override(select(kind.presets, preset, net), [*changes, f"rule={rule}"])
-        torch.manual_seed(0)
-        return kind(config, CPU, None, path).build(None)
-
     def layers(rule: str) -> dict[str, dict[str, torch.Tensor]]:
         return {
             prefix: {key.removesuffix("_l0"): value.detach() for key, value in module.named_parameters(recurse=False)}
-            for prefix, module in model(rule).named_modules()
+            for prefix, module in experiment(name, data, f"rule={rule}").build(None).named_modules()
             if hasattr(module, "plasticity")
         }  # fmt: skip
 
@@ -132,6 +131,52 @@ def test_weights_start_as_the_experiment_says_and_coefficients_as_the_rule_does(
     for found in layers("their_rules:modulated").values():
         assert torch.equal(found["tau"], torch.full_like(found["tau"], 0.25))
         assert "alpha" not in found
+
+
+SAME = {
+    "patterns": ("their_rules:fading", ()),
+    "images": ("their_rules:fading", ()),
+    "omniglot": ("their_rules:oja", ()),
+    "maze": ("examples.rules:modulated", ("clip=1", "fan_out=none")),
+    "cue_reward": ("examples.rules:modulated", ()),
+    "language": ("their_rules:clipped", ("eta=layer",)),
+}
+"""Rules that the library has, too, and the settings under which its own is the same one."""
+RENAMED = {"modulator_": "m_", "eligibility_eta": "eta"}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_rule_that_the_library_has_too_gives_the_same_loss_and_gradients(name, data):
+    rule, changes = SAME[name]
+    renamed = RENAMED if rule.startswith("examples") else {"eta": "rate"}
+    other = ("net=retroactive",) if rule.startswith("examples") else ()
+    found = []
+    for settings in ((f"rule={rule}",), (*changes, *other)):
+        task = experiment(name, data, *settings)
+        model = task.build(None)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.uniform_(-0.5, 0.5)
+        if found:  # the values of the first one
+            values = found[0][0]
+            model.load_state_dict(
+                {key: values[_renamed(key, renamed)] for key in model.state_dict()}
+            )
+        loss = task.loss(model, task.episode(stream(0, "same"), held_out=False))["loss"]
+        loss.backward()
+        gradients = {key: value.grad for key, value in model.named_parameters()}
+        found.append((model.state_dict(), float(loss.detach()), gradients))
+    (_, ours, mine), (_, theirs, expected) = found
+    assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    assert len(mine) == len(expected)
+    for key, gradient in expected.items():
+        torch.testing.assert_close(mine[_renamed(key, renamed)], gradient, rtol=1e-4, atol=1e-5)
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    for old, new in names.items():
+        key = key.replace(old, new)
+    return key
 
 
 @pytest.mark.parametrize(
@@ -258,6 +303,36 @@ def test_a_campaign_takes_a_rule_as_any_setting(tmp_path):
     (task,) = table.tasks({"mine": good}, EXPERIMENTS, tmp_path)
     assert task.name == "cue_reward-ours-mine-plastic"
     assert "rule=their_rules:modulated" in task.arguments
-    bad = table.Row(**row, set=["rule=their_rules:gone"])
-    with pytest.raises(ExperimentError, match=r"\[mine\]: rule=their_rules:gone: expected"):
-        table.tasks({"mine": bad}, EXPERIMENTS, tmp_path)
+    for changes, message in (
+        ({"set": ["rule=their_rules:gone"]}, "rule=their_rules:gone: expected MODULE:NAME"),
+        ({"label": ""}, "rule=their_rules:modulated: give the row a label"),
+    ):
+        with pytest.raises(ExperimentError, match=rf"\[mine\]: {message}"):
+            table.tasks({"mine": replace(good, **changes)}, EXPERIMENTS, tmp_path)
+
+
+def test_results_under_a_rule_of_ones_own_are_not_those_of_the_papers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = [
+        "patterns",
+        *TINY["patterns"],
+        "rule=their_rules:fading",
+        "--preset",
+        "paper",
+        "--backend",
+        "reference",
+    ]
+    assert main(EXPERIMENTS, mine) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["patterns-paper-fading-plastic"]
+    # Nor are they in folders of their name.
+    pytest.importorskip("scipy")
+    kept = json.loads((RESULTS / "patterns-paper-plastic.json").read_text())
+    verdicts = []
+    for more in ({}, {"rule_use": "their_rules:fading.use()"}):
+        Path("results").mkdir(exist_ok=True)
+        Path("results/patterns-paper-plastic.json").write_text(json.dumps({**kept, **more}))
+        lines = collection.verdicts_of(Path("results")).splitlines()
+        verdicts.append(
+            [line.split(" | ")[2] for line in lines if "within about 200 episodes" in line]
+        )
+    assert verdicts == [["reproduced"], ["undecided"]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from plastikern import Coefficient, Readout, rule
 
 Value = Any
@@ -13,6 +15,18 @@ Value = Any
 def fading(H: Value, x: Value, y: Value, rate: Value) -> Value:
     """Reads weights and alpha times traces, as the papers' networks do."""
     return (1 - rate) * H + rate * x * y
+
+
+@rule(H="synapse")
+def oja(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    """As the library's, unbounded."""
+    return H + rate * y * (x - y * H)
+
+
+@rule(H="synapse")
+def clipped(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    """Hebb's rule within bounds."""
+    return torch.clamp(H + rate * x * y, -1, 1)
 
 
 @rule(H="synapse", theta="post", signals={"m": "element"}, read=lambda H, x: H * x)
