@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +58,40 @@ def test_memory_is_that_of_one_path_in_a_process_of_its_own() -> None:
     assert theirs - ours > 75 * 401**2 * 4 / 2**20 / 2
     with pytest.raises(Exception, match="no preset 'none'"):
         alone(peak_memory, subject._replace(preset="none"), None)
+
+
+def test_the_pages_show_the_record() -> None:
+    record = json.loads(speed.RECORD.read_text(encoding="utf-8"))
+    for path, text in speed.pages(record).items():
+        assert path.read_text(encoding="utf-8") == text, "python -m experiments speed --pages"
+        assert speed.table(record) in text and record["machine"]["cpu"] in text
+    assert [(row["experiment"], row["preset"], row["net"]) for row in record["rows"]] == [
+        *speed.ROWS
+    ]
+
+
+def test_what_is_measured_goes_into_the_record_and_from_there_into_the_pages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{speed.MARK}\nformer\n{speed.MARK}\nafter\n")
+    for name, value in (("ROOT", tmp_path), ("RECORD", tmp_path / "new" / "speed.json"), ("PAGES", (page,)),
+                        ("ROWS", (("small", "quick", "plastic"),))):  # fmt: skip
+        monkeypatch.setattr(speed, name, value)
+    numbers = (8.0, 4.0, 2.0, 2.0, 500.0, 1234.5)
+    monkeypatch.setattr(speed, "_row", lambda *_: dict(zip(speed.NUMBERS, numbers, strict=True)))
+    assert main({"small": Small}, ["speed", "--threads", "1", "--record"]) == 0
+    shown = capsys.readouterr().out
+    assert "| small, quick, plastic | 8 | 4 | 2 | 2.0 | 500 | 1,234 |\n" in shown
+    text = page.read_text()
+    assert text.startswith(f"before\n{speed.MARK}\n") and text.endswith(f"{speed.MARK}\nafter\n")
+    assert "| 1,234 |" in text and "former" not in text
+    assert json.loads(speed.RECORD.read_text())["machine"]["cpu"] in text
+    page.write_text(text.replace("1,234", "1,235"))
+    assert main({"small": Small}, ["speed", "--pages"]) == 0
+    assert page.read_text() == text
+    assert main({"small": Small}, ["speed", "--only", "small", "--record"]) == 2
+    assert capsys.readouterr().err.endswith("--record: for all experiments, without --only\n")
 
 
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
