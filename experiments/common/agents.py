@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from experiments.common.networks import PlainRNN
 from plastikern import Plasticity, PlasticRNN, RulePlasticity
+from plastikern.rules.cells import ACTIVITIES
 
 State = tuple[Tensor, ...]
 """Activities and, in plastic networks, traces, each with B in front."""
@@ -121,3 +122,15 @@ class Agent(nn.Module):
         if not isinstance(rule, RulePlasticity):
             return None
         return dict(zip(rule.rule.states, state[1:], strict=True))
+
+    def readouts(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Signals that the network reads out for a rule of one's own by name, each (...,) at activities (..., N),
+        before any fan-out."""
+        rule = self.core.plasticity if isinstance(self.core, PlasticRNN) else None
+        if not isinstance(rule, RulePlasticity):
+            return {}
+        found = {}
+        for name, readout in rule.readouts.items():
+            weight, bias = (getattr(self.core, f"{name}_{part}_l0") for part in ("weight", "bias"))
+            found[name] = ACTIVITIES[readout.nonlinearity](hidden @ weight + bias)
+        return found

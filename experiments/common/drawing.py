@@ -25,12 +25,13 @@ BEFORE, AFTER = 4, 6
 
 def signals(agent: Agent, state: State) -> dict[str, Tensor]:
     """What is drawn of a state: norm of the traces and modulator, each (B,); of a plain network its activity, of a rule
-    of one's own the norm of each of its states."""
+    of one's own the norm of each of its states, and what the network reads out for it."""
     hidden, *traces = state
     if not traces:
         return {"norm of the activities": hidden.norm(dim=-1)}
     if (states := agent.rule_states(state)) is not None:
-        return {f"norm of {n}": x.reshape(len(x), -1).norm(dim=-1) for n, x in states.items()}
+        norms = {f"norm of {n}": x.reshape(len(x), -1).norm(dim=-1) for n, x in states.items()}
+        return {**norms, **agent.readouts(hidden)}
     found = {TRACES: traces[0].flatten(1).norm(dim=-1)}
     modulator = agent.modulator_signal(hidden)
     return found if modulator is None else {**found, MODULATOR: modulator}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import re
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import killed_campaign
 import pytest
 
 from experiments.__main__ import EXPERIMENTS
@@ -128,58 +126,75 @@ def test_a_campaign_ends_with_what_its_commands_give_and_names_what_failed(
     )
 
 
-def workers(number: int) -> list[int]:
-    """Processes that train for a campaign, the oldest first."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == number and b"spawn_main" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-    return sorted(found)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the processes are found in /proc")
-def test_twenty_random_kills_of_workers_and_campaigns_change_nothing_but_the_time(
+def test_a_campaign_that_is_stopped_or_killed_twenty_times_ends_as_an_undisturbed_one_does(
     tmp_path: Path,
 ) -> None:
-    rows = patterns(9000, "0-2")
-    for name in ("undisturbed", "killed"):
-        table(tmp_path / name, rows)
-    unbroken, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run(campaign(unbroken), cwd=unbroken, env=environment(), check=True)
+    assert killed_campaign.check(tmp_path, killed_campaign.TABLE, kills=20, seed=0) == []
 
-    def begin() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(campaign(killed), cwd=killed, env=environment())
 
-    def updates() -> dict[Path, int]:
-        saved = sorted((killed / "runs").rglob("checkpoint.pt"))
-        return {path: checkpoint.load(path)["update"] for path in saved}
+def test_whatever_differs_between_two_campaigns_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scipy")
+    one, other = tmp_path / "one" / "runs", tmp_path / "other" / "runs"
+    one.mkdir(parents=True)
+    monkeypatch.chdir(one.parent)
+    name = "patterns-paper-plastic"
+    trained = ["patterns", "--preset", "paper", "--threads", "1", "--episodes", "12"]
+    assert main(EXPERIMENTS, [*trained, "--out", f"runs/{name}", "--set", *SETTINGS]) == 0
+    assert main(EXPERIMENTS, ["report"]) == 0
+    (one / name / "seed-0" / "picture.png").write_bytes(b"points")
 
-    moments, kills, reached = random.Random(0), 0, {}
-    running = [begin(), begin()]  # two campaigns share the folder, as on two machines
-    while kills < 20:
-        time.sleep(moments.uniform(1.0, 8.0))
-        index = moments.randrange(2)
-        if running[index].poll() is not None:
-            running[index] = begin()
-            continue
-        victims = workers(running[index].pid)
-        if victims and moments.random() < 0.6:
-            os.kill(moments.choice(victims), moments.choice([signal.SIGKILL, signal.SIGTERM]))
-        else:
-            running[index].kill()
-            running[index].wait()
-            running[index] = begin()
-        kills += 1
-        now = updates()
-        assert all(now[path] >= update for path, update in reached.items()), (
-            "steps before a checkpoint were lost"
-        )
-        reached = now
-    for campaign_ in running:
-        campaign_.wait()
-    subprocess.run(campaign(killed), cwd=killed, env=environment(), check=True)
-    assert numbers(killed / "runs") == numbers(unbroken / "runs")
-    assert page(killed / "runs") == page(unbroken / "runs")
+    def found() -> list[str]:
+        return killed_campaign.differences(one, other)
+
+    def again() -> Path:
+        shutil.rmtree(other, ignore_errors=True)
+        return Path(shutil.copytree(one, other)) / name / "seed-0"
+
+    def change(path: Path, old: str, new: str) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    run = again()
+    assert found() == []
+    change(run / "metrics.jsonl", '"seconds": ', '"seconds": 1')
+    assert found() == [], "times may differ"
+    change(run / "metrics.jsonl", '"loss": ', '"loss": 1')
+    assert [each.partition(" of the metrics: ")[0] for each in found()] == [
+        f"{name}/seed-0: line 2"
+    ]
+    run = again()
+    (run / "picture.png").write_bytes(b"lines")
+    state = checkpoint.load(run / "checkpoint.pt")
+    state["model"]["eta_l0"] += 1e-7
+    checkpoint.save(run / "checkpoint.pt", state)
+    assert found() == [
+        f"{name}/seed-0: of the last checkpoint eta_l0", f"{name}/seed-0: its pictures"
+    ]  # fmt: skip
+    again()
+    change(other / "report.md", "| undecided |", "| reproduced |")
+    change(other / "report.html", "base64,iVBORw", "base64,iVBORx")
+    assert [each[:12] for each in found()] == ["report.md: '", "report.html:"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "had", "saved", "begun", "fault"),
+    [
+        ("worker", 250, 200, 200, ""),
+        ("machine", 300, 200, 200, ""),
+        ("campaign", 250, 200, 260, ""),
+        ("worker", 250, 200, 100, "it went on from before its last checkpoint"),
+        ("worker", 250, 200, 260, "it did not go on from its last checkpoint"),
+        ("worker", 301, 200, 200, "it lost more than the updates since its last checkpoint"),
+        ("machine", 250, 200, None, "nobody went on"),
+    ],
+)
+def test_a_kill_that_loses_more_than_it_may_is_found(
+    kind: str, had: int, saved: int, begun: int | None, fault: str
+) -> None:
+    kill = killed_campaign.Kill(kind, Path("runs/name/seed-0"), had, saved, 0, 100, begun)
+    assert kill.fault == fault and str(kill).endswith(fault)

@@ -17,7 +17,7 @@ from test_omniglot import archives  # noqa: F401, a fixture
 
 from experiments.__main__ import EXPERIMENTS
 from experiments.campaign import table
-from experiments.common import collection, own_rules
+from experiments.common import collection, drawing, own_rules
 from experiments.common.cli import main
 from experiments.common.config import ExperimentError, override, select
 from experiments.common.experiment import Experiment, stream
@@ -177,6 +177,23 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     for old, new in names.items():
         key = key.replace(old, new)
     return key
+
+
+def test_signals_that_the_network_reads_out_are_drawn_as_the_rule_has_them():
+    """After one step from zero, E is 0 and H too; after the second, H is the modulator times E."""
+    task = experiment("cue_reward", {}, "rule=examples.rules:modulated", "scale=0.5")
+    agent = task.build("reference")
+    steps, drive = agent.begin(2, 3), torch.randn(2, 3, 6)
+    steps.step(drive[0])
+    before = [part.squeeze(0) for part in steps.state()]
+    steps.step(drive[1])
+    after = tuple(part.squeeze(0) for part in steps.state())
+    with torch.no_grad():
+        seen = drawing.signals(agent, after)
+    assert list(seen) == ["norm of H", "norm of E", "m"]
+    changed = seen["m"].view(-1, 1, 1) * before[2]
+    torch.testing.assert_close(after[1], changed)
+    torch.testing.assert_close(seen["norm of H"], changed.flatten(1).norm(dim=1))
 
 
 @pytest.mark.parametrize(
