@@ -1,6 +1,7 @@
 """A campaign three times: undisturbed, stopped and started again, and killed at random moments.
 
-    PYTHONPATH=. python tests/experiments/killed_campaign.py [--table FILE] [--kills 20] [--seed 0] [--folder DIR] [--root CHECKOUT]
+    PYTHONPATH=. python tests/experiments/killed_campaign.py [--table FILE] [--kills 20] [--seed 0]
+        [--folder DIR] [--root CHECKOUT]
 
 It compares what they end in, bit for bit, and tells for every kill how far the run was, what its checkpoint held and
 where it went on. Exit status 1: something differs, or a kill lost more than the updates since the last checkpoint.
