@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments.common import pictures, published
 from experiments.common.config import Config, Presets, require
 from experiments.common.experiment import Experiment, stream
-from experiments.common.networks import plastic_rnn, rule_of
+from experiments.common.networks import plastic_rnn
 from experiments.common.plots import picture_panel
 from experiments.common.presentation import Presentation
 
@@ -122,9 +122,8 @@ class Images(Experiment[ImagesConfig]):
         )  # fmt: skip
 
     def build(self, backend: str | None) -> nn.Module:
-        alpha = ALPHA[self.config.net]
-        rule = rule_of(self.config, alpha)
-        return plastic_rnn(PIXELS + 1, rule, alpha, backend, self.device)
+        config = self.config
+        return plastic_rnn(config, PIXELS + 1, ALPHA[config.net], backend, self.device)
 
     def episode(self, generator: torch.Generator, held_out: bool) -> Episode:
         source = self.test if held_out else self.train

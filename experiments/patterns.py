@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from experiments.common import published
 from experiments.common.config import Config, Presets, require
 from experiments.common.experiment import Experiment
-from experiments.common.networks import PlainRNN, RelayLSTM, plastic_rnn, rule_of
+from experiments.common.networks import PlainRNN, RelayLSTM, plastic_rnn
 from experiments.common.presentation import Presentation
 
 NETS = ("plastic", "rnn", "lstm")
@@ -142,8 +142,7 @@ class Patterns(Experiment[PatternsConfig]):
             return RelayLSTM(config.bits, config.neurons, config.relay_cells, self.device)
         if config.net == "rnn":
             return PlainRNN(config.neurons, self.device)
-        alpha = "connection"
-        model = plastic_rnn(config.neurons, rule_of(config, alpha), alpha, backend, self.device)
+        model = plastic_rnn(config, config.neurons, "connection", backend, self.device)
         # A rule of one's own may have no coefficients of single connections, or none at all.
         coefficients = getattr(model, "alpha_l0", None)
         if config.zero_alpha_diagonal and coefficients is not None and coefficients.dim() == 2:

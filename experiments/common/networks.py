@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.common.config import Config
-from plastikern import Plasticity, PlasticRNN, RulePlasticity
+from plastikern import Plasticity, PlasticRNN
 
 WEIGHT_STD = 0.01
 """Standard deviation of the initial weights and plasticity coefficients; initial value of a yoked coefficient."""
@@ -16,40 +16,28 @@ RELAY_GATE = 10.0
 RELAY_FORGET = -1000.0
 
 
-def rule_of(config: Config, alpha: str) -> Plasticity | RulePlasticity:
-    """The plasticity of a network of the paper: traces that decay, by Oja's rule by themselves; or a rule of one's own.
+def plastic_rnn(
+    config: Config, neurons: int, alpha: str, backend: str | None, device: torch.device
+) -> PlasticRNN:
+    """A plastic network of the paper: traces that decay, by Oja's rule by themselves, a learned rate, drive straight
+    into the neurons. A rule of one's own brings all of its initial values, but for the weights.
 
     Args:
         config: its ``rule``.
-        alpha: ``"connection"``, ``"layer"``, or ``"zero"`` for a network that has the traces but cannot use them.
-    """
-    return config.own_rule or Plasticity(
-        rule=config.rule, constraint="none" if config.rule == "oja" else "decay", learn_eta=alpha != "zero",
-        alpha="connection" if alpha == "connection" else "layer",
-    )  # fmt: skip
-
-
-def plastic_rnn(
-    neurons: int,
-    rule: Plasticity | RulePlasticity,
-    alpha: str,
-    backend: str | None,
-    device: torch.device,
-) -> PlasticRNN:
-    """A plastic network of the paper: learned rate, drive straight into the neurons.
-
-    Args:
         neurons: of the network, the bias neuron included.
-        rule: one of one's own brings all initial values but those of the weights.
-        alpha: as :func:`rule_of` takes it.
+        alpha: ``"connection"``, ``"layer"``, or ``"zero"`` for a network that has the traces but cannot use them.
         backend: of plastikern; None lets it choose.
         device: of the parameters.
     """
-    plastic = alpha != "zero"
+    plastic, own = alpha != "zero", config.own_rule
+    rule = own or Plasticity(
+        rule=config.rule, constraint="none" if config.rule == "oja" else "decay", learn_eta=plastic,
+        alpha="connection" if alpha == "connection" else "layer",
+    )  # fmt: skip
     model = PlasticRNN(None, neurons, bias=False, plasticity=rule, backend=backend, device=device)
     if model.weight_hh_l0 is not None:
         nn.init.normal_(model.get_parameter("weight_hh_l0"), std=WEIGHT_STD)
-    if isinstance(rule, RulePlasticity):
+    if own is not None:
         return model
     coefficients = model.get_parameter("alpha_l0")
     if alpha == "connection":

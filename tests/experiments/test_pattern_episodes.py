@@ -154,7 +154,7 @@ def test_plain_network_is_a_plastic_one_without_plasticity():
     config = SMALL["paper"]
     drive, clamp, _ = Patterns(config, CPU).episode(stream(5, "test"), held_out=False)
     torch.manual_seed(0)
-    plastic = plastic_rnn(config.neurons, "zero", "reference", CPU)
+    plastic = plastic_rnn(config, config.neurons, "zero", "reference", CPU)
     plain = PlainRNN(config.neurons, CPU)
     plain.load_state_dict({"weight": plastic.get_parameter("weight_hh_l0")})
     torch.testing.assert_close(plain(drive, clamp=clamp)[0], plastic(drive, clamp=clamp)[0])
