@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from .firing import Fired, fired
+from .firing import HIDDEN, Fired, fired
 from .operations import COMPARISONS, over_pre
 from .symbols import KINDS, RuleError, Symbol, leaf, walk
 
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 Value = Any
 """A tensor, or a symbol of it."""
-GIVEN = {"x": "pre", "y": "post", "z": "post", "w": "connection", "alpha": "connection"}
+GIVEN = {
+    "x": "pre", "y": "post", "z": "post", HIDDEN: "post", "w": "connection", "alpha": "connection",
+}  # fmt: skip
 """Names that every rule may take, and their kinds."""
 STATE_KINDS = ("synapse", "pre", "post", "element")
 GRANULARITIES = {"layer": "layer", "pre": "input", "post": "neuron", "connection": "connection"}
@@ -252,7 +254,7 @@ class Rule:
         else:
             left = fire(known)
             after = self.after(
-                known | {name: _spread(getattr(left, name), "post") for name in "yz"}
+                known | {name: _spread(value, "post") for name, value in left.seen.items()}
             )
         shapes = {name: _spread(tensor, kinds[name]).shape for name, tensor in states.items()}
         found = {

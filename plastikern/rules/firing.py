@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .cells import lstm
 
+HIDDEN = "_hidden"
+"""The name of the activities after the step, which read-outs take: an LSTM's rule sees as y what its ``post`` says."""
+
 
 class Fired(NamedTuple):
     """What a step of the neurons leaves, each (B, O).
@@ -24,6 +27,11 @@ class Fired(NamedTuple):
     y: Tensor
     z: Tensor
     cell: Tensor | None = None
+
+    @property
+    def seen(self) -> dict[str, Tensor]:
+        """What the rule is given of it, by name."""
+        return {"y": self.y, "z": self.z, HIDDEN: self.output}
 
 
 def fired(

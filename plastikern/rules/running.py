@@ -18,6 +18,7 @@ from .adjoint import LEVELS, level
 from .calls import ACTIVITIES, Call, Fused, Spec
 from .cells import HISTORY, POSTS, history_rows
 from .compiling import compiled
+from .firing import HIDDEN
 from .programs import Printed
 from .units import READ
 
@@ -249,8 +250,8 @@ class Run(Call):
         plain = name.removesuffix(READ).removesuffix("_as_pre")
         if plain == "x":
             return over_time(self.before, step)
-        if plain in ("y", "z"):
-            return over_time(self.seen if plain == "y" else self.kept[":z"], step)
+        if plain in (seen := {"y": self.seen, "z": self.kept[":z"], HIDDEN: self.outputs}):
+            return over_time(seen[plain], step)
         if plain in self.rule.signals:
             return over_time(self.given[plain], step)
         if plain in self.rule.states and self.rule.states[plain] != "synapse":
@@ -454,8 +455,8 @@ class Run(Call):
             step = 0 if whole.endswith(READ) or self.rule.read_after else -1
             if plain == "x":
                 to = over_time(grads[":before"], step)
-            elif plain == "y":
-                to = over_time(grads[":seen"], step)
+            elif plain in ("y", HIDDEN):
+                to = over_time(grads[":seen" if plain == "y" else ":outputs"], step)
             elif plain == "z" or plain in self.rule.signals:
                 to = over_time(grads[":z" if plain == "z" else plain], step)
             elif whole in self.rule.states:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..plasticity import Plasticity
 from .cells import ACTIVITIES
 from .decorator import GIVEN, GRANULARITIES, Rule, Value
+from .firing import HIDDEN
 from .operations import over_post
 from .twins import twin_of
 
@@ -77,10 +78,11 @@ class Coefficient:
 class Readout:
     r"""A signal that the network reads out of its own activities after the step, a neuromodulator.
 
-    :math:`M = \psi(v \cdot y + b)` for a signal of kind ``"element"``; for one of kind ``"post"`` it fans out, as
-    :math:`f_j M + g_j`. The layer has ``NAME_weight`` :math:`v` (O,) and ``NAME_bias`` :math:`b` (1,), and with a
-    fan-out ``NAME_fan_out_weight`` :math:`f` and ``NAME_fan_out_bias`` :math:`g` (O,); they start as those of
-    ``torch.nn.Linear(O, 1)`` and ``torch.nn.Linear(1, O)``. Source: Backpropamine (ICLR 2019), section 3.2.
+    :math:`M = \psi(v \cdot h + b)` of the activities :math:`h`, for a signal of kind ``"element"``; for one of kind
+    ``"post"`` it fans out, as :math:`f_j M + g_j`. The layer has ``NAME_weight`` :math:`v` (O,) and ``NAME_bias``
+    :math:`b` (1,), and with a fan-out ``NAME_fan_out_weight`` :math:`f` and ``NAME_fan_out_bias`` :math:`g` (O,); they
+    start as those of ``torch.nn.Linear(O, 1)`` and ``torch.nn.Linear(1, O)``. Source: Backpropamine (ICLR 2019),
+    section 3.2.
 
     Attributes:
         nonlinearity: :math:`\psi`: ``"tanh"``, ``"sigmoid"`` or ``"linear"``.
@@ -269,7 +271,7 @@ def _written_out(rule: Rule, readouts: Mapping[str, Readout]) -> Rule:
     def after(known: dict[str, Value]) -> Value:
         parts = {name: known.pop(name) for name in names}
         for name, readout in readouts.items():
-            drive = over_post(parts[f"{name}_weight"] * known["y"]) + parts[f"{name}_bias"]
+            drive = over_post(parts[f"{name}_weight"] * known[HIDDEN]) + parts[f"{name}_bias"]
             signal = ACTIVITIES[readout.nonlinearity](drive)
             if rule.signals[name] == "post":
                 signal = parts[f"{name}_fan_out_weight"] * signal + parts[f"{name}_fan_out_bias"]
@@ -300,9 +302,8 @@ def _derived(
     gone = {*rule.signals} - {*signals}
     names = [name for name in rule.changes if name not in gone]
     names += [n for n in (*signals, *rule.states, *more) if n not in names]
-    # A read-out needs the activities.
-    if gone and "y" not in names:
-        names.append("y")
+    if gone:
+        names.append(HIDDEN)
 
     def function(**known: Value) -> Value:
         return after(known)

@@ -71,7 +71,7 @@ class Run(Call):
             found["x"] = self.pre_of(t)
             found |= {name: self.given[name][t] for name in self.rule.signals}
             if not self.rule.read_after:
-                found["y"], found["z"] = self.left[t].y, self.left[t].z
+                found |= self.left[t].seen
                 found["y_as_pre"] = found["y"]
                 found |= {
                     f"{name}_as_pre": before[name]
@@ -219,8 +219,8 @@ class Run(Call):
                 at = k if whole.endswith(READ) else t
                 if plain == "x":
                     to_pre(at, grad)
-                elif plain in ("y", "z"):
-                    getattr(of_left[at], plain).add_(grad)
+                elif plain in of_left[at].seen:
+                    of_left[at].seen[plain].add_(grad)
                 elif plain in self.rule.signals:
                     grads[plain][at] += grad.view_as(grads[plain][at])
                 elif plain in self.rule.states and whole != plain:

@@ -430,3 +430,14 @@ def test_conversions_keep_weights_or_say_why_they_cannot() -> None:
         plastikern.convert.to_torch(PlasticRNN(FEATURES, NEURONS, plasticity=OWN))
     with pytest.raises(TypeError, match="must have a Plasticity"):
         plastikern.convert.to_authors(net, orientation="rows")
+
+
+@pytest.mark.parametrize("post", ["candidate", "recurrent", "cell", "hidden"])
+def test_a_read_out_of_an_lstm_takes_its_activities_whatever_its_post_is(post: str) -> None:
+    use = on_kernels_of_its_own(modulated.use(readouts={"m": Readout()}))
+    own = PlasticLSTM(FEATURES, NEURONS, plasticity=use, post=post, **DOUBLE)
+    plasticity = Plasticity(modulation="simple")
+    ours = PlasticLSTM(FEATURES, NEURONS, plasticity=plasticity, post=post, **DOUBLE)
+    ours.load_state_dict({n.replace("m_", "modulator_"): x for n, x in own.state_dict().items()})
+    given = inputs(STEPS, BATCH, FEATURES)
+    same(outcome(own, given), outcome(ours, given))
