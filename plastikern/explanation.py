@@ -172,7 +172,7 @@ def _of_a_rule(module: PlasticModule, rule: RulePlasticity, batch: int, steps: i
         return "\n".join(
             [*lines, f"rule: {rule.rule.name}, run by the reference alone (fused=False)"]
         )
-    first = next(module.parameters())
+    first = module._first()
     program = Program(rule.inner, rule.granularities)
     lines += described(rule, program, first.element_size())
     states = [module._kind_shape(kind) for kind in rule.rule.states.values()]

@@ -5,6 +5,7 @@ Parametrizations compute a parameter whenever it is read; pruning, and norms of 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def run_forward_pre_hooks(owner: str, module: nn.Module) -> None:
         return
     names = ("in_features", "input_size", "hidden_size")
     features = next(size for name in names if (size := getattr(module, name, None)) is not None)
-    first = next(module.parameters())
+    first = next(chain(module.parameters(), module.buffers()))
     input = torch.empty(0, features, dtype=first.dtype, device=first.device)
     for number, hook in list(module._forward_pre_hooks.items()):
         found: Any = _run(hook, number in module._forward_pre_hooks_with_kwargs, module, (input,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -135,6 +136,10 @@ class PlasticModule(nn.Module):
         if modulated is not None:
             modulated = modulated.detach().to(next(self.parameters()).device, copy=True)
         self.register_buffer("modulated", modulated)
+        if next(chain(self.parameters(), self.buffers()), None) is None:
+            # A layer whose rule takes nothing but signals: this says its dtype and its device.
+            empty = torch.empty(0, device=device, dtype=dtype)
+            self.register_buffer("_like", empty, persistent=False)
         self._own = {
             name + suffix: name
             for suffix, layer in weights.items()
@@ -226,7 +231,7 @@ class PlasticModule(nn.Module):
                 "later plastikern"
             )
             return
-        device = next(self.parameters()).device
+        device = self._first().device
         if self.modulated is not None and self.modulated.is_meta and device.type != "meta":
             self.modulated = torch.zeros_like(self.modulated, device=device)
         for name in self._single:
@@ -292,11 +297,11 @@ class PlasticModule(nn.Module):
         return self._parameters[name] if name in self._parameters else getattr(self, name)
 
     def _first(self) -> Tensor:
-        """A parameter, of whose dtype and on whose device the others are."""
+        """A tensor of the module, of whose dtype and on whose device the others are: a parameter, where it has one."""
         for parameter in self._parameters.values():
             if parameter is not None:
                 return parameter
-        return next(self.parameters())
+        return next(chain(self.parameters(), self.buffers()))
 
     def _connection(self, layer: int) -> Any:
         """What the functions of :mod:`plastikern.functional` are told of a layer's plastic connection; of a rule of

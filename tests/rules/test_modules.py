@@ -255,6 +255,31 @@ def test_coefficients_are_parameters_of_the_granularity_and_the_values_asked_for
     assert abs(alpha.mean().item() - 2) < 0.1 and abs(alpha.std().item() - 1) < 0.1
 
 
+@rule(H="synapse", signals={"k": "pre", "v": "post"}, read_after=True, read=lambda H, x: H * x)
+def of_signals(H: Value, k: Value, v: Value) -> Value:
+    return H + v * k
+
+
+def test_a_layer_may_have_nothing_to_learn(tmp_path: Any) -> None:
+    options = {"bias": False, "nonlinearity": "identity", "batch_first": True, **DOUBLE}
+    net = PlasticLinear(3, 2, plasticity=of_signals, **options)
+    x, k, v = inputs(BATCH, STEPS, 3), inputs(BATCH, STEPS, 3), inputs(BATCH, STEPS, 2)
+    kept = torch.einsum("bto,bti->btoi", v, k).cumsum(1)
+    output, state = net(x, signals={"k": k, "v": v})
+    same([output, state.H], [torch.einsum("btoi,bti->bto", kept, x), kept[:, -1]])
+    assert not [*net.parameters()] and not net.state_dict()
+    assert "K0" in plastikern.explain(net, BATCH)
+    with pytest.raises((TypeError, ValueError), match="input must have dtype torch.float64"):
+        net(x.float(), signals={"k": k, "v": v})
+    single = copy.deepcopy(net).float()
+    single.load_state_dict(net.state_dict())
+    found = single(x.float(), signals={"k": k.float(), "v": v.float()})[0]
+    torch.testing.assert_close(found, output.float())
+    # Two coefficients that keep their values are no parameters either.
+    fixed = hebb.use(eta=Coefficient(learned=False), alpha=Coefficient(learned=False))
+    assert "_like" not in PlasticLinear(3, 2, bias=False, plasticity=fixed)._buffers
+
+
 def test_states_are_tuples_by_the_names_that_the_rule_declares() -> None:
     net = PlasticRNN(FEATURES, NEURONS, plasticity=OWN)
     state = net(inputs(2, BATCH, FEATURES).float(), signals={"reward": torch.ones(2, BATCH)})[1]
