@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,51 @@ def test_the_environment_is_one_of_gymnasium() -> None:
 def test_a_language_model_learns_along_a_text() -> None:
     bits = example("language_model").main(["--epochs", "2"])
     assert bits[1] < 0.9 * bits[0]
+
+
+@pytest.fixture
+def compiled_here(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules are not compiled into the user's own cache."""
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+    monkeypatch.setenv("PLASTIKERN_CACHE", os.environ.get("PLASTIKERN_CACHE", str(folder)))
+
+
+def test_a_rule_is_learned_by_gradient_descent(compiled_here: None) -> None:
+    found = example("abcd_gradient").main(["--updates", "100", "--seeds", "1"])
+    (run,) = found["seeds"]
+    assert run["untrained"] < 0.4 < run["trained"]
+
+
+def test_the_test_of_seeds_is_exact() -> None:
+    p_value = example("abcd_gradient").p_value
+    assert p_value([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252)
+    assert p_value([1, 2], [1, 2]) == 1
+
+
+def test_a_rule_is_evolved(compiled_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium")
+    evolution = example("abcd_evolution")
+    for layer in evolution.LAYERS:
+        monkeypatch.setattr(layer, "backend", "reference")  # no compiler is waited for
+    (run,) = evolution.main(["--generations", "16", "--seeds", "1"])["seeds"]
+    assert run["unchanged"] < 20
+    assert sum(run["population"][-4:]) > 1.5 * sum(run["population"][:4])
+
+
+@pytest.mark.slow
+def test_five_seeds_of_a_learned_rule_beat_what_they_started_from(compiled_here: None) -> None:
+    found = example("abcd_gradient").main([])
+    assert found["p"] < 0.01
+    assert min(run["trained"] for run in found["seeds"]) > found["hebb"] > found["chance"]
+
+
+@pytest.mark.slow
+def test_an_evolved_rule_balances_the_pole(compiled_here: None) -> None:
+    pytest.importorskip("gymnasium")
+    for run in example("abcd_evolution").main([])["seeds"]:
+        assert run["evolved"] > 10 * run["unchanged"]
 
 
 def notebooks() -> list[Path]:

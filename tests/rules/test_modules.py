@@ -269,7 +269,7 @@ def test_a_layer_may_have_nothing_to_learn(tmp_path: Any) -> None:
     same([output, state.H], [torch.einsum("btoi,bti->bto", kept, x), kept[:, -1]])
     assert not [*net.parameters()] and not net.state_dict()
     assert "K0" in plastikern.explain(net, BATCH)
-    with pytest.raises((TypeError, ValueError), match="input must have dtype torch.float64"):
+    with pytest.raises((TypeError, ValueError), match=r"input must have dtype torch\.float64"):
         net(x.float(), signals={"k": k, "v": v})
     single = copy.deepcopy(net).float()
     single.load_state_dict(net.state_dict())
