@@ -312,7 +312,7 @@ def rule(
     Args:
         states: by name, ``"synapse"``, ``"pre"``, ``"post"`` or ``"element"``. The function returns their values after
             a step in this order; a name stands for the value before it.
-        signals: likewise, what is given with every step besides.
+        signals: likewise, what is given with every step besides; ``"synapse"`` only with ``fused=False``.
         read: what a synapse adds to the sum of its row; default :func:`plastic_read`.
         read_after: whether the sums read the states after the change by this step. Such a rule has no ``y`` and no
             ``z``, which follow from the sums.
@@ -355,6 +355,11 @@ def _check(found: Rule) -> None:
             if kind not in STATE_KINDS:
                 raise found.error(
                     f"{what} {name} must be one of {', '.join(STATE_KINDS)}; got {kind!r}"
+                )
+            if found.fused and (what, kind) == ("signal", "synapse"):
+                raise found.error(
+                    f"no kernel takes a matrix with every step; make signal {name} a state that keeps its value "
+                    f"(return ..., {name}), or declare the rule with fused=False"
                 )
             if name in GIVEN or (what == "signal" and name in states):
                 raise found.error(f"{what} {name} has the name of something else")

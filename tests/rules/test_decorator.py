@@ -38,6 +38,8 @@ def _pair(H: V, q: V, x: V, y: V) -> V:
         (lambda: rule(H="Synapse")(hebb), "got 'Synapse'"),
         (lambda: rule(H="connection")(hebb), "got 'connection'"),
         (lambda: rule(H="synapse", signals={"eta": "layer"})(hebb), "signal eta must be one of"),
+        (lambda: rule(H="synapse", signals={"eta": "synapse"})(hebb), "make signal eta a state that keeps its value"),
+        (lambda: rule(H="synapse", signals={"eta": "synapse"}, fused=False)(hebb), None),
         (lambda: rule(H="synapse", y="post")(hebb), "state y has the name of something else"),
         (lambda: rule(H="synapse", w="synapse")(hebb), "state w has the name of something else"),
         (lambda: rule(H="synapse", signals={"H": "pre"})(hebb), "signal H has the name of something else"),
