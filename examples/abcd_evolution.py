@@ -1,8 +1,8 @@
 """An ABCD rule, evolved: a network that balances a pole has random weights at first, and a rule that changes them.
 
 Every episode of CartPole-v1 begins with weights drawn anew, of which the rule has to make a policy while the pole is
-falling. No gradient is taken, and no weight is handed on. The coefficients of all candidates are signals of the rule, a
-matrix for every element of a batch, so that a whole population acts in one call a step.
+falling. No gradient is taken, and no weight is handed on. A candidate's coefficients are states of the rule that keep
+their values: every element of a batch has its own, so that a whole population acts in one call a step.
 ``python examples/abcd_evolution.py`` takes a minute or two; needs ``pip install gymnasium``.
 """
 
@@ -28,10 +28,11 @@ LENGTH = sum(len(NAMES) * pres * posts for pres, posts in SIZES)
 POPULATION, PARENTS, FADING = 64, 16, 0.97
 
 
-@rule(H="synapse", signals=dict.fromkeys(NAMES, "synapse"), read=lambda H, x: H * x)
+@rule(H="synapse", **dict.fromkeys(NAMES, "synapse"), read=lambda H, x: H * x)
 def abcd(H: Any, x: Any, y: Any, eta: Any, A: Any, B: Any, C: Any, D: Any) -> Any:
     """All terms of a correlation (Najarro and Risi, 2020), within bounds."""
-    return torch.clamp(H + 0.1 * eta * (A * x * y + B * x + C * y + D), -3, 3)
+    H = torch.clamp(H + 0.1 * eta * (A * x * y + B * x + C * y + D), -3, 3)
+    return H, eta, A, B, C, D
 
 
 LAYERS = [PlasticLinearCell(*size, bias=False, plasticity=abcd) for size in SIZES]
@@ -46,9 +47,11 @@ def coefficients(candidates: Tensor) -> list[dict[str, Tensor]]:
 @torch.no_grad()
 def returns(candidates: Tensor, seed: int) -> Tensor:
     """Steps (B,) for which the candidates, each in an episode of its own, keep the pole up: 500 at most."""
-    count, signals = len(candidates), coefficients(candidates)
-    source = torch.Generator().manual_seed(seed)
-    states = [(0.2 * torch.rand(count, o, i, generator=source) - 0.1,) for i, o in SIZES]
+    count, source = len(candidates), torch.Generator().manual_seed(seed)
+    first = [0.2 * torch.rand(count, o, i, generator=source) - 0.1 for i, o in SIZES]
+    states: list[Any] = [
+        (H, *own.values()) for H, own in zip(first, coefficients(candidates), strict=True)
+    ]
     worlds = gymnasium.make_vec(
         "CartPole-v1", num_envs=count, vectorization_mode="vector_entry_point"
     )
@@ -57,7 +60,7 @@ def returns(candidates: Tensor, seed: int) -> Tensor:
     while bool(up.any()):
         active = torch.as_tensor(seen, dtype=torch.float32)
         for k, layer in enumerate(LAYERS):
-            active, states[k] = layer(active, states[k], signals=signals[k])
+            active, states[k] = layer(active, states[k])
         seen, _, ended, stopped, _ = worlds.step(active.argmax(-1).numpy())
         steps += up
         up &= ~torch.as_tensor(ended | stopped)
