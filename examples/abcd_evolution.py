@@ -26,9 +26,10 @@ SIZES = ((4, 8), (8, 2))
 """Inputs and outputs of the two layers."""
 LENGTH = sum(len(NAMES) * pres * posts for pres, posts in SIZES)
 POPULATION, PARENTS, FADING = 64, 16, 0.97
+S = "synapse"
 
 
-@rule(H="synapse", **dict.fromkeys(NAMES, "synapse"), read=lambda H, x: H * x)
+@rule(H=S, eta=S, A=S, B=S, C=S, D=S, read=lambda H, x: H * x)
 def abcd(H: Any, x: Any, y: Any, eta: Any, A: Any, B: Any, C: Any, D: Any) -> Any:
     """All terms of a correlation (Najarro and Risi, 2020), within bounds."""
     H = torch.clamp(H + 0.1 * eta * (A * x * y + B * x + C * y + D), -3, 3)
