@@ -34,6 +34,8 @@ ARGUMENTS = {
     "docs/experiments.md": "--net simple --episodes 60 --set hidden=8 steps=20 burn_in=0 --threads 1"
 }
 """Command lines of pages whose blocks read one."""
+COMPILED = ("README.md", "docs/tutorial.md", "docs/modules/rule.md", "docs/rules.md")
+"""Pages with rules, which a quick test does not wait to be compiled."""
 NEEDS_LIBRARY = {"docs/kernels.md", "docs/modules/explain.md"}
 
 
@@ -74,7 +76,22 @@ def run(page: str, text: str) -> None:
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name(page) in NEEDS_LIBRARY and library.MISSING is not None:
         pytest.skip(f"native library {library.MISSING}")
-    monkeypatch.chdir(tmp_path)
+    if name(page) in COMPILED:
+        monkeypatch.setenv("PLASTIKERN_BACKEND", "reference")
+    run_in(tmp_path, page, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", COMPILED)
+def test_python_blocks_with_rules_run_compiled(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_in(tmp_path, ROOT / page, monkeypatch)
+
+
+def run_in(folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page's blocks, as a script that is started in this folder."""
+    monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["example.py", *ARGUMENTS.get(name(page), "").split()])
     torch.manual_seed(0)
     try:
@@ -203,6 +220,43 @@ def test_blocks_say_their_language(page: Path) -> None:
         block.language for block in blocks(page.read_text()) if block.language not in ("", "inline")
     }
     assert fenced <= LANGUAGES
+
+
+def test_the_gallery_shows_all_rules_with_what_its_commands_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import pictures
+    import rule_tables
+
+    committed = {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+    pictures.main(["--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == committed
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    for tag in rule_tables.RULES:
+        assert f":pyobject: {tag}\n" in page and f"(pictures/{tag}.svg)" in page
+    # A page that tells other costs than explain, or other times than the report, is refused.
+    assert (rule_tables.FOLDER / "costs.md").read_text() == rule_tables.costs()
+    assert (rule_tables.FOLDER / "speed.md").read_text() == rule_tables.table(rule_tables.report())
+
+
+def test_what_was_not_measured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import rule_tables
+
+    row = {"workload": "rule-A3", "variant": rule_tables.OURS, "peak_bytes": 2**20}
+    rows = [
+        row | {"pass": "forward", "median_ms": 12.34},
+        row | {"pass": "forward_backward", "median_ms": 56.78},
+    ]
+    ratio = row | {"pass": "forward_backward", "over_best_rival": 3.21, "best_rival": "torch"}
+    found = rule_tables.table(
+        {"rows": rows, "ratios": [ratio], "machine": {"cpu": "C", "threads": 2, "torch": "2"}}
+    )
+    assert "| [A3](#a3) | 12.3 | 56.8 | 3.2 (torch) | 1 |" in found
+    assert found.count("not measured") == 9 * 4 and "On 2 threads of C, torch 2" in found
+    assert rule_tables.table({}).count("not measured") == 10 * 4
 
 
 def test_every_public_name_has_its_place_on_a_page() -> None:
