@@ -3,7 +3,7 @@
 Every episode of CartPole-v1 begins with weights drawn anew, of which the rule has to make a policy while the pole is
 falling. No gradient is taken, and no weight is handed on. A candidate's coefficients are states of the rule that keep
 their values: every element of a batch has its own, so that a whole population acts in one call a step.
-``python examples/abcd_evolution.py`` takes a minute or two; needs ``pip install gymnasium``.
+``python examples/abcd_evolution.py`` takes some minutes; needs ``pip install gymnasium``.
 """
 
 from __future__ import annotations
