@@ -26,6 +26,8 @@ class _Tensors(tuple[Tensor, ...]):
     _fields: ClassVar[tuple[str, ...]]
     _dims: ClassVar[tuple[int, ...]]
     """How many dimensions each has besides those of layers and of the batch."""
+    _begin: ClassVar[tuple[float, ...]] = ()
+    """What they are where a new episode begins; nothing is said: 0."""
 
     def __getnewargs__(self) -> tuple[Tensor, ...]:
         return tuple(self)
@@ -61,7 +63,8 @@ class _Tensors(tuple[Tensor, ...]):
         return type(self)(*[tensor[index] for tensor in self])
 
     def reset(self: _State, begins: Tensor) -> _State:
-        """The state with zeros where a new episode begins; elements that go on keep their history.
+        """The state as it is at first where a new episode begins; elements that go on keep their history. That is zero
+        but for states of a rule of one's own with other initial values (:meth:`plastikern.Rule.use`).
 
         Args:
             begins: bool (B,).
@@ -85,7 +88,10 @@ class _Tensors(tuple[Tensor, ...]):
         begins = begins.to(self[0].device)
         # Chosen, not multiplied: what an episode ended with may be NaN.
         return type(self)(
-            *[torch.where(begins.view(-1, *(1,) * (x.dim() - axis - 1)), 0, x) for x in self]
+            *[
+                torch.where(begins.view(-1, *(1,) * (x.dim() - axis - 1)), first, x)
+                for x, first in zip(self, self._begin or (0,) * len(self), strict=True)
+            ]
         )
 
     def _batch_axis(self) -> int:
@@ -234,11 +240,13 @@ class RuleState(_Tensors, metaclass=_Named):
         return tuple.__new__(cls, whole)
 
     def __reduce__(self) -> Any:
-        return _rule_state_of, (self._fields, self._dims, tuple(self))
+        return _rule_state_of, (self._fields, self._dims, self._begin, tuple(self))
 
 
 @cache
-def rule_state(fields: tuple[str, ...], dims: tuple[int, ...]) -> type[RuleState]:
+def rule_state(
+    fields: tuple[str, ...], dims: tuple[int, ...], begin: tuple[float, ...]
+) -> type[RuleState]:
     """The kind of state that has these tensors.
 
     Raises:
@@ -254,24 +262,25 @@ def rule_state(fields: tuple[str, ...], dims: tuple[int, ...]) -> type[RuleState
         "_fields": fields,
         "__match_args__": fields,
         "_dims": dims,
+        "_begin": begin,
     }
     members |= {name: property(itemgetter(place)) for place, name in enumerate(fields)}
     kind: type[RuleState] = _Named("RuleState", (RuleState,), members)  # type: ignore[assignment]
-    _register(kind, f"plastikern.RuleState({', '.join(map(str, (*fields, *dims)))})")
+    _register(kind, f"plastikern.RuleState({', '.join(map(str, (*fields, *dims, *begin)))})")
     return kind
 
 
 def _reduced(kind: Any) -> tuple[Any, ...]:
-    return rule_state, (kind._fields, kind._dims)
+    return rule_state, (kind._fields, kind._dims, kind._begin)
 
 
 copyreg.pickle(_Named, _reduced)
 
 
 def _rule_state_of(
-    fields: Iterable[str], dims: Iterable[int], tensors: tuple[Tensor, ...]
+    fields: Iterable[str], dims: Iterable[int], begin: Iterable[float], tensors: tuple[Tensor, ...]
 ) -> RuleState:
-    return rule_state(tuple(fields), tuple(dims))(*tensors)
+    return rule_state(tuple(fields), tuple(dims), tuple(begin))(*tensors)
 
 
 def _register(kind: type[_Tensors], name: str) -> None:

@@ -327,8 +327,9 @@ class PlasticModule(nn.Module):
         dims = {"synapse": 2, "pre": 1, "post": 1, "element": 0}
         kinds = plasticity.rule.states
         return rule_state(
-            (*others, *kinds), (*(1 for _ in others), *(dims[kind] for kind in kinds.values()))
-        )
+            (*others, *kinds), (*(1 for _ in others), *(dims[kind] for kind in kinds.values())),
+            (*(0.0 for _ in others), *(plasticity.initial[name] for name in kinds)),
+        )  # fmt: skip
 
     def _rule_shapes(
         self,

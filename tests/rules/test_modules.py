@@ -295,9 +295,8 @@ def test_states_are_tuples_by_the_names_that_the_rule_declares() -> None:
     assert _pytree.tree_map(torch.zeros_like, state).theta.abs().sum() == 0
     assert state.select([0, 2]).theta.shape == (1, 2, NEURONS)
     begun = state.reset(torch.tensor([True, False, False]))
-    assert begun.theta[0, 0].abs().sum() == 0 and torch.equal(
-        begun.theta[0, 1:], state.theta[0, 1:]
-    )
+    assert begun.theta[0, 0].tolist() == [0.5] * NEURONS and begun.H[0, 0].abs().sum() == 0
+    assert torch.equal(begun.theta[0, 1:], state.theta[0, 1:])
     assert type(pickle.loads(pickle.dumps(net))(torch.zeros(0, BATCH, FEATURES), signals={
         "reward": torch.ones(0, BATCH)})[1]) is type(state)  # fmt: skip
 
