@@ -12,6 +12,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OTHER_TORCH ?= torch==2.14.1
 CUDA_TORCHES ?= 2.11.0 2.14.1
+CUDA_CHAIN := tests/test_cuda_chain.py tests/rules/test_on_cuda.py tests/rules/test_launches.py
 TRITONS ?= 3.6.0 3.7.0 3.7.1 3.8.0 3.9.0
 
 VENV := .venv
@@ -39,7 +40,7 @@ test-all: $(VENV)/.dev
 
 test-cuda-build: $(VENV)/.dev $(CUDA_TORCHES:%=$(VENV)-torch-%/.made)
 	@for version in $(CUDA_TORCHES); do \
-	    $(BIN)/python -m tests.cuda_stand_in $(VENV)-torch-$$version/bin/python tests/test_cuda_chain.py || exit 1; \
+	    $(BIN)/python -m tests.cuda_stand_in $(VENV)-torch-$$version/bin/python $(CUDA_CHAIN) || exit 1; \
 	done
 
 $(VENV)-torch-%/.made: $(VENV)/.created

@@ -104,6 +104,9 @@ struct Job {
     // `width` values, sums of its warps, a segment.
     S *totals_of, *work;
     int64_t width, slots, sums, workers;
+    // Where the job lies, with all arrays that it points into behind it, and the shared memory that
+    // a block takes on a device.
+    int64_t home, shared;
 };
 
 template <typename S>

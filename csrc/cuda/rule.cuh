@@ -2,30 +2,75 @@
 // the rows that are its own.
 #pragma once
 
+#include <type_traits>
+
 #include "../rule.h"
 #include "device.h"
 #include "rule_neurons.cuh"
 
 namespace plastikern::cuda {
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 8, kThreads = kWarps * kLanes;
 
-// The slots of a schedule at a unit: pointers are made of their sources where they are needed.
+// A job and the arrays that it points into, as a kernel is given them: nothing is copied before a
+// launch, which may be captured.
+template <typename S, int kWords>
+struct Packed {
+    Job<S> job;
+    int64_t words[kWords];
+};
+
+// The job in shared memory, which its pointers are made to point into. Behind it, `slots` gets room
+// for the pointers of a unit.
+template <typename S, int kWords>
+__device__ const Job<S>& unpacked(const Packed<S, kWords>& given, S**& slots) {
+    int64_t* memory = reinterpret_cast<int64_t*>(shared_memory());
+    constexpr int kAll = sizeof given / sizeof *memory;
+    for (int each = static_cast<int>(threadIdx.x); each < kAll; each += blockDim.x)
+        memory[each] = reinterpret_cast<const int64_t*>(&given)[each];
+    __syncthreads();
+    Job<S>& job = *reinterpret_cast<Job<S>*>(memory);
+    slots = reinterpret_cast<S**>(memory + kAll);
+    if (threadIdx.x == 0) {
+        const int64_t way = reinterpret_cast<int64_t>(memory) - job.home;
+        const auto move = [&](auto*& pointer) {
+            pointer = reinterpret_cast<std::remove_cvref_t<decltype(pointer)>>(
+                reinterpret_cast<int64_t>(pointer) + way);
+        };
+        const auto move_all = [&](Binding<S>& binding) {
+            for (auto& sources : binding.sources) move(sources);
+            move(binding.added);
+        };
+        move(job.first), move(job.state), move(job.checkpoint);
+        for (auto& binding : job.forward) move_all(binding);
+        move_all(job.again);
+        for (auto& binding : job.backward) move_all(binding);
+    }
+    __syncthreads();
+    return job;
+}
+
+// The slots of a schedule at a unit.
 template <typename S>
 struct Slots {
     Place<S> place;
-    const Binding<S>& binding;
-    int64_t k, b, inside;
+    S** pointers;  // of slot s of level l the one at 4 s + l
 
-    __device__ __forceinline__ S* at(int level, int slot) const {
-        int64_t number = slot;
-        for (int above = 0; above < level; ++above) number += binding.counts[above];
-        return place.of(binding.sources[level][slot], k, b, inside, number);
+    // Nobody reads those of the unit before any more: it ended with a barrier.
+    __device__ void find(const Binding<S>& binding, int64_t k, int64_t b, int64_t inside) const {
+        int64_t number = 0;
+        for (int level = 0; level < 4; ++level) {
+            for (int64_t slot = threadIdx.x; slot < binding.counts[level]; slot += blockDim.x)
+                pointers[4 * slot + level] =
+                    place.of(binding.sources[level][slot], k, b, inside, number + slot);
+            number += binding.counts[level];
+        }
+        __syncthreads();
     }
-    __device__ __forceinline__ S* element(int slot) const { return at(0, slot); }
-    __device__ __forceinline__ S* column(int slot) const { return at(2, slot); }
-    __device__ __forceinline__ S* row(int slot) const { return at(1, slot); }
-    __device__ __forceinline__ S* synapse(int slot) const { return at(3, slot); }
+    __device__ __forceinline__ S* element(int slot) const { return pointers[4 * slot]; }
+    __device__ __forceinline__ S* row(int slot) const { return pointers[4 * slot + 1]; }
+    __device__ __forceinline__ S* column(int slot) const { return pointers[4 * slot + 2]; }
+    __device__ __forceinline__ S* synapse(int slot) const { return pointers[4 * slot + 3]; }
     // What a warp adds up for a sum over rows: a vector, or one number.
     __device__ __forceinline__ S* part(int sum, int warp) const {
         return place.sum(sum * kWarps + warp);
@@ -288,16 +333,20 @@ __device__ void copy_first(const Job<S>& job, int64_t which, int64_t b, S* to) {
         to[i / job.pres * job.stride + i % job.pres] = from[i];
 }
 
-template <class Forward, typename S>
-__global__ void __launch_bounds__(kWarps* kLanes) run_forward(const __grid_constant__ Job<S> job) {
+template <class Forward, typename S, int kWords>
+__device__ void run_forward(const Packed<S, kWords>& given) {
+    S** pointers = nullptr;
+    const Job<S>& job = unpacked(given, pointers);
     const int64_t b = blockIdx.x;
     const Place<S> place{job, b};
+    const Slots<S> slots{place, pointers};
     for (int64_t s = 0; s < job.states; ++s)
         copy_first(job, s, b, job.state[s] + b * place.matrix());
     __syncthreads();
     for (int64_t k = 0; k < units_of(job); ++k) {
         const int64_t which = variant_of(job, k), after = state_after(job, k);
-        Forward::run(which, Slots<S>{place, job.forward[which], k, b, 0});
+        slots.find(job.forward[which], k, b, 0);
+        Forward::run(which, slots);
         if (k < job.steps) activate(job, k, b);
         if (is_kept(job, after)) {
             for (int64_t s = 0; s < job.states; ++s)
@@ -308,10 +357,13 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_forward(const __grid_const
     }
 }
 
-template <class Forward, class Backward, typename S>
-__global__ void __launch_bounds__(kWarps* kLanes) run_backward(const __grid_constant__ Job<S> job) {
+template <class Forward, class Backward, typename S, int kWords>
+__device__ void run_backward(const Packed<S, kWords>& given) {
+    S** pointers = nullptr;
+    const Job<S>& job = unpacked(given, pointers);
     const int64_t b = blockIdx.x;
     const Place<S> place{job, b};
+    const Slots<S> slots{place, pointers};
     int64_t start = -1;
     for (int64_t k = units_of(job) - 1; k >= 0; --k) {
         const int64_t which = variant_of(job, k), before = state_before(job, k);
@@ -327,17 +379,19 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_backward(const __grid_cons
             __syncthreads();
             for (int64_t state = start; state < before; ++state) {
                 const int64_t step = job.read_after != 0 ? state : state + 1;
-                Forward::run(2, Slots<S>{place, job.again, step, b, state - start});
+                slots.find(job.again, step, b, state - start);
+                Forward::run(2, slots);
             }
         }
         if (k < job.steps) activate_adjoint(job, k, b);
         __syncthreads();
-        const Slots<S> slots{place, job.backward[which], k, b, before - start};
+        const Binding<S>& binding = job.backward[which];
+        slots.find(binding, k, b, before - start);
         Backward::run(which, slots);
-        for (int64_t each = 0; each < slots.binding.additions; ++each) {
-            const Addition<S>& add = slots.binding.added[each];
+        for (int64_t each = 0; each < binding.additions; ++each) {
+            const Addition<S>& add = binding.added[each];
             S* to = place.of(add.to, k, b, 0, 0);
-            const S* from = slots.at(static_cast<int>(add.level), static_cast<int>(add.slot));
+            const S* from = pointers[4 * add.slot + add.level];
             for (int64_t i = threadIdx.x; to != nullptr && i < add.count; i += blockDim.x)
                 to[i] += from[i];
             __syncthreads();
@@ -345,12 +399,15 @@ __global__ void __launch_bounds__(kWarps* kLanes) run_backward(const __grid_cons
     }
 }
 
-template <typename S>
-int launch(void (*kernel)(Job<S>), const Job<S>& job) {
+#if !defined(__CUDACC_RTC__)
+template <typename S, int kWords>
+int launch(void (*kernel)(Packed<S, kWords>), const Packed<S, kWords>& given) {
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(static_cast<unsigned>(job.batch));
-    config.blockDim = dim3(kWarps * kLanes);
-    return static_cast<int>(cudaLaunchKernelEx(&config, kernel, job));
+    config.gridDim = dim3(static_cast<unsigned>(given.job.batch));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = static_cast<size_t>(given.job.shared);
+    return static_cast<int>(cudaLaunchKernelEx(&config, kernel, given));
 }
+#endif
 
 }  // namespace plastikern::cuda

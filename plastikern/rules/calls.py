@@ -33,6 +33,7 @@ class Spec:
         recurrent: whether the activities before a step are its pre.
         kind: ``"rnn"``, ``"linear"`` or ``"lstm"``. The drive of an LSTM is (T, B, 4 N) in the order i, f, g, o, and
             its candidate is plastic.
+        target: ``"cpu"``, ``"cuda"``, or the folder of an emulator of CUDA.
         post: of an LSTM, what the rule sees as ``y``.
         every: steps from one checkpoint to the next; None: as :func:`spacing` says.
 
@@ -80,6 +81,11 @@ class Spec:
     def last_names(self) -> list[str]:
         """What comes out after the activities, by name: an LSTM's cell, and the states."""
         return [*(["cell"] if self.lstm else []), *self.program.rule.states]
+
+
+def target_of(backend: str) -> str:
+    """What :class:`Spec` compiles for on a backend."""
+    return "cuda" if backend == "cuda" else "cpu"
 
 
 def spacing(steps: int) -> int:

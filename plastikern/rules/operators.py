@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import Spec
+from .calls import Spec, target_of
 from .decorator import REGISTERED, Rule
 from .running import Run
 from .variants import program_of
@@ -42,8 +42,8 @@ def _spec(words: str) -> tuple[Spec, str]:
     rule = REGISTERED[token]
     of_use = dict(zip(used.split(","), granularities.split(","), strict=True)) if used else {}
     spec = Spec(
-        program_of(rule, of_use), tuple(names.split(",")), activity, recurrent == "True", kind=kind, post=post,
-        every=int(every) if every else None,
+        program_of(rule, of_use), tuple(names.split(",")), activity, recurrent == "True", target=target_of(backend),
+        kind=kind, post=post, every=int(every) if every else None,
     )  # fmt: skip
     return spec, backend
 

@@ -18,6 +18,8 @@ from .units import Unit, unit
 VARIANTS = {"both": (True, True), "read": (False, True), "change": (True, False)}
 """Units by whether they change the states and read them, in the order of csrc/cpu/rule.h."""
 TAKEN = {"element": "elements", "column": "columns", "row": "rows", "synapse": "synapses"}
+SOURCE_WORDS, ADDITION_WORDS = 5, 8
+"""Numbers of 8 bytes in a Source and in an Addition of csrc/rule.h."""
 SUMMED = {"element": "element_sums", "column": "column_sums", "row": "row_sums"}
 
 
@@ -171,8 +173,16 @@ class Program:
             way: ", ".join(f"printed::{way}_{name}" for name in VARIANTS)
             for way in ("forward", "backward")
         }
-        foot = FOOT.format(**names, layout=layout.number())
+        foot = FOOT.format(**names, layout=layout.number(), words=self.words)
         return "\n".join([*HEAD, *lines, *layout.stated(), foot])
+
+    @cached_property
+    def words(self) -> int:
+        """How many numbers of 8 bytes the arrays are, at most, that a job points into: csrc/rule.h."""
+        schedules = [*self.forward.values(), *self.backward.values()]
+        sources = sum(len(names) for each in schedules for names in each.slots.values())
+        additions = sum(len(each.schedule.outputs) for each in self.backward.values())
+        return SOURCE_WORDS * sources + ADDITION_WORDS * additions + 3 * len(self.rule.states)
 
 
 HEAD = [
@@ -184,16 +194,23 @@ HEAD = [
 FOOT = """
 }}  // namespace printed
 
-#define EXPORTED extern "C" __attribute__((visibility("default"))) int
 #if defined(PLASTIKERN_CUDA)
 using S = PLASTIKERN_SCALAR;
-using Call = plastikern::Job<S>;
+using Given = kernels::Packed<S, {words}>;
 using Forward = kernels::Variants<{forward}>;
 using Backward = kernels::Variants<{backward}>;
-EXPORTED plastikern_forward(const Call* job) {{ return kernels::launch(kernels::run_forward<Forward, S>, *job); }}
-EXPORTED plastikern_backward(const Call* job) {{
-    return kernels::launch(kernels::run_backward<Forward, Backward, S>, *job);
+#define KERNEL extern "C" __global__ void __launch_bounds__(kernels::kThreads, 1)
+KERNEL plastikern_rule_forward(const __grid_constant__ Given given) {{ kernels::run_forward<Forward>(given); }}
+KERNEL plastikern_rule_backward(const __grid_constant__ Given given) {{
+    kernels::run_backward<Forward, Backward>(given);
 }}
+#endif
+
+#if !defined(__CUDACC_RTC__)
+#define EXPORTED extern "C" __attribute__((visibility("default"))) int
+#if defined(PLASTIKERN_CUDA)
+EXPORTED plastikern_forward(const Given* given) {{ return kernels::launch(plastikern_rule_forward, *given); }}
+EXPORTED plastikern_backward(const Given* given) {{ return kernels::launch(plastikern_rule_backward, *given); }}
 #else
 using Call = plastikern::Job<S>;
 using Forward = Variants<{forward}>;
@@ -202,6 +219,7 @@ EXPORTED plastikern_forward(const Call* job) {{ return forward_pass<Forward>(*jo
 EXPORTED plastikern_backward(const Call* job) {{ return backward_pass<Forward, Backward>(*job), 0; }}
 #endif
 EXPORTED plastikern_layout() {{ return {layout}; }}
+#endif
 """
 
 

@@ -1,4 +1,4 @@
-"""Runs a user's rule on the CPU: binds tensors to the slots of its compiled schedules."""
+"""Runs a user's rule on the CPU or on a CUDA device: binds tensors to the slots of its compiled schedules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import library
-from . import layout
+from . import cuda, layout
 from .adjoint import LEVELS, level
 from .calls import ACTIVITIES, Call, Fused, Spec
 from .cells import HISTORY, POSTS, history_rows
@@ -63,8 +63,31 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "drive", "clamp", "gates", "cell", "sum", "z", "y", "history", "first", "state", "checkpoint", "grad_y",
             "grad_z", "grad_drive", "grad_sum", "grad_post", "grad_cell", "totals_of", "work")),
-        *((name, ctypes.c_int64) for name in ("width", "slots", "sums", "workers")),
+        *((name, ctypes.c_int64) for name in ("width", "slots", "sums", "workers", "home", "shared")),
     ]  # fmt: skip
+
+
+class _Packed:
+    """A job, and behind it in one piece of memory the arrays that it points into."""
+
+    def __init__(self, words: int, **known: int) -> None:
+        self.bytes = (ctypes.c_int64 * (ctypes.sizeof(_Job) // 8 + words))()
+        self.job = _Job.from_buffer(self.bytes)
+        for name, value in known.items():
+            setattr(self.job, name, value)
+        self.job.home = ctypes.addressof(self.bytes)
+        self.end = ctypes.sizeof(_Job)
+
+    def put(self, array: ctypes.Array[Any]) -> int:
+        """Its address there."""
+        at, self.end = self.job.home + self.end, self.end + ctypes.sizeof(array)
+        assert self.end <= ctypes.sizeof(self.bytes), "more words than the program says"
+        ctypes.memmove(at, array, ctypes.sizeof(array))
+        return at
+
+    def pointers(self, tensors: list[Tensor]) -> int:
+        """Where their addresses are."""
+        return self.put((ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors)))
 
 
 def source(
@@ -81,14 +104,14 @@ def over_time(tensor: Tensor, offset: int) -> _Source:
 
 @dataclass
 class Run(Call):
-    """One call on the CPU: what the passes share.
+    """One call on the CPU or a CUDA device: what the passes share.
 
     Attributes:
         kept: by name, states and what else a pass leaves; names that are no state's begin with a colon.
     """
 
     kept: dict[str, Tensor] = field(default_factory=dict)
-    held: list[Any] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
     lines: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -156,30 +179,33 @@ class Run(Call):
         """The pre-synaptic activities (T, B, I) of each step."""
         return self.kept[":activities"][: self.sizes[0]] if self.spec.recurrent else self.pre
 
-    def job(self) -> _Job:
-        """What both passes are told."""
+    def packed(self) -> _Packed:
+        """A job with what both passes are told."""
         steps, batch, posts, pres = self.sizes
-        job = _Job(
-            steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride,
-            every=self.every, read_after=int(self.rule.read_after),
-            activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
-        )  # fmt: skip
         program = self.spec.program
         schedules = [*program.forward.values(), *program.backward.values()]
-        job.width = self._whole_lines(max(posts, pres))
-        job.slots = max(sum(map(len, each.slots.values())) for each in schedules)
-        job.workers = min(torch.get_num_threads(), batch)
+        packed = _Packed(
+            program.words, steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride,
+            every=self.every, read_after=int(self.rule.read_after),
+            activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
+            width=self._whole_lines(max(posts, pres)),
+            slots=max(sum(map(len, each.slots.values())) for each in schedules),
+            workers=min(torch.get_num_threads(), batch),
+        )  # fmt: skip
+        job = packed.job
         job.group = self._group(job)
         if self.spec.target != "cpu":
             job.workers, job.sums = batch, WARPS * max(each.sums for each in schedules)
+            # The job itself, and for each slot of a unit a pointer on every level: csrc/cuda/rule.cuh.
+            job.shared = ctypes.sizeof(packed.bytes) + 4 * 8 * job.slots
         job.drive = self.drive.data_ptr()
         if self.clamp is not None:
             job.clamp = self._memory(self.clamp.to(self.drive.dtype))
         if self.spec.lstm:
             job.lstm, job.post = 1, POSTS.index(self.spec.post)
             job.gates, job.cell = (self._memory(self.given[name]) for name in ("gates", "cell"))
-        job.first = self._pointers([self.given[name] for name in self.matrices])
-        return job
+        job.first = packed.pointers([self.given[name] for name in self.matrices])
+        return packed
 
     def _group(self, job: _Job) -> int:
         """Elements that a worker takes through the steps together: they share every reading of an LSTM's gates, and
@@ -211,37 +237,35 @@ class Run(Call):
             return found
         return self.drive.new_empty(shape)
 
-    def _launch(self, job: _Job, name: str) -> None:
+    def _launch(self, packed: _Packed, name: str) -> None:
         """Runs a pass in room of its own."""
+        job = packed.job
         matrix = job.posts * job.stride
         size = (job.slots + job.sums) * job.width
         size += job.group * (job.every + 1) * job.states * matrix
         work = self._new(job.workers, size)
         job.work = work.data_ptr()
-        compiled_rule = self._library()
+        text, scalar = self.spec.program.text, SCALARS[self.drive.dtype]
+        if self.spec.target == "cuda":
+            cuda.launch(text, scalar, name, self.drive.device, packed.bytes, job.batch, job.shared)
+            return
+        compiled_rule = compiled(text, scalar, self.spec.target)
         layout.check(compiled_rule, self.rule.name)
-        failed = getattr(compiled_rule, f"plastikern_{name}")(ctypes.byref(job))
+        failed = getattr(compiled_rule, f"plastikern_{name}")(packed.bytes)
         if failed:
             raise RuntimeError(f"{self.rule.name}: the launch failed with error {failed}")
 
-    def _pointers(self, tensors: list[Tensor]) -> int:
-        array = (ctypes.c_void_p * (len(tensors) + 1))(
-            *(tensor.data_ptr() for tensor in tensors), None
-        )
-        self.held.append(array)
-        return ctypes.addressof(array)
-
-    def bind(self, printed: Printed, place: Any, additions: list[_Addition]) -> _Binding:
+    def bind(
+        self, packed: _Packed, printed: Printed, place: Any, additions: list[_Addition]
+    ) -> _Binding:
         """The slots of a schedule, by ``place(name, level)``."""
         found = _Binding()
         for number, of in enumerate(LEVELS):
             names = printed.slots[of]
-            array = (_Source * (len(names) + 1))(*(place(name, of) for name in names))
-            self.held.append(array)
-            found.counts[number], found.sources[number] = len(names), ctypes.addressof(array)
-        added = (_Addition * (len(additions) + 1))(*additions)
-        self.held.append(added)
-        found.additions, found.added = len(additions), ctypes.addressof(added)
+            array = (_Source * len(names))(*(place(name, of) for name in names))
+            found.counts[number], found.sources[number] = len(names), packed.put(array)
+        found.additions = len(additions)
+        found.added = packed.put((_Addition * len(additions))(*additions))
         return found
 
     def taken(self, name: str, variant: str) -> _Source | None:
@@ -292,20 +316,21 @@ class Run(Call):
         """The forward pass; ``kept`` has what it leaves."""
         self.allocate(keep)
         kept = self.kept
-        job = self.job()
+        packed = self.packed()
+        job = packed.job
         job.every = job.every if keep else 0
         job.sum, job.z = kept[":sum"].data_ptr(), kept[":z"].data_ptr()
         job.y = self.outputs.data_ptr()
         self._bind_history(job)
-        job.state = self._pointers([kept[name] for name in self.matrices])
-        job.checkpoint = self._pointers(
+        job.state = packed.pointers([kept[name] for name in self.matrices])
+        job.checkpoint = packed.pointers(
             [kept[f"{name}:checkpoints"] for name in self.matrices] if keep else []
         )
         for number, (variant, printed) in enumerate(self.spec.program.forward.items()):
             job.forward[number] = self.bind(
-                printed, lambda name, of, v=variant: self._forward_slot(name, v), []
+                packed, printed, lambda name, of, v=variant: self._forward_slot(name, v), []
             )
-        self._launch(job, "forward")
+        self._launch(packed, "forward")
 
     def left(self) -> list[Tensor]:
         """After a forward pass, what comes out of it: the activities and what is last, as views."""
@@ -347,7 +372,8 @@ class Run(Call):
         and by name of what is last."""
         rule, program = self.rule, self.spec.program
         grads = self._first_gradients(upstream, last)
-        job = self.job()
+        packed = self.packed()
+        job = packed.job
         job.totals = self.coefficients[""]
         totals = self.drive.new_zeros(job.workers, job.totals)
         job.totals_of = totals.data_ptr()
@@ -360,18 +386,18 @@ class Run(Call):
             job.grad_post = grads[":seen"].data_ptr()
         if self.spec.lstm:
             job.grad_cell = grads[":cell"].data_ptr()
-        job.checkpoint = self._pointers(
+        job.checkpoint = packed.pointers(
             [self.kept[f"{name}:checkpoints"] for name in self.matrices]
         )
         job.again = self.bind(
-            program.forward["change"], lambda name, of: self._again_slot(name), []
+            packed, program.forward["change"], lambda name, of: self._again_slot(name), []
         )
         for number, (variant, printed) in enumerate(program.backward.items()):
             job.backward[number] = self.bind(
-                printed, lambda name, of, v=variant: self._backward_slot(name, of, v, grads),
+                packed, printed, lambda name, of, v=variant: self._backward_slot(name, of, v, grads),
                 self._additions(printed, grads),
             )  # fmt: skip
-        self._launch(job, "backward")
+        self._launch(packed, "backward")
         if self.spec.recurrent:
             grads[":pre"] = grads[":before"][0]
         for name, kind in rule.states.items():
@@ -473,9 +499,6 @@ class Run(Call):
             slot = printed.slots[of].index(name)
             found.append(_Addition(LEVELS.index(of), slot, to, count))
         return found
-
-    def _library(self) -> ctypes.CDLL:
-        return compiled(self.spec.program.text, SCALARS[self.drive.dtype], self.spec.target)
 
 
 class Sequence(Fused):

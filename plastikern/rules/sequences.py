@@ -21,11 +21,13 @@ from ..checks import (
     without_autocast,
 )
 from ..reference import ACTIVATIONS
-from .calls import ACTIVITIES, Spec
+from . import cuda
+from .calls import ACTIVITIES, Spec, target_of
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
 from .firing import Fired, fired, gated
 from .operators import words_of
+from .programs import Program
 from .running import SCALARS, Sequence
 from .uses import RUNNING
 from .variants import program_of
@@ -33,7 +35,9 @@ from .variants import program_of
 State = dict[str, Tensor]
 SHUT = 1e4
 """A drive at which a gate is 1, whatever else it gets."""
-BACKENDS = ("reference", "cpu", "triton")
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+FOLLOWING = {"cuda": "triton", "triton": "reference", "cpu": "reference"}
+"""What serves where a backend cannot, and none is named."""
 
 
 def rule_sequence(
@@ -60,8 +64,12 @@ def rule_sequence(
         clamp: bool (T, B, O); where True the activity is the drive.
         lengths: steps of each element (B,), from 0 to T; one that has ended keeps its states, its outputs are 0.
         checkpoint_every: spacing of the checkpoints of states that the backward pass keeps; None: the library chooses.
-        backend: ``"cpu"`` compiles the rule on first use; ``"triton"`` is for CUDA devices; ``"reference"`` is the
-            rule's function, run by torch, for derivatives of any order. None takes the fused one of the device.
+        backend: ``"cpu"`` and ``"cuda"`` compile the rule on first use, by the C++ compiler and by NVRTC; ``"triton"``
+            is for CUDA devices, too; ``"reference"`` is the rule's function, run by torch, for derivatives of any
+            order. None takes the fused one of the device: on NVIDIA's ``"cuda"``, whose pass is one launch, each
+            element a block that changes the states in place. ``"triton"``, with one program an element as well, makes a
+            launch for each of T + 1 units, writes new states at each, and leaves sums and activities to torch. So it
+            serves AMD's devices, and those where NVRTC or the driver cannot, which a warning says.
 
     Returns:
         The activities (T, B, O), and the last states by name; all differentiable, as is everything that goes in.
@@ -70,7 +78,7 @@ def rule_sequence(
         ValueError, TypeError: an argument is missing, unknown, or has another shape, dtype or device than it must have.
         RuleError: the rule does not allow these granularities, or no kernel can be made of it and ``backend`` asks for
             one.
-        CompilationError: no compiler, or it failed, and ``backend`` is ``"cpu"``.
+        CompilationError: no compiler, or it failed, and ``backend`` is ``"cpu"`` or ``"cuda"``.
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"rule must be declared by @rule; got {type(rule).__name__}")
@@ -204,20 +212,16 @@ def _run(
     if torch.compiler.is_compiling():
         return _compiling(rule, chosen, drive, pre, given, of_use, how)
     program = program_of(rule, of_use)
-    if chosen == "cpu":
-        try:
-            compiled(program.text, SCALARS[drive.dtype])
-        except CompilationError as error:
-            if how.backend is not None:
-                raise
-            warnings.warn(f"{rule.name} runs on the reference, slowly: {error}", stacklevel=2)
-            return _by_torch(rule, drive, pre, given, of_use, how)
+    chosen = _served(program, chosen, drive, named(how.backend) is not None)
+    if chosen == "reference":
+        return _by_torch(rule, drive, pre, given, of_use, how)
     recurrent = pre.dim() == 2
     spec = Spec(
         program,
         tuple(given),
         how.activity,
         recurrent,
+        target=target_of(chosen),
         kind=how.kind,
         post=how.post,
         every=how.every,
@@ -232,6 +236,8 @@ def _compiling(
     rule: Rule, backend: str, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
     how: How,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
+    if backend == "cuda" and named(how.backend) is None and cuda.missing():
+        backend = "triton"
     words = words_of(rule, backend, tuple(given), of_use, how, pre.dim() == 2)
     tensors = [drive, pre, *given.values()]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -248,11 +254,30 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _sequence(backend: str) -> Any:
-    if backend == "cpu":
+    if backend != "triton":
         return Sequence
     from ..triton.rules import Sequence as OnTriton
 
     return OnTriton
+
+
+def _served(program: Program, backend: str, drive: Tensor, asked: bool) -> str:
+    """The first backend that can be had, from one on; that it is another one is said where none is asked for."""
+    while True:
+        try:
+            if backend == "cpu":
+                compiled(program.text, SCALARS[drive.dtype])
+            elif backend == "cuda":
+                cuda.code_for(program.text, SCALARS[drive.dtype], drive.device)
+            elif backend == "triton":
+                _sequence(backend)
+            return backend
+        except (CompilationError, ImportError) as error:
+            if asked:
+                raise
+            backend = FOLLOWING[backend]
+            where = "the reference, slowly" if backend == "reference" else backend
+            warnings.warn(f"{program.rule.name} runs on {where}: {error}", stacklevel=2)
 
 
 def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
@@ -271,22 +296,28 @@ def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
             raise RuntimeError(f"backend {backend!r} cannot serve this call: {reason}")
         return "reference"
     if backend is None:
-        return "triton" if drive.is_cuda else "cpu" if drive.device.type == "cpu" else "reference"
+        on_gpu = "cuda" if torch.version.hip is None else "triton"
+        return {"cuda": on_gpu, "cpu": "cpu"}.get(drive.device.type, "reference")
     if backend == "cpu" and drive.device.type != "cpu":
         raise ValueError(f"drive must be on the CPU for backend='cpu'; got {drive.device}")
+    if backend == "cuda" and not drive.is_cuda:
+        raise ValueError(f"drive must be on a CUDA device for backend='cuda'; got {drive.device}")
     if backend == "triton" and not drive.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"drive must be on a CUDA device for backend='triton'; got {drive.device}")
     return backend
 
 
 def serving(rule: Rule, device: torch.device, backend: str | None) -> str:
-    """Which backend serves a rule on a device, in a sentence."""
-    chosen = _backend(rule, torch.empty(0, device=device), backend)
+    """Which backend serves a rule on a device, in a sentence, and why another one does not."""
+    chosen, why = _backend(rule, torch.empty(0, device=device), backend), ""
+    if chosen == "cuda" and named(backend) is None and (reason := cuda.missing()):
+        chosen, why = "triton", f"; not by cuda: {reason}"
     return {
         "reference": "reference, the rule's function run by torch",
         "cpu": "cpu, a launch for each pass, compiled on first use",
+        "cuda": "cuda, a launch for each pass, compiled by NVRTC on first use",
         "triton": "triton, a launch for each unit: one more than there are steps",
-    }[chosen]
+    }[chosen] + why
 
 
 def _by_torch(

@@ -126,14 +126,21 @@ def launch(
     warps = warps_of(options, blocks, warps)
     constants = {"network": options, **blocks}
     candidates = warp_candidates(warps) if tunable else (warps,)
-    if (record := _record.get()) is not None:
-        record += [
-            Launch(kernel, grid, arguments, constants, candidate) for candidate in candidates
-        ]
-    elif tunable and os.environ.get(AUTOTUNE) == "1" and not triton.knobs.runtime.interpret:
+    tunes = tunable and os.environ.get(AUTOTUNE) == "1" and not triton.knobs.runtime.interpret
+    if tunes and _record.get() is None:
         _tuned(kernel, candidates)[grid](*arguments, **constants, **COMPILER)
     else:
-        kernel[grid](*arguments, **constants, num_warps=warps, **COMPILER)
+        launch_as(kernel, grid, arguments, constants, *candidates)
+
+
+def launch_as(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], *warps: int
+) -> None:  # fmt: skip
+    """Run a kernel with the first of these numbers of ``warps``, or note it with each."""
+    if (record := _record.get()) is not None:
+        record += [Launch(kernel, grid, arguments, constants, each) for each in warps]
+    else:
+        kernel[grid](*arguments, **constants, num_warps=warps[0], **COMPILER)
 
 
 def warp_candidates(warps: int) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -23,9 +22,13 @@ from ..rules.compiling import kept
 from ..rules.firing import Fired, fired, gated
 from ..rules.tiles import module, parameters
 from ..rules.units import READ
+from .launch import MAX_WARPS, block, launch_as
 
-TILE = 4096
-"""Synapses that a program takes at once."""
+TILE_BYTES = 8 << 10
+"""Of the states of one kind that a program takes at once, where a row is no longer."""
+BYTES_PER_THREAD = 32
+"""Of these: a thread of the ten published rules' backward pass has several states and their gradients, and spills
+twice as many (docs/kernels.md)."""
 
 
 @cache
@@ -126,14 +129,16 @@ class Run(Call):
                 symbol = symbols.get(name)
                 shape = (self.batch, self.posts) if symbol is None else self.shape(symbol)
                 values[name] = self.drive.new_empty(shape)
-        arguments = [values[name].contiguous() for name in parameters(printed)]
-        columns = triton.next_power_of_2(self.pres)
-        rows = max(1, min(TILE // columns, triton.next_power_of_2(self.posts)))
+        arguments = tuple(values[name].contiguous() for name in parameters(printed))
+        size, columns = self.drive.element_size(), block(self.pres)
+        rows = max(1, min(TILE_BYTES // size // columns, block(self.posts)))
+        warps = max(1, min(MAX_WARPS, rows * columns * size // BYTES_PER_THREAD // 32))
+        constants = {
+            "POSTS": self.posts, "PRES": self.pres, "ROWS": rows, "COLUMNS": columns,
+            "TYPE": tl.float32 if self.drive.dtype == torch.float32 else tl.float64,
+        }  # fmt: skip
         kernel = getattr(loaded(module(self.program)), f"{way}_{variant}")
-        kind = tl.float32 if self.drive.dtype == torch.float32 else tl.float64
-        kernel[(self.batch,)](
-            *arguments, POSTS=self.posts, PRES=self.pres, ROWS=rows, COLUMNS=columns, TYPE=kind,
-        )  # fmt: skip
+        launch_as(kernel, (self.batch,), arguments, constants, warps)
         return {name: values[name] for name in outputs}
 
     def changed(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

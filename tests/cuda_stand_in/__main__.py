@@ -157,6 +157,7 @@ def main(python: str, words: list[str]) -> int:
         "STAND_IN_REGISTERS": str(registers(shadow / native.LIBRARY_NAME, folder)),
         "TRITON_LIBCUDA_PATH": str(folder),
         "TRITON_CACHE_DIR": str(folder / "triton"),
+        "PLASTIKERN_CACHE": str(folder / "rules"),
         "DISABLE_ADDMM_CUDA_LT": "1",  # cuBLASLt asks its heuristics, which are there in name only
     }
     print(f"torch {version}, with a stand-in for its card", flush=True)

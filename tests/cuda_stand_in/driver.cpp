@@ -3,6 +3,7 @@
 #include "stand_in.h"
 
 #include <cuda.h>
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -11,6 +12,8 @@
 #include <mutex>
 #include <sstream>
 #include <vector>
+
+#include "cubin.h"
 
 namespace stand_in {
 namespace {
@@ -192,7 +195,8 @@ int check_and_note(const Launch& l) {
          member("allowed_shared", l.allowed_shared) + ", " + member("cooperative", l.cooperative) +
          ", " + member("stream", reinterpret_cast<int64_t>(l.stream)) + ", " +
          member("architecture", l.code.architecture) + ", " + member("ptx", l.code.ptx) + ", " +
-         member("captured", captured) + ", " + member("error", error));
+         member("captured", captured) + ", " + member("error", error) +
+         (l.argument.empty() ? "" : ", " + member("argument", l.argument)));
     return error;
 }
 
@@ -212,6 +216,13 @@ const char* stand_in_take() {
 void stand_in_fault(const char* call, int error, int times, int sticky) {
     const Lock lock(state().mutex);
     state().faults[call] = {error, times, sticky != 0};
+}
+
+int64_t stand_in_bytes_behind(int64_t address) {
+    const auto* at = reinterpret_cast<const char*>(address);
+    const Allocation* found = find(at);
+    if (found == nullptr || found->device < 0) return 0;
+    return static_cast<int64_t>(found->bytes) - (at - static_cast<const char*>(found->start));
 }
 
 void stand_in_call(const char* name) { note(member("call", name)); }
@@ -301,6 +312,22 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
     return CUDA_SUCCESS;
 }
 
+// NVRTC asks for private tables, and does without.
+CUresult cuGetExportTable(const void** table, const CUuuid*) {
+    return *table = nullptr, CUDA_ERROR_NOT_SUPPORTED;
+}
+// As NVIDIA's bindings of Python find all others.
+#undef cuGetProcAddress
+CUresult cuGetProcAddress_v2(const char* name, void** function, int, cuuint64_t,
+                             CUdriverProcAddressQueryResult* status) {
+    static void* const library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    *function = dlsym(library, name);
+    const bool found = *function != nullptr;
+    if (status != nullptr)
+        *status = found ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+    return found ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}
+
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     return *context = reinterpret_cast<CUcontext>(static_cast<intptr_t>(device) + 1), CUDA_SUCCESS;
 }
@@ -340,10 +367,12 @@ namespace {
 struct Function {
     std::string name;
     Code code;
+    Use use;
     std::map<int, int> allowed_shared;  // by device
 };
 struct Module {
     Code code;
+    std::map<std::string, Use> kernels;
     std::map<std::string, Function*> functions;
 };
 
@@ -354,6 +383,17 @@ int architecture_of(const void* image) {
     std::memcpy(&flags, static_cast<const char*>(image) + 48, sizeof flags);
     const unsigned abi = static_cast<const unsigned char*>(image)[8];
     return static_cast<int>(abi >= 8 ? flags >> 8 & 0xff : flags & 0xff);
+}
+
+// The bytes of the one argument that a kernel of this library has, in hexadecimal digits.
+std::string argument_of(const Function& function, void** arguments) {
+    if (function.name.rfind("plastikern", 0) != 0) return "";
+    const auto* bytes = static_cast<const unsigned char*>(arguments[0]);
+    std::string found;
+    for (int i = 0; i < function.use.bytes_of_arguments; ++i) {
+        for (const int digit : {bytes[i] >> 4, bytes[i] & 15}) found += "0123456789abcdef"[digit];
+    }
+    return found;
 }
 
 }  // namespace
@@ -370,14 +410,14 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
     const Code chosen = choose_code(&one, &one + 1, current_device);
     note(member("call", "module") + ", " + member("architecture", one.architecture));
     if (chosen.architecture == 0) return CUDA_ERROR_NO_BINARY_FOR_GPU;
-    *module = reinterpret_cast<CUmodule>(new Module{chosen, {}});
+    *module = reinterpret_cast<CUmodule>(new Module{chosen, Cubin(image).kernels(), {}});
     return CUDA_SUCCESS;
 }
 CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
     Module* of = reinterpret_cast<Module*>(module);
     Function*& found = of->functions[name];
-    if (found == nullptr) found = new Function{name, of->code, {}};
+    if (found == nullptr) found = new Function{name, of->code, of->kernels[name], {}};
     return *function = reinterpret_cast<CUfunction>(found), CUDA_SUCCESS;
 }
 CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction) {
@@ -395,7 +435,7 @@ CUresult cuOccupancyMaxActiveClusters(int* count, CUfunction, const CUlaunchConf
     return *count = 1, CUDA_SUCCESS;
 }
 
-CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void**, void**) {
+CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void** arguments, void**) {
     Function* f = reinterpret_cast<Function*>(function);
     const auto allowed = f->allowed_shared.find(current_device);
     bool cooperative = false;
@@ -410,9 +450,10 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function, void**, 
                         {c->blockDimX, c->blockDimY, c->blockDimZ},
                         c->sharedMemBytes,
                         allowed == f->allowed_shared.end() ? 48 * 1024 : allowed->second,
-                        32,
+                        f->use.registers,
                         cooperative,
-                        c->hStream}));
+                        c->hStream,
+                        argument_of(*f, arguments)}));
 }
 CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
                         unsigned by, unsigned bz, unsigned shared, CUstream stream,

@@ -70,6 +70,7 @@ struct Launch {
     int registers;       // of a thread
     bool cooperative;
     void* stream;
+    std::string argument = "";  // what a kernel was given, where it is written down
 };
 // The error of a launch as a number of CUDA's, after it was written down.
 int check_and_note(const Launch& launch);
@@ -96,6 +97,8 @@ void stand_in_fault(const char* call, int error, int times, int sticky);
 // Launches may use so many processors only, as in a green context; 0: all.
 void stand_in_limit_processors(int count);
 void stand_in_reset();
+// How many bytes of device memory were handed out from an address on; 0 where none were.
+int64_t stand_in_bytes_behind(int64_t address);
 // Writes down the name of a function that is there in name only.
 void stand_in_call(const char* name);
 }
