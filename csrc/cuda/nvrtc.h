@@ -4,6 +4,9 @@
 #if !defined(PLASTIKERN_NVRTC)
 #define PLASTIKERN_NVRTC
 
+// As the front end's own headers have it: the address is a constant.
+#define __builtin_offsetof(type, member) __INTADDR__(&((static_cast<type*>(nullptr))->member))
+
 namespace std {
 
 using size_t = decltype(sizeof 0);
