@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import cuda_kernels
+from benchmarks import cuda_kernels, rule_kernels
 from plastikern import library
 from plastikern.explanation import resources
 
@@ -42,3 +42,10 @@ def test_a_kernel_that_changed_is_found() -> None:
     assert cuda_kernels.differences(known, known) == []
     assert len(cuda_kernels.differences(changed, known)) == 1
     assert len(cuda_kernels.differences(changed, {})) == 1
+
+
+def test_kernels_of_ten_rules_spill_nothing_in_single_precision() -> None:
+    _, table = rule_kernels.written()
+    assert [*table] == rule_kernels.COMPILED
+    for (tag, scalar), cells in table.items():
+        assert scalar == "double" or not any("spilled" in cell for cell in cells.values()), tag
