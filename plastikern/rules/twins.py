@@ -10,6 +10,7 @@ from ..plasticity import Plasticity
 from . import papers
 from .decorator import Traced, plastic_read
 from .symbols import Symbol, leaf, walk
+from .variants import is_fixed
 
 if TYPE_CHECKING:
     from .uses import Readout, RulePlasticity
@@ -38,7 +39,7 @@ def twin_of(use: RulePlasticity) -> Plasticity | None:
         for n in (*rule.coefficients, "alpha")
         if n in use.coefficients
     }
-    if "alpha" not in use.coefficients or "pre" in granularities:
+    if "alpha" not in use.coefficients or "pre" in granularities or not is_fixed(rule):
         return None
     # An eligibility trace goes with a modulator, a trace alone with a rate or with a modulator.
     if len(states) == 2 and len(use.readouts) != 1:

@@ -97,6 +97,18 @@ def outside(function: Any) -> Hashable:
     return tuple(found)
 
 
+def is_fixed(rule: Rule) -> bool:
+    """Whether a rule takes nothing from outside but what libraries have, so that it stays what it is."""
+    try:
+        seen = (*outside(rule.function), *outside(rule.read))
+    except (_Unknown, TypeError):
+        return False
+    own = (rule.function, rule.read)
+    values = [each for each in seen if isinstance(each, str) and each.startswith("<class ")]
+    functions = [each for each in seen if type(each) is FunctionType and each not in own]
+    return not values and all(_of_a_library(each.__module__) for each in functions)
+
+
 def _add_function(function: FunctionType, found: list[Hashable], seen: _Seen) -> None:
     code = function.__code__
     if (id(function), ()) in seen:

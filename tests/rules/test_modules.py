@@ -140,6 +140,23 @@ def nearly_hebb(H: Value, x: Value, y: Value, rate: Value) -> Value:
     return H + rate * x * y - 0.5 * H * rate
 
 
+BOUND = 1.0
+
+
+@rule(H="synapse")
+def of_a_number_from_outside(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    return torch.clamp(H + rate * x * y, -BOUND, BOUND)
+
+
+def increment(x: Value, y: Value) -> Value:
+    return x * y
+
+
+@rule(H="synapse")
+def of_a_function_from_outside(H: Value, x: Value, y: Value, rate: Value) -> Value:
+    return torch.clamp(H + rate * increment(x, y), -1, 1)
+
+
 M = {"readouts": {"m": Readout("sigmoid")}}
 SIGMOID = {"modulator_nonlinearity": "sigmoid"}
 
@@ -158,6 +175,9 @@ SIGMOID = {"modulator_nonlinearity": "sigmoid"}
         (hebb.use(initial={"H": 1.0}), None),
         (modulated.use(), None),
         (nearly_hebb.use(), None),
+        # They may be others at the next call.
+        (of_a_number_from_outside.use(), None),
+        (of_a_function_from_outside.use(), None),
         (OWN, None),
     ],
 )  # fmt: skip
