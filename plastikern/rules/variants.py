@@ -86,7 +86,7 @@ def _count(rule: Rule, granularities: Use, said: bytes) -> None:
         warnings.warn(str(rule.error(message)), stacklevel=4)
 
 
-def outside(function: Any) -> Hashable:
+def outside(function: Any) -> tuple[Hashable, ...]:
     """What a function takes from its module, or from the function around it: numbers, and other functions with theirs.
 
     Raises:
