@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tests.rules.ten import RULES
+
 from .base import (
     FORWARD,
     FORWARD_BACKWARD,
@@ -19,6 +21,7 @@ from .base import (
 from .linear import PlasticLinearWorkload
 from .lstm import PlasticLSTMWorkload
 from .rnn import ActingRNNWorkload, ModulatedRNNWorkload, PlasticRNNWorkload, RetroactiveRNNWorkload
+from .rules import HebbRuleWorkload, RuleWorkload
 
 __all__ = [
     "FORWARD",
@@ -47,6 +50,8 @@ WORKLOADS: dict[str, Workload] = {
         PlasticLSTMWorkload("lm-small", batch=20, steps=20, neurons=200, clip=1.0),
         PlasticLSTMWorkload("lm-large", batch=6, steps=70, neurons=1149, clip=2.0, features=400),
         PlasticLinearWorkload("omniglot-head", batch=32, steps=6, features=64, classes=5),
+        HebbRuleWorkload("rule-hebb", batch=30, steps=120, neurons=200),
+        *(RuleWorkload(f"rule-{tag}", batch=30, steps=120, neurons=200) for tag in RULES),
         # Nothing that is measured on it means anything: it shows in seconds that a rival or the harness works.
         PlasticRNNWorkload("tiny", batch=2, steps=9, neurons=17),
     )
@@ -64,6 +69,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lm-small": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.006},
     "lm-large": {"batch": 2, "steps": 9, "neurons": 6, "clip": 0.006, "features": 5},
     "omniglot-head": {"batch": 3, "features": 8},
+    **{f"rule-{tag}": {"batch": 3, "steps": 9, "neurons": 7} for tag in ("hebb", *RULES)},
 }
 
 

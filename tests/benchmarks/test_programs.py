@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 
 from benchmarks import accuracy, programs
 from benchmarks.variants import parse
-from benchmarks.workloads import WORKLOADS, Workload, small, workload_named
+from benchmarks.workloads import WORKLOADS, Workload, rules, small, workload_named
 
 # One of each network.
-NAMES = ("tiny", "maze", "maze-act", "cue-reward", "lm-small", "lm-large", "omniglot-head")
+NAMES = (
+    "tiny", "maze", "maze-act", "cue-reward", "lm-small", "lm-large", "omniglot-head",
+    "rule-hebb", "rule-A3", "rule-A5", "rule-A8",
+)  # fmt: skip
 SMALL: list[Workload] = [small(workload_named(name)) for name in NAMES]
 TINY = workload_named("tiny")
 CASES = [
@@ -106,3 +110,26 @@ def test_short_run_compiles_everything_that_the_whole_sequence_needs(workload, m
         program.run(placed, "forward_backward")
         assert set(short) == set(shapes)
         shapes.clear()
+
+
+@pytest.mark.parametrize("which", WORKLOADS["rule-hebb"].passes)
+@pytest.mark.parametrize("backend", rules.BUILT_IN)
+def test_built_in_kernels_compute_what_the_rule_of_ones_own_says(backend, which):
+    workload = small(workload_named("rule-hebb"))
+    (program,) = programs.programs(parse(f"plastikern-{backend}"), workload).values()
+    output, gradients = program.run(program.place(workload.inputs()), which)
+    expected = truth(workload)["output"] + (truth(workload)["gradients"] if gradients else [])
+    assert accuracy.max_rel_error([output, *gradients], expected) < accuracy.TOLERANCE
+
+
+@pytest.mark.parametrize("tag", rules.RULES)
+def test_values_of_a_published_rule_keep_single_precision_near_the_truth(tag):
+    workload = dataclasses.replace(workload_named(f"rule-{tag}"), batch=1, neurons=16)
+    program = programs.programs(parse("plastikern-reference"), workload)["sequence"]
+    output, gradients = program.run(program.place(workload.inputs()), "forward_backward")
+    expected = accuracy.reference(workload)
+    found = [output, *gradients]
+    error = accuracy.max_rel_error(found, expected["output"] + expected["gradients"])
+    assert error < accuracy.TOLERANCE
+    # Activities neither die nor saturate: else anything would agree.
+    assert float(output.detach().std()) > 1e-3
