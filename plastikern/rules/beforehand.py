@@ -38,12 +38,16 @@ def run(chosen: Any) -> int:
     """
     rule = _rule(chosen.rule)
     use = _use(rule, chosen.granularity)
-    text = program_of(rule, use).text
+    program = program_of(rule, use)
+    texts = {"": program.text}
+    if program.rows_apart:
+        texts = {"; pre given": program.text_apart, "; recurrent or softmax": program.text}
     for name in chosen.dtype:
-        found = found_or_made(text, SCALARS[DTYPES[name]])
-        took = "was there" if found.seconds is None else f"compiled in {found.seconds:.1f} s"
-        told = ", ".join(f"{n} {kind}" for n, kind in use.items())
-        print(f"{rule.name} {name} ({told}): {took}: {found.path}")
+        for where, text in texts.items():
+            found = found_or_made(text, SCALARS[DTYPES[name]])
+            took = "was there" if found.seconds is None else f"compiled in {found.seconds:.1f} s"
+            told = ", ".join(f"{n} {kind}" for n, kind in use.items()) + where
+            print(f"{rule.name} {name} ({told}): {took}: {found.path}")
     return 0
 
 

@@ -77,10 +77,25 @@ class Spec:
         """Whether the tensors hold a mask of clamped neurons."""
         return "clamp" in self.names and "clamp" not in self.program.kinds
 
+    @cached_property
+    def rows_apart(self) -> bool:
+        """Whether no row needs another one, at any step: a few of them then go through many steps at a time."""
+        return self.target == "cpu" and rows_apart(self.program, self.recurrent, self.activity)
+
+    @cached_property
+    def text(self) -> str:
+        """What is compiled."""
+        return self.program.text_apart if self.rows_apart else self.program.text
+
     @property
     def last_names(self) -> list[str]:
         """What comes out after the activities, by name: an LSTM's cell, and the states."""
         return [*(["cell"] if self.lstm else []), *self.program.rule.states]
+
+
+def rows_apart(program: Program, recurrent: bool, activity: str) -> bool:
+    """Whether no row of a layer needs another one, at any step."""
+    return not recurrent and activity != "softmax" and program.rows_apart
 
 
 def target_of(backend: str) -> str:

@@ -12,7 +12,7 @@ from .decorator import Rule
 from .printers import CPP, statements
 from .schedule import Part, Schedule
 from .structs import added
-from .symbols import KINDS
+from .symbols import KINDS, Symbol
 from .units import Unit, unit
 
 VARIANTS = {"both": (True, True), "read": (False, True), "change": (True, False)}
@@ -74,6 +74,53 @@ class Printed:
             f"using {name} = Sweeps<{', '.join(sweeps)}>;",
             "",
         ]
+
+    def text_apart(self, name: str, adds: set[str]) -> list[str]:
+        """The same where :attr:`rows_apart` is not None."""
+        assert self.rows_apart is not None
+        lines: list[str] = []
+        lists = []
+        for kind, parts in zip(("early", "row", "late"), self.rows_apart, strict=True):
+            names = [f"{name}_{kind}_{number}" for number in range(len(parts))]
+            for each, part in zip(names, parts, strict=True):
+                lines += self._part(each, part, adds)
+            lists.append(f"Parts<{', '.join(names)}>")
+        return [*lines, f"using {name}_apart = Apart<{', '.join(lists)}>;", ""]
+
+    @cached_property
+    def rows_apart(self) -> tuple[list[Part], list[Part], list[Part]] | None:
+        """Where no row needs another one, at any step: parts of columns and of the element that rows need, those of
+        rows, and those that may wait until all rows are through all steps; None elsewhere."""
+        (before, rows), *others = self.schedule.sweeps()
+        if not others and not any(name.startswith("grad_of_") for name in self.schedule.outputs):
+            # What the next unit takes of columns must be there.
+            return before, rows, []
+        if any(others_rows for _, others_rows in others):
+            return None
+        needed = {name for part in rows for name in part.inputs}
+        early: list[Part] = []
+        late = [part for parts, _ in others for part in parts]
+        for part in reversed(before):
+            made: dict[str, Symbol] = {}
+            while more := needed & {*part.outputs} - {*made}:
+                made |= {name: part.outputs[name] for name in more}
+                needed |= {*self.schedule.limited(part, made).inputs}
+            rest = {name: symbol for name, symbol in part.outputs.items() if name not in made}
+            if made:
+                made = {name: symbol for name, symbol in part.outputs.items() if name in made}
+                early.insert(0, self.schedule.limited(part, made))
+            if rest:
+                late.insert(0, self.schedule.limited(part, rest))
+        # What the unit after has summed over rows would have to be there.
+        taken = (each for part in (*early, *rows) for each in part.inputs.items())
+        if any(
+            name.startswith("grad_")
+            and symbol.operation == "leaf"
+            and level(symbol) in ("element", "column")
+            for name, symbol in taken
+        ):
+            return None
+        return early, rows, late
 
     def _part(self, name: str, part: Part, adds: set[str]) -> list[str]:
         made = [each for each in part.outputs if each not in part.sums]
@@ -149,6 +196,18 @@ class Program:
         """By variant."""
         return {name: Printed.of(each.backward) for name, each in self.units.items()}
 
+    @cached_property
+    def rows_apart(self) -> bool:
+        """Whether no row of the layer needs another one, where activities before a step are given and each neuron has
+        its own."""
+        forward = all(len(each.schedule.sweeps()) == 1 for each in self.forward.values())
+        return forward and all(each.rows_apart is not None for each in self.backward.values())
+
+    @cached_property
+    def text_apart(self) -> str:
+        """The translation unit of :attr:`rows_apart`."""
+        return f"#define PLASTIKERN_APART\n{self.text}"
+
     def adds(self, printed: Printed) -> set[str]:
         """What is summed over steps in matrices: gradients of parameters of each connection."""
         states = {f"{of}{name}" for of in ("next_", "grad_of_") for name in self.rule.states}
@@ -164,14 +223,22 @@ class Program:
 
     @cached_property
     def text(self) -> str:
-        """The translation unit; ``PLASTIKERN_CUDA`` is defined where it is for a device, or for its emulator."""
+        """The translation unit; ``PLASTIKERN_CUDA`` is defined where it is for a device, or for its emulator,
+        ``PLASTIKERN_APART`` where rows are apart."""
         lines: list[str] = []
         for way in ("forward", "backward"):
             for name, printed in getattr(self, way).items():
                 lines += printed.text(f"{way}_{name}", self.adds(printed))
+        if self.rows_apart:
+            lines += ["#if defined(PLASTIKERN_APART)"]
+            for way in ("forward", "backward"):
+                for name, printed in getattr(self, way).items():
+                    lines += printed.text_apart(f"{way}_{name}", self.adds(printed))
+            lines += ["#endif"]
         names = {
-            way: ", ".join(f"printed::{way}_{name}" for name in VARIANTS)
+            f"{way}{apart}": ", ".join(f"printed::{way}_{name}{apart}" for name in VARIANTS)
             for way in ("forward", "backward")
+            for apart in ("", "_apart")
         }
         foot = FOOT.format(**names, layout=layout.number(), words=self.words)
         return "\n".join([*HEAD, *lines, *layout.stated(), foot])
@@ -211,6 +278,12 @@ KERNEL plastikern_rule_backward(const __grid_constant__ Given given) {{
 #if defined(PLASTIKERN_CUDA)
 EXPORTED plastikern_forward(const Given* given) {{ return kernels::launch(plastikern_rule_forward, *given); }}
 EXPORTED plastikern_backward(const Given* given) {{ return kernels::launch(plastikern_rule_backward, *given); }}
+#elif defined(PLASTIKERN_APART)
+using Call = plastikern::Job<S>;
+using Forward = Variants<{forward_apart}>;
+using Backward = Variants<{backward_apart}>;
+EXPORTED plastikern_forward(const Call* job) {{ return forward_pass_apart<Forward>(*job), 0; }}
+EXPORTED plastikern_backward(const Call* job) {{ return backward_pass_apart<Forward, Backward>(*job), 0; }}
 #else
 using Call = plastikern::Job<S>;
 using Forward = Variants<{forward}>;

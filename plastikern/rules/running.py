@@ -30,6 +30,8 @@ MAX_GROUP = 16
 """Elements that a worker takes through the steps of an LSTM together, at most, as in csrc/cpu/rule.h."""
 SIDE_BY_SIDE = 6 << 20
 """Bytes that their segments take at most, where there is more than one: what stays in the caches."""
+SEGMENT = 32
+"""Steps of a segment where a few rows go through all of it at a time."""
 ROLES = ("memory", "parity", "scratch", "segment", "total")
 """In the order of csrc/cpu/rule.h, as all structures here."""
 
@@ -149,6 +151,14 @@ class Run(Call):
         return self.lines[name]
 
     @property
+    def every(self) -> int:
+        """See base. Where rows are apart, the segments of a few are all that is there at a time, and long ones cost the
+        least."""
+        if self.spec.rows_apart and self.spec.every is None:
+            return min(max(self.sizes[0], 1), SEGMENT)
+        return super().every
+
+    @property
     def kept_names(self) -> list[str]:
         """What a forward pass keeps for the backward pass, beside the last states."""
         states = [
@@ -245,7 +255,7 @@ class Run(Call):
         size += job.group * (job.every + 1) * job.states * matrix
         work = self._new(job.workers, size)
         job.work = work.data_ptr()
-        text, scalar = self.spec.program.text, SCALARS[self.drive.dtype]
+        text, scalar = self.spec.text, SCALARS[self.drive.dtype]
         if self.spec.target == "cuda":
             cuda.launch(text, scalar, name, self.drive.device, packed.bytes, job.batch, job.shared)
             return
@@ -367,15 +377,17 @@ class Run(Call):
             )
         return self.taken(name, "change") or source("scratch")
 
-    def backward(self, upstream: Tensor, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def backward(
+        self, upstream: Tensor | None, last: Mapping[str, Tensor | None]
+    ) -> dict[str, Tensor]:
         """Gradients by name, of everything given, of ``:drive`` and ``:pre``, from those of the activities (T, B, O)
-        and by name of what is last."""
+        and by name of what is last; None is zero."""
         rule, program = self.rule, self.spec.program
         grads = self._first_gradients(upstream, last)
         packed = self.packed()
         job = packed.job
         job.totals = self.coefficients[""]
-        totals = self.drive.new_zeros(job.workers, job.totals)
+        totals = self._new(job.workers, job.totals).zero_()
         job.totals_of = totals.data_ptr()
         job.z, job.y = self.kept[":z"].data_ptr(), self.outputs.data_ptr()
         self._bind_history(job)
@@ -405,15 +417,22 @@ class Run(Call):
         self._gather(totals.sum(0, dtype=torch.float64), grads)
         return grads
 
-    def _first_gradients(self, upstream: Tensor, last: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _first_gradients(
+        self, upstream: Tensor | None, last: Mapping[str, Tensor | None]
+    ) -> dict[str, Tensor]:
         """Where gradients are gathered, as they are before the pass; views of the same memory are one gradient."""
         steps, batch, posts, pres = self.sizes
-        recurrent, zeros = self.spec.recurrent, self.drive.new_zeros
-        activities = zeros(steps + recurrent, batch, posts)
-        activities[recurrent:] = upstream
+        recurrent = self.spec.recurrent
+
+        def zeros(*shape: int) -> Tensor:
+            return self._new(*shape).zero_()
+
+        activities = self._new(steps + recurrent, batch, posts)
+        activities[:recurrent] = 0
+        activities[recurrent:] = 0 if upstream is None else upstream
         grads = {
             ":outputs": activities[recurrent:], ":z": zeros(steps, batch, posts),
-            ":drive": torch.zeros_like(self.drive), ":pre": torch.zeros_like(self.pre),
+            ":drive": torch.empty_like(self.drive), ":pre": torch.zeros_like(self.pre),
         }  # fmt: skip
         grads[":before"] = activities[:steps] if recurrent else grads[":pre"]
         grads[":seen"] = grads[":outputs"] if self.own_post is None else zeros(steps, batch, posts)
@@ -421,16 +440,21 @@ class Run(Call):
         apart = self.spec.lstm or self.clamp is not None
         grads[":sum"] = zeros(steps, batch, posts) if apart else grads[":drive"]
         if self.spec.lstm:
-            grads[":cell"] = last["cell"].clone(memory_format=torch.contiguous_format)
+            grads[":cell"] = self.drive.new_zeros(batch, posts)
+            if (of_cell := last["cell"]) is not None:
+                grads[":cell"].copy_(of_cell)
         for name in self.rule.signals:
             grads[name] = torch.zeros_like(self.given[name])
         for name, kind in self.rule.states.items():
+            of_last = last[name]
             if kind == "synapse":
-                missing = self.stride - pres
-                grads[name] = torch.nn.functional.pad(last[name], (0, missing)).contiguous()
+                grads[name] = zeros(batch, posts, self.stride)
+                place = grads[name][..., :pres]
             else:
-                grads[name] = zeros(2, *last[name].shape)
-                grads[name][self.units & 1] = last[name]
+                grads[name] = zeros(2, *self.given[name].shape)
+                place = grads[name][self.units & 1]
+            if of_last is not None:
+                place.copy_(of_last)
         return grads
 
     def _gather(self, totals: Tensor, grads: dict[str, Tensor]) -> None:
@@ -524,12 +548,14 @@ class Sequence(Fused):
         """Keeps what the backward pass needs."""
         kept = output[1 + len(inputs[0].last_names) :]
         ctx.mark_non_differentiable(*kept)
+        # Else torch makes zeros as large as the checkpoints.
+        ctx.set_materialize_grads(False)
         ctx.spec = inputs[0]
         ctx.save_for_backward(*inputs[1:], *kept)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         """Gradients of everything that went in."""
         spec = ctx.spec
         drive, pre, *rest = ctx.saved_tensors

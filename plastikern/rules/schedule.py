@@ -9,7 +9,7 @@ and to rows. Values of a synapse are not handed on; a later pass computes them a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .adjoint import LEVELS, level
 from .operations import COMPARISONS, SUMS
@@ -116,6 +116,11 @@ class Schedule:
         for part in self.parts:
             found[part.sweep][part.level in ("row", "synapse")].append(part)
         return found
+
+    def limited(self, part: Part, outputs: dict[str, Symbol]) -> Part:
+        """A part with some of its outputs only."""
+        sums = {name: axis for name, axis in part.sums.items() if name in outputs}
+        return replace(part, inputs=self._inputs(outputs.values()), outputs=outputs, sums=sums)
 
     def _made(self, order: list[Symbol]) -> dict[Symbol, Place]:
         """Where each value is known at the earliest."""

@@ -22,7 +22,7 @@ from ..checks import (
 )
 from ..reference import ACTIVATIONS
 from . import cuda
-from .calls import ACTIVITIES, Spec, target_of
+from .calls import ACTIVITIES, Spec, rows_apart, target_of
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
 from .firing import Fired, fired, gated
@@ -212,10 +212,11 @@ def _run(
     if torch.compiler.is_compiling():
         return _compiling(rule, chosen, drive, pre, given, of_use, how)
     program = program_of(rule, of_use)
-    chosen = _served(program, chosen, drive, named(how.backend) is not None)
+    recurrent = pre.dim() == 2
+    apart = rows_apart(program, recurrent, how.activity)
+    chosen = _served(program, chosen, drive, named(how.backend) is not None, apart)
     if chosen == "reference":
         return _by_torch(rule, drive, pre, given, of_use, how)
-    recurrent = pre.dim() == 2
     spec = Spec(
         program,
         tuple(given),
@@ -261,12 +262,13 @@ def _sequence(backend: str) -> Any:
     return OnTriton
 
 
-def _served(program: Program, backend: str, drive: Tensor, asked: bool) -> str:
+def _served(program: Program, backend: str, drive: Tensor, asked: bool, apart: bool = False) -> str:
     """The first backend that can be had, from one on; that it is another one is said where none is asked for."""
     while True:
         try:
             if backend == "cpu":
-                compiled(program.text, SCALARS[drive.dtype])
+                text = program.text_apart if apart else program.text
+                compiled(text, SCALARS[drive.dtype])
             elif backend == "cuda":
                 cuda.code_for(program.text, SCALARS[drive.dtype], drive.device)
             elif backend == "triton":

@@ -57,6 +57,65 @@ def test_a_tensor_that_is_negated_on_the_way_or_has_no_memory_is_taken_by_value(
         torch.testing.assert_close(ours, theirs)
 
 
+@rule(
+    H="synapse", p="pre", q="post", e="element", signals={"s": "element"}, read=lambda w, H, p, x: w * H * x + p * x
+)  # fmt: skip
+def of_all_kinds(H, p, q, e, x, y, s, eta, a, b):
+    p, e = a * p + x, 0.9 * e + s
+    return (1 - eta) * H + eta * e * (y - q) * p, p, q + b * (y - q) * s, e
+
+
+# Nothing but a read and a change; segments that end with the steps, one step before, one after; several.
+@pytest.mark.parametrize("steps", [1, 31, 32, 33, 34, 70])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_that_need_no_other_ones_have_torchs_gradients_however_long_their_segments(
+    steps, threads
+):
+    torch.manual_seed(steps)
+    posts, pres = 21, 18
+    state = {
+        "H": _drawn(BATCH, posts, pres), "p": _drawn(BATCH, pres), "q": _drawn(BATCH, posts), "e": _drawn(BATCH),
+    }  # fmt: skip
+    parameters = {
+        "w": _drawn(posts, pres), "eta": _drawn(), "a": torch.rand(pres, dtype=torch.float64), "b": _drawn(posts),
+    }  # fmt: skip
+    parameters["eta"] = (0.01 * parameters["eta"].detach()).requires_grad_()
+    parameters["a"].requires_grad_()
+    drive, pre = _drawn(steps, BATCH, posts), _drawn(steps, BATCH, pres)
+    signals = {"s": (0.1 * _drawn(steps, BATCH)).detach().requires_grad_()}
+    leaves = [drive, pre, *state.values(), *parameters.values(), *signals.values()]
+    before, found = torch.get_num_threads(), {}
+    torch.set_num_threads(threads)
+    try:
+        for backend in ("cpu", "reference"):
+            output, last = rule_sequence(
+                of_all_kinds, drive, pre, state, parameters, signals, backend=backend
+            )
+            values = [output, *last.values()]
+            loss = sum((value**2).sum() for value in values)
+            found[backend] = [*values, *torch.autograd.grad(loss, leaves)]
+        with torch.no_grad():
+            alone, _ = rule_sequence(of_all_kinds, drive, pre, state, parameters, signals)
+    finally:
+        torch.set_num_threads(before)
+    for ours, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    assert torch.equal(alone, found["cpu"][0])
+
+
+def test_gradients_of_what_nobody_has_asked_are_zero():
+    drive, pre, state, parameters = _of_overwriting()
+    leaves = [drive, pre, *state.values(), *parameters.values()]
+    found = {}
+    for backend in ("cpu", "reference"):
+        _, last = rule_sequence(overwriting, drive, pre, state, parameters, backend=backend)
+        found[backend] = torch.autograd.grad(
+            (last["H"] ** 2).sum(), leaves, allow_unused=True, materialize_grads=True
+        )
+    for ours, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
