@@ -338,6 +338,7 @@ class PlasticModule(nn.Module):
     ) -> dict[str, tuple[int, ...] | None]:
         """Parameters of a connection under a rule of one's own; without a weight where the rule takes none."""
         rule, owner = plasticity.rule, type(self).__name__
+        rule.check_role(self.kind != "linear")
         own = inspect.signature(type(self)).parameters
         found: dict[str, tuple[int, ...] | None] = {**plasticity.shapes(self._posts, self._pres)}
         for suffix, layer in weights.items():

@@ -405,7 +405,7 @@ class _Fused(torch.autograd.Function):
         # Autocast would compute products in half precision where somebody calls backward inside its block.
         with torch.no_grad(), without_autocast(upstream[0]):
             found = _gradients(call, plan, tensors)
-        return None, None, *_first_order(found)
+        return None, None, *first_order(found)
 
 
 _recorded = super(torch.autograd.Function, _Fused).apply
@@ -543,7 +543,7 @@ def _modulator_gradient(
     return grad.flatten() @ activity.flatten(0, -2)
 
 
-def _first_order(found: list[Tensor | None]) -> list[Tensor | None]:
+def first_order(found: list[Tensor | None]) -> list[Tensor | None]:
     """Gradients that raise where somebody differentiates them again, also where what came back was a constant."""
     if not torch.is_grad_enabled():
         return found

@@ -19,6 +19,8 @@ from .programs import Program
 KINDS = ("rnn", "linear", "lstm")
 ACTIVITIES = ("tanh", "relu", "sigmoid", "identity", "softmax")
 """In the order of csrc/generated/program.h."""
+CLAMP, GATES, CELL = "_clamp", "_gates", "_cell"
+"""Names of what neurons are given besides the rule, which has no such names."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Spec:
 
     Attributes:
         names: of the tensors that ``Sequence`` takes after drive and pre, in their order: states, what else the rule is
-            given, and what the neurons are: ``"clamp"`` (T, B, O), bool, where the activity is the drive; of an LSTM
-            ``"gates"`` (3 N, N), recurrent weights of i, f and o, and ``"cell"`` (B, N), the first one.
+            given, and what the neurons are: :data:`CLAMP` (T, B, O), bool, where the activity is the drive; of an LSTM
+            :data:`GATES` (3 N, N), recurrent weights of i, f and o, and :data:`CELL` (B, N), the first one.
         activity: of neurons that are no LSTM's; a softmax is of all O neurons of an element.
         recurrent: whether the activities before a step are its pre.
         kind: ``"rnn"``, ``"linear"`` or ``"lstm"``. The drive of an LSTM is (T, B, 4 N) in the order i, f, g, o, and
@@ -57,12 +59,15 @@ class Spec:
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
+        # Here, and of this program: kernels would read beyond the activities.
+        if self.program.other_role and not self.recurrent:
+            raise self.program.rule.error("as_pre is for recurrent layers")
         if self.every is not None and self.every < 1:
             raise ValueError(f"every must be at least one step; got {self.every}")
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f"names must differ from each other; {', '.join(twice)} stands twice")
-        if self.lstm and not (self.recurrent and {"gates", "cell"} <= {*self.names}):
+        if self.lstm and not (self.recurrent and {GATES, CELL} <= {*self.names}):
             raise ValueError("an LSTM is recurrent, and is given gates and cell")
         if self.clamps and (self.lstm or self.activity == "softmax"):
             raise ValueError("clamp is for neurons that have an activity each by itself")
@@ -72,10 +77,10 @@ class Spec:
         """Whether the neurons are an LSTM's."""
         return self.kind == "lstm"
 
-    @cached_property
+    @property
     def clamps(self) -> bool:
         """Whether the tensors hold a mask of clamped neurons."""
-        return "clamp" in self.names and "clamp" not in self.program.kinds
+        return CLAMP in self.names
 
     @cached_property
     def rows_apart(self) -> bool:
@@ -141,7 +146,7 @@ class Call:
     @property
     def clamp(self) -> Tensor | None:
         """Where activities are the drive, (T, B, O)."""
-        return self.given["clamp"] if self.spec.clamps else None
+        return self.given[CLAMP] if self.spec.clamps else None
 
     def product_gradient(self, grad: Tensor, before: Tensor) -> Tensor:
         """Of a matrix that multiplies ``before`` (T, B, I) at every step, from that of its sums (T, B, O)."""

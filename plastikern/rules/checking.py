@@ -14,7 +14,7 @@ from torch import Tensor
 from .compiling import found_compiler
 from .decorator import GRANULARITIES, Rule
 from .sequences import rule_sequence
-from .symbols import RuleError, walk
+from .symbols import RuleError
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Of an error over 1 + the largest value: sums are regrouped, in at most 40 terms and 7 steps, and functions are exact
@@ -191,13 +191,10 @@ def _cases(rule: Rule, said: Mapping[str, str] | None, draw: random.Random) -> I
         turns = enumerate(allowed.items(), first)
         uses.append({name: kinds[turn % len(kinds)] for turn, (name, kinds) in turns})
         uses = [use for k, use in enumerate(uses) if use not in uses[:k] and _allows(rule, use)]
-    traced = rule.traced(default)
-    leaves = {symbol for symbol in walk(traced.states.values()) if symbol.operation == "leaf"}
-    other_role = bool(leaves - {*traced.leaves.values()})  # Only a recurrent layer has it.
     for number, use in enumerate(uses):
         for dtype in (torch.float64, torch.float32) if number == 0 else (torch.float64,):
             for place, (steps, batch, posts, pres) in enumerate(SIZES):
-                recurrent = other_role or (place + number) % 2 == 1
+                recurrent = bool(rule.other_role) or (place + number) % 2 == 1
                 sizes = (steps, batch, posts, posts if recurrent else pres)
                 yield Case(sizes, recurrent, use, dtype)
 
@@ -225,7 +222,7 @@ def _drawn(rule: Rule, case: Case, ranges: Mapping[str, Range], seed: int) -> di
         "layer": (), "pre": (pres,), "post": (posts,), "connection": (posts, pres)
     }  # fmt: skip
     shapes: dict[str, tuple[int, ...]] = {
-        "drive": (steps, batch, posts),
+        _drive_name(rule): (steps, batch, posts),
         "x": (batch, posts) if case.recurrent else (steps, batch, pres),
         **{name: of_kind[kind] for name, kind in rule.states.items()},
         **{name: (steps, *of_kind[kind]) for name, kind in rule.signals.items()},
@@ -240,6 +237,11 @@ def _drawn(rule: Rule, case: Case, ranges: Mapping[str, Range], seed: int) -> di
     return found
 
 
+def _drive_name(rule: Rule) -> str:
+    """A rule may have something else of that name."""
+    return "_drive" if "drive" in (*rule.states, *rule.signals, *rule.coefficients) else "drive"
+
+
 def _results(
     rule: Rule, case: Case, given: Mapping[str, Tensor], activity: str, backend: str, seed: int
 ) -> dict[str, Tensor]:
@@ -247,7 +249,7 @@ def _results(
     device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
     leaves = {n: x.detach().to(device).requires_grad_() for n, x in given.items()}
     output, last = rule_sequence(
-        rule, leaves["drive"], leaves["x"], {n: leaves[n] for n in rule.states},
+        rule, leaves[_drive_name(rule)], leaves["x"], {n: leaves[n] for n in rule.states},
         {n: leaves[n] for n in case.granularities}, {n: leaves[n] for n in rule.signals},
         granularities=case.granularities, activity=activity, backend=backend,
     )  # fmt: skip

@@ -66,6 +66,13 @@ class Traced:
     summand: Symbol
     leaves: dict[str, Symbol]
 
+    @property
+    def other_role(self) -> list[str]:
+        """What the states take ``as_pre(...)`` of."""
+        given = {*self.leaves.values()}
+        leaves = [s for s in walk(self.states.values()) if s.operation == "leaf" and s not in given]
+        return [str(each.payload).removesuffix("_as_pre") for each in leaves]
+
 
 @dataclass(frozen=True, eq=False)
 class Rule:
@@ -98,7 +105,7 @@ class Rule:
 
     def prepare(self, lengths: bool = True) -> Rule:
         """Works out now what compiled code cannot, and lets it find the rule and the one of elements that end."""
-        _ = self.taken
+        _ = self.taken, self.other_role
         if self.fused:
             self._register()
         if lengths:
@@ -274,6 +281,22 @@ class Rule:
         return dict(zip(self.states, values, strict=True))
 
     @cached_property
+    def other_role(self) -> list[str]:
+        """What it takes of post-synaptic neurons in their other role, which they have where the layer is recurrent."""
+        return self.traced().other_role if self.fused else []
+
+    def check_role(self, recurrent: bool) -> None:
+        """That the layer has what the rule takes.
+
+        Raises:
+            RuleError: the rule takes ``as_pre(...)``, and the layer is not recurrent.
+        """
+        if self.other_role and not recurrent:
+            raise self.error(
+                "as_pre is for recurrent layers; here the post-synaptic neurons are not the pre-synaptic ones"
+            )
+
+    @cached_property
     def with_lengths(self) -> Rule:
         """The rule of elements that may end, with a signal of whether they go on."""
         from .uses import with_lengths
@@ -304,7 +327,7 @@ class Rule:
 
 
 def rule(
-    *, signals: Mapping[str, str] | None = None, read: Callable[..., Value] = plastic_read, read_after: bool = False,
+    *nothing: Any, signals: Mapping[str, str] | None = None, read: Callable[..., Value] = plastic_read, read_after: bool = False,
     fused: bool = True, **states: str,
 ) -> Callable[[Callable[..., Value]], Rule]:  # fmt: skip
     """Declares a plasticity rule: ``@rule(H="synapse", theta="post")`` above a function of one synapse.
@@ -321,6 +344,11 @@ def rule(
     Raises:
         RuleError: the declaration and the function do not fit, or no kernel can be made of the function.
     """
+
+    if nothing:
+        raise RuleError(
+            'a rule says which states it has: write @rule(H="synapse") above the function'
+        )
 
     def declared(function: Callable[..., Value]) -> Rule:
         if not inspect.isfunction(function) or not inspect.isfunction(read):
@@ -398,7 +426,7 @@ def _check_use(found: Rule) -> None:
         s.payload for s in walk([*traced.states.values(), traced.summand]) if s.operation == "leaf"
     }
     for name in (*found.states, *found.signals):
-        if name not in used:
+        if name not in used and f"{name}_as_pre" not in used:
             raise found.error(f"{name} has no influence on anything")
 
 
@@ -415,7 +443,10 @@ def _names(function: Callable[..., Value]) -> list[str]:
             each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
             or each.default is not each.empty
         ):
-            raise RuleError(f"{function.__qualname__} must take names without defaults; got {each}")
+            raise RuleError(
+                f"{function.__qualname__} must take names without defaults; got {each} (a coefficient's first value is "
+                "said where the rule is used, by Coefficient(init=...))"
+            )
     return [each.name for each in found]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .symbols import Bound, RuleError, Symbol, constant, leaf, symbol_of, walk
+from .symbols import HINTS, NUMBER, Bound, RuleError, Symbol, constant, leaf, symbol_of, walk
 
 Gradients = tuple["Symbol | None", ...]
 
@@ -66,6 +66,8 @@ def _simpler(operation: str, symbols: tuple[Symbol, ...]) -> Symbol | None:
 
 def over_pre(value: Any) -> Any:
     """Sum over the pre-synaptic neurons: of a symbol, or of a tensor (B, O, I) to (B, O, 1)."""
+    if isinstance(value, (int, float)):
+        raise RuleError(f"over_pre sums what differs between neurons; {NUMBER}")
     return apply("over_pre", value) if isinstance(value, Symbol) else value.sum(-1, keepdim=True)
 
 
@@ -224,7 +226,9 @@ def of_torch(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) ->
     found = _TORCH.get(function)
     if found is None:
         known = ", ".join(sorted({known.__name__ for known in _TORCH}))
-        raise RuleError(f"torch's {name} is not among the operations of rules, which are {known}")
+        raise RuleError(
+            f"torch's {name} is not among the operations of rules{HINTS.get(name, '')}, which are {known}"
+        )
     try:
         bound = found[1].bind(*args, **kwargs)
     except TypeError as error:

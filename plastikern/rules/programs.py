@@ -222,6 +222,11 @@ class Program:
         return {name: by_axes[symbol.axes] for name, symbol in leaves.items()}
 
     @cached_property
+    def other_role(self) -> bool:
+        """Whether it takes ``as_pre(...)``."""
+        return bool(self.rule.traced(self.granularities).other_role)
+
+    @cached_property
     def text(self) -> str:
         """The translation unit; ``PLASTIKERN_CUDA`` is defined where it is for a device, or for its emulator,
         ``PLASTIKERN_APART`` where rows are apart."""

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import library
+from ..ops.fused import first_order
 from . import cuda, layout
 from .adjoint import LEVELS, level
-from .calls import ACTIVITIES, Call, Fused, Spec
+from .calls import ACTIVITIES, CELL, GATES, Call, Fused, Spec
 from .cells import HISTORY, POSTS, history_rows
 from .compiling import compiled
 from .firing import HIDDEN
@@ -213,7 +213,7 @@ class Run(Call):
             job.clamp = self._memory(self.clamp.to(self.drive.dtype))
         if self.spec.lstm:
             job.lstm, job.post = 1, POSTS.index(self.spec.post)
-            job.gates, job.cell = (self._memory(self.given[name]) for name in ("gates", "cell"))
+            job.gates, job.cell = (self._memory(self.given[name]) for name in (GATES, CELL))
         job.first = packed.pointers([self.given[name] for name in self.matrices])
         return packed
 
@@ -468,8 +468,8 @@ class Run(Call):
                 total = total[:, : self.sizes[3]] if lines.dim() == 2 else total
                 grads[name] = total.to(like.dtype).view(like.shape)
         if self.spec.lstm:
-            grads["gates"] = self.gates_gradient(grads[":drive"], self.before)
-            grads["cell"] = grads[":cell"]
+            grads[GATES] = self.gates_gradient(grads[":drive"], self.before)
+            grads[CELL] = grads[":cell"]
 
     def _backward_slot(self, name: str, of: str, variant: str, grads: dict[str, Tensor]) -> _Source:
         posts = self.sizes[2]
@@ -554,7 +554,6 @@ class Sequence(Fused):
         ctx.save_for_backward(*inputs[1:], *kept)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         """Gradients of everything that went in."""
         spec = ctx.spec
@@ -563,5 +562,6 @@ class Sequence(Fused):
         run = Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
         run.kept = dict(zip(run.kept_names, kept, strict=True))
         last = upstream[1 : 1 + len(spec.last_names)]
-        grads = run.backward(upstream[0], dict(zip(spec.last_names, last, strict=True)))
-        return None, grads[":drive"], grads[":pre"], *(grads.get(name) for name in spec.names)
+        with torch.no_grad():
+            grads = run.backward(upstream[0], dict(zip(spec.last_names, last, strict=True)))
+        return None, *first_order([grads.get(name) for name in (":drive", ":pre", *spec.names)])

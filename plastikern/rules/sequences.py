@@ -22,7 +22,7 @@ from ..checks import (
 )
 from ..reference import ACTIVATIONS
 from . import cuda
-from .calls import ACTIVITIES, Spec, rows_apart, target_of
+from .calls import ACTIVITIES, CELL, CLAMP, GATES, Spec, rows_apart, target_of
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule
 from .firing import Fired, fired, gated
@@ -165,7 +165,7 @@ def run(
             drive = _closed(running, drive)
         signals = {**signals, RUNNING: running.to(drive.dtype)}
     given = {**state, **signals, **parameters}
-    others = {"clamp": clamp, "gates": gates, "cell": cell}
+    others = {CLAMP: clamp, GATES: gates, CELL: cell}
     given |= {name: tensor for name, tensor in others.items() if tensor is not None}
     output, cell, last = _run(rule, drive, pre, given, of_use, how)
     if running is not None:
@@ -334,16 +334,16 @@ def _by_torch(
         name: given[name].unsqueeze(-1) if kind_of == "post" else given[name]
         for name, kind_of in of_use.items()
     }
-    clamps = given.get("clamp") if "clamp" not in {*rule.taken} else None
+    clamps = given.get(CLAMP)
     outputs = []
-    active, cell = pre, given["cell"] if lstm else None
+    active, cell = pre, given[CELL] if lstm else None
     for t in range(drive.shape[0]):
         x = active if pre.dim() == 2 else pre[t]
 
         def neurons(total: Tensor, t: int = t, x: Tensor = x, cell: Tensor | None = cell) -> Fired:
             if lstm:
                 assert cell is not None
-                return gated(drive[t], total, x @ given["gates"].mT, cell, how.post)
+                return gated(drive[t], total, x @ given[GATES].mT, cell, how.post)
             clamp = None if clamps is None else clamps[t]
             return fired(drive[t], total, ACTIVATIONS[how.activity], clamp)
 
@@ -372,6 +372,7 @@ def _checked(
     elif pre.dim() != 3 or pre.shape[:2] != drive.shape[:2]:
         raise ValueError(f"pre must have shape ({steps}, {batch}, I), or of a recurrent layer ({batch}, {posts}); "
                          f"got {tuple(pre.shape)}")  # fmt: skip
+    rule.check_role(pre.dim() == 2)
     pres = pre.shape[-1]
     _fits("drive", drive, tuple(drive.shape), drive)
     _fits("pre", pre, tuple(pre.shape), drive)

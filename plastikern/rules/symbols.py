@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from weakref import WeakValueDictionary
 
@@ -95,7 +96,7 @@ class Symbol:
             raise AttributeError(name)
         if name.endswith("_"):
             raise RuleError(f"a rule cannot change what it is given in place; got .{name}")
-        hint = _HINTS.get(name, "")
+        hint = HINTS.get(name, "")
         raise RuleError(f"a rule has no .{name}{hint}")
 
     def __bool__(self) -> NoReturn:
@@ -113,10 +114,24 @@ class Symbol:
         raise RuleError("a rule has no !=; use == and exchange what torch.where chooses")
 
     def _other_operator(self, other: object) -> NoReturn:
-        raise RuleError("a rule has + - * / ** and comparisons; it has no // % @ & | ^")
+        raise RuleError("a rule has + - * / ** and comparisons; it has no // % @")
+
+    def _of_truths(self, other: object) -> NoReturn:
+        raise RuleError("a rule has no & | ^; write one torch.where inside another one")
 
     __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __matmul__ = __rmatmul__ = _other_operator
-    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _other_operator
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _of_truths
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        # numpy's own numbers ask here whether they can be added to a symbol.
+        binary = {"add": "__add__", "subtract": "__sub__", "multiply": "__mul__", "true_divide": "__truediv__",
+                  "divide": "__truediv__", "power": "__pow__"}.get(function.__name__)  # fmt: skip
+        if binary is None or method != "__call__" or options:
+            raise RuleError(
+                f"a rule computes by torch; numpy's {function.__name__} is torch.{function.__name__}, if rules have it"
+            )
+        left, right = map(symbol_of, inputs)
+        return getattr(left, binary)(right)
 
     def __iter__(self) -> NoReturn:
         raise RuleError("what a rule is given has no parts to go through")
@@ -141,11 +156,13 @@ class Symbol:
         return of_torch(function, args, kwargs or {})
 
 
-_HINTS = {
+NUMBER = "over_pre(1 + 0 * x) is the number of pre-synaptic neurons"
+HINTS = {
     "sum": "; over_pre and over_post sum",
-    "mean": "; over_pre and over_post sum, and a number of neurons is a coefficient",
-    "shape": ": a rule knows no sizes",
-    "size": ": a rule knows no sizes",
+    "mean": f"; over_pre and over_post sum, and {NUMBER}",
+    "shape": f": a rule knows no sizes; {NUMBER}",
+    "size": f": a rule knows no sizes; {NUMBER}",
+    "float": "; torch.where(y > 0, 1.0, 0.0) makes numbers of a comparison",
     "detach": ": a gradient goes through everything that a rule computes",
 }  # fmt: skip
 """What to do instead, by the attribute that is asked for."""
@@ -170,8 +187,8 @@ def symbol_of(value: object) -> Symbol:
         return value
     if isinstance(value, torch.Tensor):
         raise RuleError("a rule cannot take a tensor from outside; declare it as a coefficient")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return constant(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return constant(float(value))
     raise RuleError(f"a rule computes with numbers; got {type(value).__name__}")
 
 

@@ -129,12 +129,20 @@ class RulePlasticity:
                 continue
             if not isinstance(found, Coefficient):
                 raise TypeError(
-                    f"{rule.name}: {name} must be a granularity or a Coefficient; got {found!r}"
+                    f"{rule.name}: {name} must be a granularity or a Coefficient, such as Coefficient(init=0.1); got "
+                    f"{found!r}"
                 )
         whole = {n: _coefficient(n, self.coefficients.get(n)) for n in named}
         for name, readout in self.readouts.items():
             if not isinstance(readout, Readout):
-                raise TypeError(f"{rule.name}: readouts: {name} must be a Readout; got {readout!r}")
+                raise TypeError(
+                    f"{rule.name}: readouts: {name} must be a Readout, such as Readout('tanh'); got {readout!r}"
+                )
+            if name in rule.other_role:
+                raise ValueError(
+                    f"{rule.name}: readouts: {name} is read out of the post-synaptic neurons, and the rule takes it "
+                    "as_pre(...); give it with every call, or take as_pre of states only"
+                )
             if rule.signals.get(name) not in ("element", "post"):
                 kinds = [n for n, kind in rule.signals.items() if kind in ("element", "post")]
                 raise ValueError(
@@ -153,6 +161,11 @@ class RulePlasticity:
             if name not in rule.states:
                 raise ValueError(
                     f"{rule.name}: initial: there is no state {name}; it has {', '.join(rule.states)}"
+                )
+            if isinstance(value, Tensor):
+                raise TypeError(
+                    f"{rule.name}: initial: {name} must be one number; give a call a state with other values, as by "
+                    "state._replace"
                 )
             _finite(f"{rule.name}: initial: {name}", value)
         object.__setattr__(self, "coefficients", whole)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..ops.fused import first_order
 from ..reference import ACTIVATIONS
 from ..rules.adjoint import level
-from ..rules.calls import Call, Fused, Spec
+from ..rules.calls import CELL, CLAMP, GATES, Call, Fused, Spec
 from ..rules.compiling import kept
 from ..rules.firing import Fired, fired, gated
 from ..rules.tiles import module, parameters
@@ -97,12 +97,12 @@ class Run(Call):
         """An LSTM's cell before step t."""
         if not self.spec.lstm:
             return None
-        return self.given["cell"] if t == 0 else self.left[t - 1].cell
+        return self.given[CELL] if t == 0 else self.left[t - 1].cell
 
     def fire(self, t: int, drive: Tensor, total: Tensor, x: Tensor, cell: Tensor | None) -> Fired:
         """The neurons at step t, from the plastic sums."""
         if cell is not None:
-            return gated(drive, total, x @ self.given["gates"].mT, cell, self.spec.post)
+            return gated(drive, total, x @ self.given[GATES].mT, cell, self.spec.post)
         clamp = None if self.clamp is None else self.clamp[t]
         return fired(drive, total, ACTIVATIONS[self.spec.activity], clamp)
 
@@ -240,8 +240,8 @@ class Run(Call):
         if self.program.multiplies:
             grads["w"] = self.product_gradient(of_total, pre)
         if cell is not None:
-            grads["gates"] = self.gates_gradient(grads[":drive"], pre)
-            grads["cell"] = cell
+            grads[GATES] = self.gates_gradient(grads[":drive"], pre)
+            grads[CELL] = cell
         return grads | of_state
 
     def segment(self, last: int) -> dict[int, dict[str, Tensor]]:
@@ -274,12 +274,12 @@ class Sequence(Fused):
         return tuple(run.forward(False))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         """Gradients of everything that went in."""
         run: Run = ctx.run
         last = dict(zip(run.spec.last_names, upstream[1:], strict=True))
-        grads = run.backward(upstream[0], last)
+        with torch.no_grad():
+            grads = run.backward(upstream[0], last)
         if run.spec.clamps:
-            del grads["clamp"]
-        return None, grads[":drive"], grads[":pre"], *map(grads.get, run.spec.names)
+            del grads[CLAMP]
+        return None, *first_order([grads.get(n) for n in (":drive", ":pre", *run.spec.names)])

@@ -486,3 +486,18 @@ def test_a_read_out_of_an_lstm_takes_its_activities_whatever_its_post_is(post: s
     ours.load_state_dict({n.replace("m_", "modulator_"): x for n, x in own.state_dict().items()})
     given = inputs(STEPS, BATCH, FEATURES)
     same(outcome(own, given), outcome(ours, given))
+
+
+@rule(H="synapse", signals={"cell": "post"})
+def of_words_that_an_lstm_has(H: Value, x: Value, y: Value, cell: Value, gates: Value) -> Value:
+    return H + gates * cell * x * y
+
+
+def test_a_rule_may_call_its_own_what_an_lstm_has_besides() -> None:
+    net = PlasticLSTM(FEATURES, NEURONS, plasticity=of_words_that_an_lstm_has, **DOUBLE)
+    found = []
+    for backend in ("cpu", "reference"):
+        net.backend = backend
+        signals = {"cell": inputs(STEPS, BATCH, NEURONS)}
+        found.append(outcome(net, inputs(STEPS, BATCH, FEATURES), signals=signals))
+    same(*found)

@@ -18,6 +18,7 @@ from plastikern import Plasticity, reference, rule
 from plastikern.network import Connection, Inputs, State
 from plastikern.program import Program as Network
 from plastikern.rules import running
+from plastikern.rules.calls import CELL, CLAMP, GATES
 from plastikern.rules.cells import POSTS
 from plastikern.rules.programs import Program
 from plastikern.rules.running import Run, Sequence, Spec
@@ -93,9 +94,9 @@ class Drawn:
         for name in sorted({"w", "alpha"} & {*self.rule.taken}):
             given[name], self.of_use[name] = leaf(posts, pres, low=0.2), "connection"
         if clamps:
-            given["clamp"] = torch.rand(steps, batch, posts, generator=generator) < 0.4
+            given[CLAMP] = torch.rand(steps, batch, posts, generator=generator) < 0.4
         if kind == "lstm":
-            given |= {"gates": leaf(3 * posts, posts), "cell": leaf(batch, posts)}
+            given |= {GATES: leaf(3 * posts, posts), CELL: leaf(batch, posts)}
         self.given = given
         self.drive = leaf(steps, batch, posts * (4 if kind == "lstm" else 1), low=-1, high=1)
         self.pre = leaf(batch, posts) if recurrent else leaf(steps, batch, pres)
@@ -260,9 +261,9 @@ def test_the_definition_is_that_of_the_librarys_own_networks(option: str) -> Non
     given = {"H": trace, "w": weight, "alpha": alpha, "eta": eta}
     if cell is not None:
         blocks = weight.view(4, posts, posts)
-        given |= {"w": blocks[2], "gates": blocks[[0, 1, 3]].flatten(0, 1), "cell": cell}
+        given |= {"w": blocks[2], GATES: blocks[[0, 1, 3]].flatten(0, 1), CELL: cell}
     if clamp is not None:
-        given["clamp"] = clamp
+        given[CLAMP] = clamp
     output, last_cell, last = _by_torch(
         hebb, drive, features if kind == "linear" else hidden, given,
         {"eta": "layer", "w": "connection", "alpha": "connection"}, How(said["activity"], kind, said["post"]),
@@ -317,7 +318,7 @@ def test_forward_mode_is_refused_where_no_gradient_is_asked_for_either() -> None
 
 def test_options_that_do_not_go_together_are_refused() -> None:
     program, names = Program(hebb, {}), ("H", "w", "alpha", "eta")
-    given = (*names, "gates", "cell")
+    given = (*names, GATES, CELL)
     for wrong, message in (
         ({"kind": "gru"}, "kind must be one of rnn, linear, lstm; got 'gru'"),
         ({"kind": "lstm", "post": "gate", "names": given}, "post must be one of candidate, .*; got 'gate'"),
@@ -325,9 +326,9 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         ({"every": 0}, "every must be at least one step; got 0"),
         ({"kind": "lstm"}, "an LSTM is recurrent, and is given gates and cell"),
         ({"kind": "lstm", "names": given, "recurrent": False}, "an LSTM is recurrent"),
-        ({"names": (*given, "clamp"), "kind": "lstm"}, "clamp is for neurons"),
-        ({"names": (*names, "clamp"), "activity": "softmax"}, "clamp is for neurons"),
-        ({"names": (*names, "clamp", "clamp")}, "clamp stands twice"),
+        ({"names": (*given, CLAMP), "kind": "lstm"}, "clamp is for neurons"),
+        ({"names": (*names, CLAMP), "activity": "softmax"}, "clamp is for neurons"),
+        ({"names": (*names, CLAMP, CLAMP)}, "clamp stands twice"),
     ):  # fmt: skip
         said: dict[str, Any] = {"names": names, "activity": "tanh", "recurrent": True, **wrong}
         with pytest.raises(ValueError, match=message):

@@ -1,9 +1,10 @@
 """Rules that a user may well write, and that no paper has."""
 
+import numpy as np
 import pytest
 import torch
 
-from plastikern import over_post, over_pre, rule, rule_sequence
+from plastikern import PlasticLinear, as_pre, check, over_post, over_pre, rule, rule_sequence
 from plastikern.rules.symbols import RuleError
 
 STEPS, BATCH, POSTS, PRES = 4, 2, 5, 9
@@ -216,3 +217,137 @@ def test_names_that_the_printed_text_has_too_are_a_users_as_well():
         found.append([*values, *grads])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@rule(H="synapse", signals={"cell": "element", "drive": "element"})
+def of_words_that_a_layer_has(H, x, y, cell, drive, gates, clamp):
+    return H + (gates * drive + clamp * cell) * x * y
+
+
+def test_a_rule_may_call_its_own_what_neurons_are_given_besides():
+    torch.manual_seed(0)
+    assert check(of_words_that_a_layer_has, granularities={}).passed
+    parameters = {
+        "gates": _drawn(),
+        "clamp": _drawn(),
+        "w": _drawn(POSTS, POSTS),
+        "alpha": _drawn(POSTS, POSTS),
+    }
+    signals = {"cell": _drawn(STEPS, BATCH), "drive": _drawn(STEPS, BATCH)}
+    leaves = [
+        _drawn(STEPS, BATCH, POSTS),
+        _drawn(BATCH, POSTS),
+        *parameters.values(),
+        *signals.values(),
+    ]
+    found = []
+    for backend in ("cpu", "reference"):
+        output, last = rule_sequence(
+            of_words_that_a_layer_has, *leaves[:2], {"H": torch.zeros(BATCH, POSTS, POSTS).double()}, parameters,
+            signals, clamp=torch.arange(POSTS).expand(STEPS, BATCH, POSTS) == 1, backend=backend,
+        )  # fmt: skip
+        found.append(
+            [output, last["H"], *torch.autograd.grad(output.sum() + last["H"].sum(), leaves)]
+        )
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@rule(H="synapse", theta="post", read=lambda H, x: H * x)
+def of_the_other_role(H, theta, x, y):
+    return H + as_pre(theta) * y, theta + y
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("sizes", [(5, 5), (5, 1), (1, 5), (7, 5)])
+def test_the_other_role_is_refused_where_a_layer_is_not_recurrent(backend, sizes):
+    posts, pres = sizes
+    state = {"H": torch.zeros(BATCH, posts, pres), "theta": torch.zeros(BATCH, posts)}
+    with pytest.raises(RuleError, match=r"of_the_other_role .*as_pre is for recurrent layers"):
+        rule_sequence(
+            of_the_other_role, torch.zeros(STEPS, BATCH, posts), torch.zeros(STEPS, BATCH, pres), state, {},
+            backend=backend,
+        )  # fmt: skip
+    with pytest.raises(RuleError, match="as_pre is for recurrent layers"):
+        PlasticLinear(pres, posts, plasticity=of_the_other_role)
+
+
+def _of_numpy(H, x, y, eta):
+    return H + eta * x * np.tanh(y)
+
+
+def _of_the_number_of_neurons(H, x, y, eta):
+    return H + eta * x * y / over_pre(1)
+
+
+def _of_two_conditions(H, x, y):
+    return torch.where((y > 0) & (x > 0), H + x * y, H)
+
+
+def _of_a_truth(H, x, y):
+    return H + x * (y > 0).float()
+
+
+def _of_a_mean(H, x, y):
+    return H + x * y - torch.mean(x * y, -1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (_of_numpy, r"a rule computes by torch; numpy's tanh is torch\.tanh"),
+        (_of_the_number_of_neurons, r"over_pre\(1 \+ 0 \* x\) is the number of pre-synaptic neurons"),
+        (_of_two_conditions, r"write one torch\.where inside another one"),
+        (_of_a_truth, r"torch\.where\(y > 0, 1\.0, 0\.0\) makes numbers"),
+        (_of_a_mean, r"torch's mean is not among .*over_pre\(1 \+ 0 \* x\) is the number"),
+    ],
+)  # fmt: skip
+def test_what_a_newcomer_types_first_is_refused_with_what_to_do_instead(function, message):
+    with pytest.raises(RuleError, match=message):
+        rule(H="synapse")(function)
+
+
+@rule(H="synapse", signals={"m": "post"})
+def subtractive(H, x, y, eta, m):
+    d = np.float64(0.5) * eta * x * y
+    return H + d - over_pre(d) / over_pre(1 + 0 * x) + as_pre(m) * np.float32(0.25)
+
+
+def test_a_rule_without_states_and_one_with_defaults_are_told_what_to_write():
+    with pytest.raises(RuleError, match=r'write @rule\(H="synapse"\) above'):
+
+        @rule
+        def bare(H, x, y):
+            return H + x * y
+
+    with pytest.raises(RuleError, match=r"got eta=0\.1 .*by Coefficient\(init=\.\.\.\)"):
+
+        @rule(H="synapse")
+        def of_a_default(H, x, y, eta=0.1):
+            return H + eta * x * y
+
+
+def test_numpys_numbers_the_number_of_neurons_and_a_signal_in_its_other_role_alone_are_taken():
+    torch.manual_seed(0)
+    drive, pre, state = (
+        _drawn(STEPS, BATCH, POSTS),
+        _drawn(BATCH, POSTS),
+        {"H": _drawn(BATCH, POSTS, POSTS)},
+    )
+    parameters = {"w": _drawn(POSTS, POSTS), "alpha": _drawn(POSTS, POSTS), "eta": _drawn()}
+    signals = {"m": _drawn(STEPS, BATCH, POSTS)}
+    ours, theirs = (
+        rule_sequence(subtractive, drive, pre, state, parameters, signals, backend=backend)[1]["H"]
+        for backend in ("cpu", "reference")
+    )
+    torch.testing.assert_close(ours, theirs)
+    grads = (torch.autograd.grad(x.sum(), signals["m"])[0] for x in (ours, theirs))
+    torch.testing.assert_close(*grads)
+
+
+def test_a_second_derivative_is_refused_with_the_backend_that_has_it():
+    drive, pre, state, parameters = _of_overwriting()
+    output = rule_sequence(overwriting, drive, pre, state, parameters, backend="cpu")[0]
+    (grad,) = torch.autograd.grad(output.square().sum(), drive, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only; backend='reference' has"):
+        grad.sum().backward()
