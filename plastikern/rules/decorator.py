@@ -327,8 +327,8 @@ class Rule:
 
 
 def rule(
-    *nothing: Any, signals: Mapping[str, str] | None = None, read: Callable[..., Value] = plastic_read, read_after: bool = False,
-    fused: bool = True, **states: str,
+    *nothing: Any, signals: Mapping[str, str] | None = None, read: Callable[..., Value] = plastic_read,
+    read_after: bool = False, fused: bool = True, **states: str,
 ) -> Callable[[Callable[..., Value]], Rule]:  # fmt: skip
     """Declares a plasticity rule: ``@rule(H="synapse", theta="post")`` above a function of one synapse.
 

@@ -294,7 +294,7 @@ def _no_sum_over_post(H: V, x: V, y: V) -> V:
         (_assert, "cannot branch"), (_in_place, r"in place; got .add_"), (_in_place_item, "in place; use torch.where"),
         (_in_place_relu, "leave inplace=True out"), (_captures_a_parameter, "cannot take a tensor from outside"),
         (_captures_in_a_choice, "cannot take a tensor from outside"), (_different, "a rule has no !=; use =="),
-        (_modulo, "it has no // %"), (_both, "it has no // % @ &"), (_text, "a rule computes with numbers; got str"),
+        (_modulo, "it has no // %"), (_both, "write one torch.where inside"), (_text, "a rule computes with numbers; got str"),
         (_softplus, "torch.softplus in a rule: got an unexpected keyword argument 'beta'"),
         (_gelu, "torch's gelu is not among the operations of rules"),
         (_by_zero, "cannot divide by the constant zero"), (_overflowing, "a constant in a rule must be finite"),
