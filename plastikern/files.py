@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checks import HALF
 from .nn import (
     PlasticLinear,
     PlasticLinearCell,
@@ -40,6 +41,10 @@ KINDS: dict[str, type[PlasticModule]] = {
         PlasticLinearCell,
     )
 }
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, *HALF)
+}
+"""Of layers without tensors, by name."""
 ELSEWHERE = ("plasticity", "modulated", "backend", "device", "dtype", "bidirectional", "proj_size")
 """Arguments of modules that are not among the saved options: they have their own place, or are the reader's choice."""
 
@@ -104,6 +109,8 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
         "options": json.dumps(made_with),
         "plasticity": json.dumps(plasticity),
     }
+    if "_like" in module._buffers:  # There is no tensor that would say it.
+        metadata["dtype"] = str(module._like.dtype).removeprefix("torch.")
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
@@ -205,6 +212,8 @@ def load(
             device="meta",
         )
         module.load_state_dict(tensors, assign=True)
+        if "_like" in module._buffers:
+            module._like = torch.empty(0, device=device, dtype=DTYPES[metadata["dtype"]])
     except _WrongRule as error:
         raise ValueError(f"load: {path}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -119,8 +120,8 @@ class Rule:
         said += [f"{name} {kind}" for name, kind in self.signals.items()]
         digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:32]
         # Two that are the same now may differ later, when a number that one of them takes is changed.
-        same = sum(token.startswith(digest) for token in REGISTERED)
-        object.__setattr__(self, "token", f"{digest}.{same}")
+        token = next(t for t in (f"{digest}.{n}" for n in count()) if t not in REGISTERED)
+        object.__setattr__(self, "token", token)
         REGISTERED[self.token] = self
 
     def use(
@@ -265,10 +266,22 @@ class Rule:
             )
         shapes = {name: _spread(tensor, kinds[name]).shape for name, tensor in states.items()}
         found = {
-            name: value.expand(shapes[name]).reshape(states[name].shape)
+            name: self._of_shape(name, value, shapes[name]).reshape(states[name].shape)
             for name, value in after.items()
         }
         return left, found
+
+    def _of_shape(self, name: str, value: object, shape: torch.Size) -> Tensor:
+        """A state after a step, as its kind is."""
+        if not isinstance(value, Tensor):
+            raise self.error(f"state {name} after a step must be a tensor; got {value!r}")
+        sizes = zip(reversed(value.shape), reversed(shape), strict=False)
+        if value.dim() > len(shape) or any(size not in (1, right) for size, right in sizes):
+            raise self.error(
+                f"state {name} is declared {self.states[name]!r}, {tuple(shape)} beside (B, O, I), but after a step it "
+                f"has shape {tuple(value.shape)}"
+            )
+        return value.expand(shape)
 
     def after(self, known: Mapping[str, Value]) -> dict[str, Value]:
         """The states after a step, from everything by name."""

@@ -35,6 +35,10 @@ from .variants import program_of
 State = dict[str, Tensor]
 SHUT = 1e4
 """A drive at which a gate is 1, whatever else it gets."""
+UNBOUNDED = ("relu", "identity")
+"""Activities that may grow without an end."""
+RESTING = 0.5
+"""An activity that every function and its derivative is likely to bear, logarithms among them."""
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 FOLLOWING = {"cuda": "triton", "triton": "reference", "cpu": "reference"}
 """What serves where a backend cannot, and none is named."""
@@ -163,6 +167,8 @@ def run(
         drive, pre, signals = _held(running, drive, pre, signals)
         if how.kind == "lstm":
             drive = _closed(running, drive)
+        elif pre.dim() == 2 and how.activity in UNBOUNDED:
+            drive, clamp = _resting(running, drive, clamp)
         signals = {**signals, RUNNING: running.to(drive.dtype)}
     given = {**state, **signals, **parameters}
     others = {CLAMP: clamp, GATES: gates, CELL: cell}
@@ -178,16 +184,29 @@ def _held(
 ) -> tuple[Tensor, Tensor, State]:
     """Inputs that stay as they are at an element's last step: what lies beyond it, be it NaN, reaches no gradient, and
     what a rule cannot bear, such as the logarithm of 0, is not made up."""
-    last = (running.sum(0) - 1).clamp_(min=0)
-    step = torch.arange(len(running), device=running.device).unsqueeze(-1).clamp(max=last)
+    steps = running.sum(0)
+    step = torch.arange(len(running), device=running.device).unsqueeze(-1)
+    step = step.clamp(max=(steps - 1).clamp(min=0))
     elements = torch.arange(running.shape[1], device=running.device)
+    if running.shape[
+        1
+    ]:  # All that an element without steps has is padding: it takes those of the longest one.
+        elements = torch.where(steps > 0, elements, steps.argmax())
 
     def held(tensor: Tensor) -> Tensor:
         there = running.view(*running.shape, *(1,) * (tensor.dim() - 2))
-        return torch.where(there, tensor, tensor.detach()[step, elements].nan_to_num())
+        return torch.where(there, tensor, tensor.detach()[step, elements].nan_to_num(0.0, 0.0, 0.0))
 
     recurrent = pre.dim() == 2
     return held(drive), pre if recurrent else held(pre), {n: held(x) for n, x in signals.items()}
+
+
+def _resting(running: Tensor, drive: Tensor, clamp: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Drives and clamps with which the neurons of elements that have ended rest at an activity that is usual. Left to
+    themselves they may grow beyond all numbers, and then gradients of 0 would become NaN."""
+    ended = ~running.unsqueeze(-1)
+    clamp = ended.expand(drive.shape) if clamp is None else clamp | ended
+    return torch.where(ended, RESTING, drive), clamp
 
 
 def _closed(running: Tensor, drive: Tensor) -> Tensor:

@@ -175,6 +175,8 @@ class RulePlasticity:
         )
         # Compiled code cannot work these out.
         _ = self.inner, self.granularities, self.given_signals, self.twin
+        if rule.fused:  # That its states have room for these granularities.
+            self.inner.traced(self.granularities)
 
     __hash__ = object.__hash__
 
@@ -233,11 +235,16 @@ class RulePlasticity:
         else:
             tensor.fill_(made.init)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Of what the rule computes, the same wherever it is declared."""
+        """Of what the rule computes now, the same wherever it is declared: numbers from outside may have changed."""
         if not self.rule.fused:
-            said = inspect.getsource(self.rule.function) + inspect.getsource(self.rule.read)
+            try:
+                said = inspect.getsource(self.rule.function) + inspect.getsource(self.rule.read)
+            except OSError:
+                raise self.rule.error(
+                    "a rule with fused=False is known by its source, and there is no file of it; declare it in a module"
+                ) from None
             return hashlib.sha256(said.encode()).hexdigest()
         traced = self.inner.traced(self.granularities)
         parts = [f"{name} {symbol.digest.hex()}" for name, symbol in traced.states.items()]

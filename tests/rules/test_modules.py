@@ -296,6 +296,10 @@ def test_a_layer_may_have_nothing_to_learn(tmp_path: Any) -> None:
     single.load_state_dict(net.state_dict())
     found = single(x.float(), signals={"k": k.float(), "v": v.float()})[0]
     torch.testing.assert_close(found, output.float())
+    pytest.importorskip("safetensors")
+    plastikern.save(net, tmp_path / "net.safetensors")
+    again: Any = plastikern.load(tmp_path / "net.safetensors", rule=of_signals)
+    assert torch.equal(again(x, signals={"k": k, "v": v})[0], output)
     # Two coefficients that keep their values are no parameters either.
     fixed = hebb.use(eta=Coefficient(learned=False), alpha=Coefficient(learned=False))
     assert "_like" not in PlasticLinear(3, 2, bias=False, plasticity=fixed)._buffers
@@ -409,6 +413,8 @@ def with_the_coefficient_bias(H: Value, x: Value, y: Value, bias: Value) -> Valu
     [
         (lambda: hebb.use(rho="post"), "there is no coefficient rho; it has alpha, eta"),
         (lambda: hebb.use(eta="row"), "must be one of layer, pre, post, connection; got 'row'"),
+        (lambda: bcm.use(tau="connection"), "state theta is declared 'post', but after a step it depends on pre"),
+        (lambda: bcm.use(tau="pre"), "state theta is declared 'post', but after a step it depends on pre"),
         (lambda: hebb.use(eta=0.1), "eta must be a granularity or a Coefficient; got 0.1"),
         (lambda: hebb.use(eta=Coefficient(init=float("nan"))), "init must be a finite number"),
         (lambda: hebb.use(eta=Coefficient(std=-1)), "std must not be negative"),
@@ -501,3 +507,55 @@ def test_a_rule_may_call_its_own_what_an_lstm_has_besides() -> None:
         signals = {"cell": inputs(STEPS, BATCH, NEURONS)}
         found.append(outcome(net, inputs(STEPS, BATCH, FEATURES), signals=signals))
     same(*found)
+
+
+@rule(H="synapse", signals={"s": "element"})
+def divided(H: Value, x: Value, y: Value, s: Value, eta: Value) -> Value:
+    return (1 - eta) * H + eta * torch.log(1 + y * y) * x / s
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("nonlinearity", ["relu", "identity", "tanh"])
+def test_elements_that_have_ended_have_the_gradients_of_elements_alone(
+    backend: str, nonlinearity: str
+) -> None:
+    steps, lengths = 400, [2, 0, 3]
+    options = {"nonlinearity": nonlinearity, "bias": False, "backend": backend, **DOUBLE}
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=divided, **options)
+    with torch.no_grad():  # Left alone for so many steps, activities would grow beyond all numbers.
+        net.get_parameter("weight_hh_l0").mul_(50)
+    given, s = inputs(steps, BATCH, FEATURES), inputs(steps, BATCH).abs() + 0.5
+    for element, length in enumerate(lengths):
+        given[length:, element], s[length:, element] = 0, 0
+    together = outcome(net, given, lengths=lengths, signals={"s": s})[3:]
+    net.zero_grad()
+    for element, length in enumerate(lengths):
+        signals = {"s": s[:length, element : element + 1]}
+        found = net(given[:length, element : element + 1], signals=signals)
+        sum((x**2).sum() for x in _pytree.tree_leaves(found)).backward()
+    for grad, parameter in zip(together, net.parameters(), strict=True):
+        assert parameter.grad is not None and grad.isfinite().all()
+        torch.testing.assert_close(grad, parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+BOUND = 1.0
+
+
+@rule(H="synapse")
+def bounded_from_outside(H: Value, x: Value, y: Value) -> Value:
+    return torch.clamp(H + x * y, -BOUND, BOUND)
+
+
+def test_a_file_names_the_rule_as_it_is_when_the_file_is_written(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("safetensors")
+    net, path = PlasticRNN(FEATURES, NEURONS, plasticity=bounded_from_outside), tmp_path / "net"
+    before = net.plasticity.digest
+    monkeypatch.setitem(globals(), "BOUND", 0.5)
+    assert net.plasticity.digest != before
+    plastikern.save(net, path)
+    plastikern.load(path, rule=bounded_from_outside)
+    monkeypatch.setitem(globals(), "BOUND", 1.0)
+    with pytest.raises(ValueError, match="has been changed since"):
+        plastikern.load(path, rule=bounded_from_outside)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from plastikern import PlasticLinear, as_pre, check, over_post, over_pre, rule, rule_sequence
+from plastikern.rules.decorator import REGISTERED
 from plastikern.rules.symbols import RuleError
 
 STEPS, BATCH, POSTS, PRES = 4, 2, 5, 9
@@ -351,3 +352,35 @@ def test_a_second_derivative_is_refused_with_the_backend_that_has_it():
     (grad,) = torch.autograd.grad(output.square().sum(), drive, create_graph=True)
     with pytest.raises(RuntimeError, match="first derivatives only; backend='reference' has"):
         grad.sum().backward()
+
+
+def test_states_of_a_rule_of_any_functions_that_do_not_fit_are_refused_by_name():
+    wide = "def wide(H, t, x, y): return H, t + x * y"
+    number = "def number(H, t, x, y): return H, 1.0"
+    for source, message in (
+        (wide, r"wide .*state t is declared 'pre'.*\(2, 5, 9\)"),
+        (number, "number .*must be a tensor"),
+    ):
+        found = {}
+        exec(source, found)  # of functions that have no file
+        (made,) = (x for n, x in found.items() if n in ("wide", "number"))
+        declared = rule(H="synapse", t="pre", fused=False, read=lambda H, x: H * x)(made)
+        state = {"H": torch.zeros(BATCH, POSTS, PRES), "t": torch.zeros(BATCH, PRES)}
+        with pytest.raises(RuleError, match=message):
+            rule_sequence(
+                declared,
+                torch.zeros(STEPS, BATCH, POSTS),
+                torch.ones(STEPS, BATCH, PRES),
+                state,
+                {},
+            )
+        with pytest.raises(RuleError, match="there is no file of it"):
+            _ = declared.use().digest
+
+
+def test_no_two_rules_that_live_have_one_token():
+    source = "def made(H, x, y): return H + 0.625 * x * y"
+    first, second = (rule(H="synapse")(_defined(source)) for _ in range(2))
+    del REGISTERED[first.token]  # as when nobody has the rule any more
+    third = rule(H="synapse")(_defined(source))
+    assert REGISTERED[second.token] is second and REGISTERED[third.token] is third
