@@ -75,12 +75,12 @@ class Run(Call):
             found |= {name: self.given[name][t] for name in self.rule.signals}
             if not self.rule.read_after:
                 found |= self.left[t].seen
-                found["y_as_pre"] = found["y"]
-                found |= {
-                    f"{name}_as_pre": before[name]
-                    for name, kind in self.rule.states.items()
-                    if kind == "post"
-                }
+            posts = {**self.rule.states, **self.rule.signals, "y": "post", "z": "post"}
+            found |= {
+                f"{name}_as_pre": found[name]
+                for name, kind in posts.items()
+                if kind == "post" and name in found
+            }
         if variant != "change":
             read = "" if self.rule.read_after else READ
             found[f"x{read}"] = self.pre_of(k)

@@ -384,3 +384,26 @@ def test_no_two_rules_that_live_have_one_token():
     del REGISTERED[first.token]  # as when nobody has the rule any more
     third = rule(H="synapse")(_defined(source))
     assert REGISTERED[second.token] is second and REGISTERED[third.token] is third
+
+
+@rule(H="synapse", signals={"s": "post"})
+def of_a_signal_in_its_other_role(H, x, y, s):
+    return H + as_pre(s) * y
+
+
+def test_a_signal_may_be_taken_in_its_other_role_alone():
+    torch.manual_seed(0)
+    leaves = [_drawn(STEPS, BATCH, POSTS), _drawn(BATCH, POSTS), _drawn(STEPS, BATCH, POSTS)]
+    parameters = {"w": _drawn(POSTS, POSTS), "alpha": _drawn(POSTS, POSTS)}
+    found = []
+    for backend in ("cpu", "reference"):
+        output, last = rule_sequence(
+            of_a_signal_in_its_other_role, *leaves[:2], {"H": torch.zeros(BATCH, POSTS, POSTS).double()}, parameters,
+            {"s": leaves[2]}, backend=backend,
+        )  # fmt: skip
+        loss = (output**2).sum() + (last["H"] ** 2).sum()
+        found.append(
+            [output, last["H"], *torch.autograd.grad(loss, [*leaves, *parameters.values()])]
+        )
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
