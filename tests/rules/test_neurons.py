@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import gradcheck
 
-from plastikern import Plasticity, reference, rule
+from plastikern import Plasticity, as_pre, reference, rule, rule_sequence
 from plastikern.network import Connection, Inputs, State
 from plastikern.program import Program as Network
 from plastikern.rules import running
@@ -333,3 +333,35 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         said: dict[str, Any] = {"names": names, "activity": "tanh", "recurrent": True, **wrong}
         with pytest.raises(ValueError, match=message):
             Spec(program, **said)
+
+
+@rule(H="synapse", signals={"s": "post"})
+def of_other_roles(H: Value, x: Value, y: Value, z: Value, s: Value) -> Value:
+    return H + as_pre(s) * s * y + as_pre(z) * z
+
+
+@rule(H="synapse", q="post", signals={"s": "post"}, read_after=True, read=lambda H, x: H * x)
+def of_other_roles_read_after(H: Value, q: Value, x: Value, s: Value) -> Value:
+    return H + as_pre(q) * s * x, q + s
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="by test_interpreted.py")
+@pytest.mark.parametrize("own", [of_other_roles, of_other_roles_read_after])
+def test_other_roles_interpreted_are_the_references(own: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    shapes = {"synapse": (2, 4, 4), "post": (2, 4)}
+    state = {name: leaf(*shapes[kind]) for name, kind in own.states.items()}
+    parameters = {name: leaf(4, 4) for name in ("w", "alpha") if name in own.taken}
+    drive, pre, signals = leaf(3, 2, 4), leaf(2, 4), {"s": leaf(3, 2, 4)}
+    leaves = [drive, pre, *state.values(), *parameters.values(), *signals.values()]
+    found = []
+    for backend in ("triton", "reference"):
+        output, last = rule_sequence(own, drive, pre, state, parameters, signals, backend=backend)
+        values = [output, *last.values()]
+        loss = sum((value**2).sum() for value in values)
+        found.append([*values, *torch.autograd.grad(loss, leaves)])  # type: ignore[arg-type]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
