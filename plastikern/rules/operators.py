@@ -6,6 +6,7 @@ An operator is told a call by words that say the same in every process, since co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .calls import Spec, target_of
 from .decorator import REGISTERED, Rule
+from .programs import Program
 from .running import Run
 from .variants import program_of
 
@@ -34,6 +36,18 @@ def words_of(
     ])  # fmt: skip
 
 
+_programs: list[Program] = []
+_numbers: dict[Program, int] = {}
+
+
+def _number_of(program: Program) -> Tensor:
+    """By which the backward pass finds the program of the forward pass: its rule may say something else by then."""
+    if program not in _numbers:
+        _numbers[program] = len(_programs)
+        _programs.append(program)
+    return torch.tensor([_numbers[program]])
+
+
 def _spec(words: str) -> tuple[Spec, str]:
     """What the words say, and the backend."""
     token, backend, names, used, granularities, activity, kind, post, every, recurrent = (
@@ -48,8 +62,7 @@ def _spec(words: str) -> tuple[Spec, str]:
     return spec, backend
 
 
-def _run(words: str, tensors: Sequence[Tensor]) -> Run:
-    spec, _ = _spec(words)
+def _run(spec: Spec, tensors: Sequence[Tensor]) -> Run:
     drive, pre, *given = tensors
     return Run(spec, drive, pre, dict(zip(spec.names, given, strict=True)))
 
@@ -62,21 +75,27 @@ def sequence(words: str, tensors: Sequence[Tensor], keep: bool) -> list[Tensor]:
     if backend == "triton":
         from ..triton.rules import Sequence as OnTriton
 
-        return [*OnTriton.alone(spec, *tensors)]
-    run = _run(words, tensors)
+        return [*OnTriton.alone(spec, *tensors), *([_number_of(spec.program)] if keep else [])]
+    run = _run(spec, tensors)
     run.forward(keep)
-    return [*run.copies(), *_kept(run, keep)]
+    if not keep:
+        return run.copies()
+    return [*run.copies(), _number_of(spec.program), *_kept(run)]
 
 
 @sequence.register_fake
 def _(words: str, tensors: Sequence[Tensor], keep: bool) -> list[Tensor]:
-    run = _run(words, tensors)
+    spec, backend = _spec(words)
+    run = _run(spec, tensors)
     run.allocate(keep)
-    return [*run.copies(), *_kept(run, keep and _spec(words)[1] != "triton")]
+    if not keep:
+        return run.copies()
+    number = torch.empty(1, dtype=torch.int64)
+    return [*run.copies(), number, *(_kept(run) if backend != "triton" else [])]
 
 
-def _kept(run: Run, keep: bool) -> list[Tensor]:
-    return [run.kept[name] for name in run.kept_names] if keep else []
+def _kept(run: Run) -> list[Tensor]:
+    return [run.kept[name] for name in run.kept_names]
 
 
 @torch.library.custom_op("plastikern_rules::gradients", mutates_args=())
@@ -86,10 +105,11 @@ def gradients(
     """Gradients of the tensors of a sequence; empty where there are none."""
     tensors = [tensor.contiguous() for tensor in tensors]
     spec, backend = _spec(words)
+    spec = replace(spec, program=_programs[int(kept[0])])
     if backend == "triton":
         return _again(spec, tensors, upstream)
-    run = _run(words, tensors)
-    run.kept = dict(zip(run.kept_names, kept, strict=True))
+    run = _run(spec, tensors)
+    run.kept = dict(zip(run.kept_names, kept[1:], strict=True))
     output, *last = upstream
     grads = run.backward(output, dict(zip(run.spec.last_names, last, strict=True)))
     named = (grads[":drive"], grads[":pre"], *(grads.get(name) for name in run.spec.names))

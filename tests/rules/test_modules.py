@@ -559,3 +559,27 @@ def test_a_file_names_the_rule_as_it_is_when_the_file_is_written(
     monkeypatch.setitem(globals(), "BOUND", 1.0)
     with pytest.raises(ValueError, match="has been changed since"):
         plastikern.load(path, rule=bounded_from_outside)
+
+
+SCALE = 1.0
+
+
+@rule(H="synapse")
+def scaled(H: Value, x: Value, y: Value, eta: Value) -> Value:
+    return torch.tanh(H + SCALE * eta * y * x)
+
+
+def test_compiled_code_goes_back_through_the_rule_as_it_was_when_it_went_forward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=scaled, **DOUBLE)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    given, grads = inputs(STEPS, BATCH, FEATURES), []
+    for each in (net, compiled):
+        net.zero_grad()
+        monkeypatch.setitem(globals(), "SCALE", 1.0)
+        loss = each(given)[0].square().sum()
+        monkeypatch.setitem(globals(), "SCALE", 3.0)
+        loss.backward()
+        grads.append([parameter.grad for parameter in net.parameters()])
+    same(*grads)
