@@ -1,4 +1,4 @@
-"""Lengths on their way to a device, which is played here: the copy must not wait for what runs there."""
+"""Lengths on their way to a device, which is played here: the copy must not wait for what runs there. And padding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import close
 
+from plastikern import PlasticLSTM, PlasticRNN
 from plastikern.checks import lengths_on
 
 
@@ -49,3 +51,21 @@ def test_while_a_graph_is_captured_lengths_are_refused_and_nothing_is_copied(
 def test_on_the_cpu_they_stay_as_they_are() -> None:
     lengths = torch.tensor([3, 1])
     assert lengths_on(lengths, torch.device("cpu")) is lengths
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
+def test_padding_that_is_no_number_reaches_no_gradient_of_the_input_layer(
+    kind: Any, batch_first: bool
+) -> None:
+    module = kind(3, 4, num_layers=2, batch_first=batch_first, dtype=torch.float64)
+    inputs = torch.randn(5, 2, 3, dtype=torch.float64)
+    grads = []
+    for padding in (0.0, float("nan")):
+        padded = inputs.clone()
+        padded[2:, 0] = padding
+        module.zero_grad()
+        given = padded.transpose(0, 1) if batch_first else padded
+        module(given, lengths=[2, 5])[0].square().sum().backward()
+        grads.append([parameter.grad for parameter in module.parameters()])
+    close(*grads)

@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_flag, check_positive, check_tensor, under_autocast
+from ..checks import (
+    check_flag,
+    check_positive,
+    check_tensor,
+    checked_lengths,
+    lengths_on,
+    under_autocast,
+)
 from ..functional import Over, run
 from ..network import Inputs, State
 from .base import AnyPlasticity, PlasticModule
@@ -199,6 +206,8 @@ class RecurrentNetwork(RecurrentModule):
         )
         over = Over(lengths, self.batch_first, self.checkpoint_every)
         lasts, output = [], input
+        if lengths is not None and self.input_size is not None:
+            output = self._without_padding(input, over)
         for layer, first in enumerate(firsts):
             if layer and self.dropout:
                 output = nn.functional.dropout(output, self.dropout, self.training)
@@ -209,6 +218,17 @@ class RecurrentNetwork(RecurrentModule):
             clamp = None
             lasts.append(last)
         return output if batched else output.squeeze(batch), self._stacked(lasts, batched)
+
+    def _without_padding(self, input: Tensor, over: Over) -> Tensor:
+        """The input with zeros beyond the ends: NaN there would reach the gradient of the input's weights."""
+        time = 1 if over.batch_first else 0
+        steps, batch = input.shape[time], input.shape[1 - time]
+        name = self._names[2 if over.batch_first else 1][0]
+        lengths = checked_lengths(name, over.lengths, steps, batch)
+        assert lengths is not None
+        running = torch.arange(steps).unsqueeze(-1) < lengths
+        running = lengths_on(running.mT if over.batch_first else running, input.device)
+        return torch.where(running.unsqueeze(-1), input, 0)
 
     def _stacked(self, lasts: Sequence[Sequence[Tensor]], batched: bool) -> Any:
         """The state of the whole network, from those of its layers."""
