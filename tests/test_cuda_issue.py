@@ -10,7 +10,7 @@ from conftest import needs_native
 from benchmarks import cuda_issue, cuda_kernels
 from benchmarks.cuda_issue import LINE, Instruction
 from benchmarks.flow import Block, Loop, blocks_of, innermost, loops_of, shortest
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import NETWORKS
 from plastikern import issue, library
 from plastikern.devices import GPUS
 from plastikern.explanation import calculated, plan, resources
@@ -191,7 +191,7 @@ def test_the_bound_is_instructions_times_what_the_fullest_scheduler_has() -> Non
 @needs_native
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
 def test_no_calculated_time_is_below_what_must_be_issued(gpu: Any) -> None:
-    for workload in WORKLOADS.values():
+    for workload in NETWORKS:
         module, steps = workload.module(), workload.steps_of_call
         for direction in ("forward", "backward"):
             found = plan(module, (steps, workload.batch), gpu, direction == "backward")

@@ -252,7 +252,7 @@ def test_a_bad_field_of_a_modulator_is_named(
             {"nonlinearity": "gelu"},
             "nonlinearity must be one of tanh, relu, sigmoid, identity; got 'gelu'",
         ),
-        ({"plasticity": None}, "plasticity must be a Plasticity; got NoneType"),
+        ({"plasticity": None}, "plasticity must be a Plasticity or a rule; got NoneType"),
     ],
 )
 def test_a_module_that_cannot_be_is_not_made(options: dict[str, Any], message: str) -> None:

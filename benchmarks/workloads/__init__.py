@@ -26,6 +26,7 @@ from .rules import HebbRuleWorkload, RuleWorkload
 __all__ = [
     "FORWARD",
     "FORWARD_BACKWARD",
+    "NETWORKS",
     "PASSES",
     "WORKLOADS",
     "Drives",
@@ -56,6 +57,8 @@ WORKLOADS: dict[str, Workload] = {
         PlasticRNNWorkload("tiny", batch=2, steps=9, neurons=17),
     )
 }
+NETWORKS = [workload for workload in WORKLOADS.values() if not isinstance(workload, RuleWorkload)]
+"""Those of the library's own rules, whose calls have plans."""
 
 # Every network that is measured, in sizes that take no time; bounds are such that traces meet them.
 SMALL: dict[str, dict[str, Any]] = {

@@ -415,12 +415,15 @@ def with_the_coefficient_bias(H: Value, x: Value, y: Value, bias: Value) -> Valu
         (lambda: hebb.use(eta="row"), "must be one of layer, pre, post, connection; got 'row'"),
         (lambda: bcm.use(tau="connection"), "state theta is declared 'post', but after a step it depends on pre"),
         (lambda: bcm.use(tau="pre"), "state theta is declared 'post', but after a step it depends on pre"),
-        (lambda: hebb.use(eta=0.1), "eta must be a granularity or a Coefficient; got 0.1"),
+        (
+            lambda: hebb.use(eta=0.1),
+            r"eta must be a granularity or a Coefficient, such as Coefficient\(init=0\.1\); got 0\.1",
+        ),
         (lambda: hebb.use(eta=Coefficient(init=float("nan"))), "init must be a finite number"),
         (lambda: hebb.use(eta=Coefficient(std=-1)), "std must not be negative"),
         (lambda: hebb.use(initial={"E": 1.0}), "there is no state E; it has H"),
         (lambda: hebb.use(readouts={"m": Readout()}), "must be a signal of kind 'element' or 'post'"),
-        (lambda: modulated.use(readouts={"m": "tanh"}), "m must be a Readout; got 'tanh'"),
+        (lambda: modulated.use(readouts={"m": "tanh"}), r"m must be a Readout, such as Readout\('tanh'\); got 'tanh'"),
         (lambda: modulated.use(readouts={"m": Readout("relu")}), "must be one of tanh, sigmoid, linear"),
         (lambda: PlasticRNN(2, 3, plasticity=modulated)(torch.zeros(1, 1, 2)), "signals must be m, as the rule says"),
         (
