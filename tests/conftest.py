@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -36,6 +37,12 @@ MODULATED_BY = {
 }
 INPUTS = ("drive", "hidden", "trace", "weight", "alpha", "eta")
 """Tensors of the default case, in the order of the arguments."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_test_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rules are compiled once for all tests, and not into the user's own cache."""
+    os.environ.setdefault("PLASTIKERN_CACHE", str(tmp_path_factory.getbasetemp() / "compiled"))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,16 +51,7 @@ def test_a_language_model_learns_along_a_text() -> None:
     assert bits[1] < 0.9 * bits[0]
 
 
-@pytest.fixture
-def compiled_here(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rules are not compiled into the user's own cache."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
-    monkeypatch.setenv("PLASTIKERN_CACHE", os.environ.get("PLASTIKERN_CACHE", str(folder)))
-
-
-def test_a_rule_is_learned_by_gradient_descent(compiled_here: None) -> None:
+def test_a_rule_is_learned_by_gradient_descent() -> None:
     found = example("abcd_gradient").main(["--updates", "100", "--seeds", "1"])
     (run,) = found["seeds"]
     assert run["untrained"] < 0.4 < run["trained"]
@@ -73,7 +63,7 @@ def test_the_test_of_seeds_is_exact() -> None:
     assert p_value([1, 2], [1, 2]) == 1
 
 
-def test_a_rule_is_evolved(compiled_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_is_evolved(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gymnasium")
     evolution = example("abcd_evolution")
     for layer in evolution.LAYERS:
@@ -84,14 +74,14 @@ def test_a_rule_is_evolved(compiled_here: None, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_five_seeds_of_a_learned_rule_beat_what_they_started_from(compiled_here: None) -> None:
+def test_five_seeds_of_a_learned_rule_beat_what_they_started_from() -> None:
     found = example("abcd_gradient").main([])
     assert found["p"] < 0.01
     assert min(run["trained"] for run in found["seeds"]) > found["hebb"] > found["chance"]
 
 
 @pytest.mark.slow
-def test_an_evolved_rule_balances_the_pole(compiled_here: None) -> None:
+def test_an_evolved_rule_balances_the_pole() -> None:
     pytest.importorskip("gymnasium")
     for run in example("abcd_evolution").main([])["seeds"]:
         assert run["evolved"] > 10 * run["unchanged"]

@@ -26,8 +26,6 @@ from plastikern import (
     rule,
 )
 
-from .test_ten_rules import cache_of_the_test_run as cache_of_the_test_run
-
 STEPS, BATCH, FEATURES, NEURONS = 6, 3, 4, 5
 DOUBLE = {"dtype": torch.float64}
 Value = Any

@@ -53,15 +53,6 @@ def bcm(
 RULES_HERE = {**RULES, "bcm": bcm}
 
 
-@pytest.fixture(autouse=True)
-def cache_of_the_test_run(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Compiled rules of other versions must not be found."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
-    monkeypatch.setenv("PLASTIKERN_CACHE", os.environ.get("PLASTIKERN_CACHE", str(folder)))
-
-
 class Drawn:
     """Random tensors for a rule of ``ten``, and what is run with them; sizes T, B, O, I."""
 

@@ -5,7 +5,6 @@ A CUDA build of torch brings NVRTC. Elsewhere a few lines stand in the compiler'
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,6 @@ def has_nvrtc() -> bool:
 
 
 NVRTC = pytest.mark.skipif(not has_nvrtc(), reason="no NVRTC: a CUDA build of torch brings it")
-
-
-@pytest.fixture(autouse=True)
-def cache_of_the_test_run(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Compiled rules of other versions must not be found."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
-    monkeypatch.setenv("PLASTIKERN_CACHE", os.environ.get("PLASTIKERN_CACHE", str(folder)))
 
 
 def text(tag: str) -> str:

@@ -25,15 +25,6 @@ GOLDEN = dict(np.load(HERE / "data" / "rules.npz"))
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 
 
-@pytest.fixture(autouse=True)
-def cache_of_the_test_run(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Compiled rules of other versions must not be found."""
-    folder = tmp_path_factory.getbasetemp() / "compiled"
-    monkeypatch.setenv("PLASTIKERN_CACHE", os.environ.get("PLASTIKERN_CACHE", str(folder)))
-
-
 def part(tag: str, kind: str) -> dict[str, Tensor]:
     """What the file has of a rule."""
     start = f"{tag}/{kind}/"
