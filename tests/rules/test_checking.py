@@ -33,6 +33,7 @@ POSITIVE = {"q": (0.5, 1.5)}
 
 
 @COMPILER
+@pytest.mark.slow
 def test_a_rule_that_is_compiled_as_it_was_written_passes() -> None:
     report = check(right, ranges=POSITIVE, granularities={"eta": "post"})
     assert report.passed

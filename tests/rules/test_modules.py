@@ -198,7 +198,7 @@ def test_a_rule_that_is_the_librarys_is_served_by_its_kernels(use: Any, expected
     same([*rollouts[0].finish()[1]], [*rollouts[1].finish()[1]])
 
 
-@pytest.mark.parametrize("fan_out", ["none", "neuron"])
+@pytest.mark.parametrize("fan_out", ["none", pytest.param("neuron", marks=pytest.mark.slow)])
 def test_a_modulator_that_the_network_reads_out_is_backpropamines(fan_out: str) -> None:
     own_rule = modulated if fan_out == "none" else fanned
     use = on_kernels_of_its_own(own_rule.use(readouts={"m": Readout()}))

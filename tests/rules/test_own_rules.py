@@ -225,6 +225,7 @@ def of_words_that_a_layer_has(H, x, y, cell, drive, gates, clamp):
     return H + (gates * drive + clamp * cell) * x * y
 
 
+@pytest.mark.slow
 def test_a_rule_may_call_its_own_what_neurons_are_given_besides():
     torch.manual_seed(0)
     assert check(of_words_that_a_layer_has, granularities={}).passed
