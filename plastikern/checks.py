@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -73,6 +75,13 @@ def check_one_direction(owner: str, bidirectional: object, proj_size: object) ->
         raise ValueError(
             f"{owner}: proj_size must be 0, there are no projections; got {proj_size!r}"
         )
+
+
+def check_finite(owner: str, argument: str, value: object) -> float:
+    """A finite number, as float."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{owner}: {argument} must be a finite number; got {value!r}")
+    return float(value)
 
 
 def check_choice(owner: str, argument: str, value: object, allowed: Sequence[str]) -> None:
@@ -146,6 +155,11 @@ def checked_lengths(
             f"{owner}: lengths must lie from 0 to {steps}; got {int(found.min())} to {int(found.max())}"
         )
     return found
+
+
+def running_steps(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
+    """Which steps (T, B) belong to elements of these lengths, which are on the CPU."""
+    return lengths_on(torch.arange(steps).unsqueeze(-1) < lengths, device)
 
 
 def lengths_on(lengths: Tensor, device: torch.device) -> Tensor:

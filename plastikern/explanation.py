@@ -15,6 +15,7 @@ from .checks import check_positive
 from .devices import GPUS, Gpu
 from .nn import PlasticLSTM, PlasticLSTMCell
 from .nn.base import PlasticModule
+from .program import spacing
 from .rules.explaining import described
 from .rules.programs import Program
 from .rules.sequences import serving
@@ -72,7 +73,7 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
 
 def checkpoint_every(steps: int) -> int:
     """Steps between two checkpoints of the traces, where a call does not ask for another number."""
-    return math.isqrt(max(steps - 1, 0)) + 1
+    return spacing(steps)
 
 
 class Calculated(NamedTuple):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
+from .checks import check_finite
 from .rules import papers
 from .rules.cells import POSTS as POSTS
 
@@ -113,10 +112,7 @@ class Plasticity:
                     f"Plasticity: {name} must be one of {', '.join(allowed)}; got {value!r}"
                 )
         for name in ("clip", "alpha_init", "eta_init"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-                raise ValueError(f"Plasticity: {name} must be a finite number; got {value!r}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, check_finite("Plasticity", name, getattr(self, name)))
         if self.clip <= 0:
             raise ValueError(f"Plasticity: clip must be positive; got {self.clip!r}")
         if self.alpha_init < 0:

@@ -6,6 +6,7 @@ native library are printed from them, into csrc/generated/program.h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -373,6 +374,11 @@ names = remembered(_names)
 REFUSED = "plastikern: "
 """The first word of an error by which an operator refuses its arguments; others have other reasons."""
 NO_MEMORY = f"{REFUSED}out of memory"
+
+
+def spacing(steps: int) -> int:
+    """Steps from one checkpoint to the next: about the root of their number keeps the least."""
+    return math.isqrt(max(steps - 1, 0)) + 1
 
 
 def require(condition: bool, message: str) -> None:

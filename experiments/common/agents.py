@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from experiments.common.networks import PlainRNN
 from plastikern import Plasticity, PlasticRNN, RulePlasticity
-from plastikern.rules.cells import ACTIVITIES
 
 State = tuple[Tensor, ...]
 """Activities and, in plastic networks, traces, each with B in front."""
@@ -126,11 +125,8 @@ class Agent(nn.Module):
     def readouts(self, hidden: Tensor) -> dict[str, Tensor]:
         """Signals that the network reads out for a rule of one's own by name, each (...,) at activities (..., N),
         before any fan-out."""
-        rule = self.core.plasticity if isinstance(self.core, PlasticRNN) else None
-        if not isinstance(rule, RulePlasticity):
+        core = self.core
+        if not isinstance(core, PlasticRNN) or not isinstance(core.plasticity, RulePlasticity):
             return {}
-        found = {}
-        for name, readout in rule.readouts.items():
-            weight, bias = (getattr(self.core, f"{name}_{part}_l0") for part in ("weight", "bias"))
-            found[name] = ACTIVITIES[readout.nonlinearity](hidden @ weight + bias)
-        return found
+        readouts = core.plasticity.readouts
+        return {name: core.modulator_signal(hidden, name=name) for name in readouts}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plastikern import Rule, RulePlasticity
 from plastikern.nn import PlasticModule
 from plastikern.plasticity import RULES
+from plastikern.rules import cuda
 
 MARK = ":"
 """In the name of a rule of one's own, and in no other rule's."""
@@ -78,11 +79,11 @@ def described(use: RulePlasticity | None) -> dict[str, str]:
 
 def backend(use: RulePlasticity | None, selected: str) -> str:
     """The backend that runs the rule, where ``selected`` is the one for the library's own."""
-    if use is None or selected == "reference":
+    if use is None or selected == "reference" or use.twin is not None:
         return selected
     if not use.rule.fused:
         return "reference"
-    return "triton" if selected == "cuda" else selected
+    return "triton" if selected == "cuda" and cuda.missing() else selected
 
 
 def coefficients(model: nn.Module) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from ..hooks import held, run_forward_pre_hooks
 from ..network import Connection, Modulator
 from ..plasticity import Plasticity, granular_shape
 from ..program import Program
-from ..rules.decorator import Rule
+from ..rules.decorator import Rule, kind_shape
 from ..rules.twins import connection_of
 from ..rules.uses import RulePlasticity, used
 from ..state import rule_state
@@ -310,11 +310,7 @@ class PlasticModule(nn.Module):
             tensors = self._rule_tensors(layer)
             if self._rule.twin is None:
                 return tensors
-            parts = connection_of(self._rule, tensors)
-            modulator = parts.pop("modulator")
-            return Connection(
-                **parts, modulator=None if modulator is None else Modulator(**modulator)
-            )
+            return connection_of(self._rule, tensors)
         suffix, tensor = self._suffixes[layer], self._tensor
         return Connection(
             tensor(self._weight + suffix), tensor("alpha" + suffix), tensor("eta" + suffix),
@@ -449,8 +445,7 @@ class PlasticModule(nn.Module):
 
     def _kind_shape(self, kind: str) -> tuple[int, ...]:
         """Of a state or signal of a rule, for one element."""
-        sizes = {"synapse": (self._posts, self._pres), "pre": (self._pres,), "post": (self._posts,)}
-        return sizes.get(kind, ())
+        return kind_shape(kind, self._posts, self._pres)
 
     def _leaving(self, tensors: Sequence[Tensor], stacked: tuple[int, ...], batched: bool) -> Any:
         """The state of these tensors (*stacked, B, ...); without B where the input had none."""

@@ -13,7 +13,7 @@ from ..checks import (
     check_positive,
     check_tensor,
     checked_lengths,
-    lengths_on,
+    running_steps,
     under_autocast,
 )
 from ..functional import Over, run
@@ -226,8 +226,8 @@ class RecurrentNetwork(RecurrentModule):
         name = self._names[2 if over.batch_first else 1][0]
         lengths = checked_lengths(name, over.lengths, steps, batch)
         assert lengths is not None
-        running = torch.arange(steps).unsqueeze(-1) < lengths
-        running = lengths_on(running.mT if over.batch_first else running, input.device)
+        running = running_steps(lengths, steps, input.device)
+        running = running.mT if over.batch_first else running
         return torch.where(running.unsqueeze(-1), input, 0)
 
     def _stacked(self, lasts: Sequence[Sequence[Tensor]], batched: bool) -> Any:

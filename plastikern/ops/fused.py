@@ -26,6 +26,7 @@ from ..program import (
     names,
     remembered,
     results_of,
+    spacing,
 )
 from ..rules.cells import HISTORY
 from ..rules.updates import runs_backwards
@@ -90,7 +91,7 @@ def checkpoint_spacing(
     if not has_values(inputs.drive):
         # One number for many lengths, or each new length would be compiled anew; nor may values decide.
         return (16 if steps <= 1024 else 128), False
-    root, constraint = math.isqrt(max(steps - 1, 0)) + 1, plasticity.constraint
+    root, constraint = spacing(steps), plasticity.constraint
     bounded = {
         "rnn": program.nonlinearity in ("tanh", "sigmoid"),
         "lstm": program.post in ("candidate", "hidden"),

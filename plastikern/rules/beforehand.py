@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
+import pkgutil
 import sys
 from typing import Any
 
@@ -58,11 +58,11 @@ def _rule(said: str) -> Rule:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
+        found = pkgutil.resolve_name(said)
     except ImportError as error:
         raise ValueError(f"{module} cannot be imported: {error}") from None
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    except AttributeError:
+        found = None
     if not isinstance(found, Rule):
         raise ValueError(f"{said} is no rule declared by @rule; got {type(found).__name__}")
     if not found.fused:
@@ -72,8 +72,7 @@ def _rule(said: str) -> Rule:
 
 def _use(rule: Rule, said: list[str]) -> dict[str, str]:
     """Granularities, in the order in which a call has them."""
-    needed = [*rule.coefficients, *(name for name in ("w", "alpha") if name in rule.taken)]
-    use = {name: "connection" if name in ("w", "alpha") else "layer" for name in needed}
+    use = rule.usual
     for each in said:
         name, _, kind = each.partition("=")
         if name not in use:

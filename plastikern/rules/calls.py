@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..program import spacing
 from .cells import POSTS
 from .decorator import Rule
 from .programs import Program
@@ -106,11 +106,6 @@ def rows_apart(program: Program, recurrent: bool, activity: str) -> bool:
 def target_of(backend: str) -> str:
     """What :class:`Spec` compiles for on a backend."""
     return "cuda" if backend == "cuda" else "cpu"
-
-
-def spacing(steps: int) -> int:
-    """Steps from one checkpoint to the next: about the root of their number keeps the least."""
-    return math.isqrt(max(steps - 1, 0)) + 1
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .compiling import found_compiler
-from .decorator import GRANULARITIES, Rule
+from .decorator import GRANULARITIES, Rule, granular_shape, kind_shape
 from .sequences import rule_sequence
 from .symbols import RuleError
 
@@ -179,12 +179,11 @@ def _check_ranges(rule: Rule, ranges: Mapping[str, Range]) -> None:
 
 
 def _cases(rule: Rule, said: Mapping[str, str] | None, draw: random.Random) -> Iterator[Case]:
-    names = [*rule.coefficients, *(name for name in ("w", "alpha") if name in rule.taken)]
-    default = {name: "connection" if name in ("w", "alpha") else "layer" for name in names}
+    default = rule.usual
     if said is not None:
         uses = [default | dict(said)]
     else:
-        allowed = {name: _allowed(rule, default, name) for name in names}
+        allowed = {name: _allowed(rule, default, name) for name in default}
         # The finest of all, and what is different for neighbours.
         uses = [default, {name: kinds[-1] for name, kinds in allowed.items()}]
         first = draw.randrange(len(GRANULARITIES))
@@ -215,18 +214,12 @@ def _drawn(rule: Rule, case: Case, ranges: Mapping[str, Range], seed: int) -> di
     """All tensors, by name."""
     steps, batch, posts, pres = case.sizes
     generator = torch.Generator().manual_seed(seed)
-    of_kind: dict[str, tuple[int, ...]] = {
-        "synapse": (batch, posts, pres), "pre": (batch, pres), "post": (batch, posts), "element": (batch,),
-    }  # fmt: skip
-    of_use: dict[str, tuple[int, ...]] = {
-        "layer": (), "pre": (pres,), "post": (posts,), "connection": (posts, pres)
-    }  # fmt: skip
     shapes: dict[str, tuple[int, ...]] = {
         _drive_name(rule): (steps, batch, posts),
         "x": (batch, posts) if case.recurrent else (steps, batch, pres),
-        **{name: of_kind[kind] for name, kind in rule.states.items()},
-        **{name: (steps, *of_kind[kind]) for name, kind in rule.signals.items()},
-        **{name: of_use[kind] for name, kind in case.granularities.items()},
+        **{n: (batch, *kind_shape(kind, posts, pres)) for n, kind in rule.states.items()},
+        **{n: (steps, batch, *kind_shape(kind, posts, pres)) for n, kind in rule.signals.items()},
+        **{n: granular_shape(kind, posts, pres) for n, kind in case.granularities.items()},
     }
     found = {}
     for name, shape in shapes.items():

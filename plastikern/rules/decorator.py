@@ -40,6 +40,18 @@ STATE_KINDS = ("synapse", "pre", "post", "element")
 GRANULARITIES = {"layer": "layer", "pre": "input", "post": "neuron", "connection": "connection"}
 """What a coefficient belongs to, where a rule is used, and its kind."""
 MAX_STATES = 16
+
+
+def kind_shape(kind: str, posts: int, pres: int) -> tuple[int, ...]:
+    """Of a state or signal of that kind, for one element."""
+    return {"synapse": (posts, pres), "pre": (pres,), "post": (posts,), "element": ()}[kind]
+
+
+def granular_shape(granularity: str, posts: int, pres: int) -> tuple[int, ...]:
+    """Of a coefficient; one number has the shape ()."""
+    return {"layer": (), "pre": (pres,), "post": (posts,), "connection": (posts, pres)}[granularity]
+
+
 REGISTERED: WeakValueDictionary[str, Rule] = WeakValueDictionary()
 """Rules by their tokens."""
 RESERVED = re.compile(
@@ -315,6 +327,12 @@ class Rule:
         from .uses import with_lengths
 
         return with_lengths(self)
+
+    @property
+    def usual(self) -> dict[str, str]:
+        """Granularities of all parameters where nothing is said."""
+        weights = [name for name in ("w", "alpha") if name in self.taken]
+        return {**dict.fromkeys(self.coefficients, "layer"), **dict.fromkeys(weights, "connection")}
 
     @cached_property
     def changes(self) -> list[str]:

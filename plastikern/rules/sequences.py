@@ -16,7 +16,7 @@ from ..checks import (
     check_positive,
     check_tensor,
     checked_lengths,
-    lengths_on,
+    running_steps,
     under_autocast,
     without_autocast,
 )
@@ -24,7 +24,7 @@ from ..reference import ACTIVATIONS
 from . import cuda
 from .calls import ACTIVITIES, CELL, CLAMP, GATES, Spec, rows_apart, target_of
 from .compiling import CompilationError, compiled
-from .decorator import GRANULARITIES, Rule
+from .decorator import GRANULARITIES, Rule, granular_shape, kind_shape
 from .firing import Fired, fired, gated
 from .operators import words_of
 from .programs import Program
@@ -161,8 +161,7 @@ def run(
     of_use = _checked(rule, drive, pre, state, parameters, signals, granularities, posts)
     running = None
     if lengths is not None:
-        running = torch.arange(drive.shape[0]).unsqueeze(-1) < lengths
-        running = lengths_on(running, drive.device)
+        running = running_steps(lengths, len(drive), drive.device)
         rule = rule.with_lengths
         drive, pre, signals = _held(running, drive, pre, signals)
         if how.kind == "lstm":
@@ -188,9 +187,8 @@ def _held(
     step = torch.arange(len(running), device=running.device).unsqueeze(-1)
     step = step.clamp(max=(steps - 1).clamp(min=0))
     elements = torch.arange(running.shape[1], device=running.device)
-    if running.shape[
-        1
-    ]:  # All that an element without steps has is padding: it takes those of the longest one.
+    if len(steps):
+        # All that an element without steps has is padding: it takes those of the longest one.
         elements = torch.where(steps > 0, elements, steps.argmax())
 
     def held(tensor: Tensor) -> Tensor:
@@ -247,7 +245,12 @@ def _run(
         every=how.every,
     )
     tensors = [_plain(tensor) for tensor in (drive, pre, *given.values())]
-    output, *rest = _sequence(chosen).apply(spec, *tensors)
+    return _named(rule, how, _sequence(chosen).apply(spec, *tensors))
+
+
+def _named(rule: Rule, how: How, found: Iterable[Tensor]) -> tuple[Tensor, Tensor | None, State]:
+    """What a sequence returns, in its places; what it keeps besides is left out."""
+    output, *rest = found
     cell = rest.pop(0) if how.kind == "lstm" else None
     return output, cell, dict(zip(rule.states, rest, strict=False))
 
@@ -256,14 +259,11 @@ def _compiling(
     rule: Rule, backend: str, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
     how: How,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
-    if backend == "cuda" and named(how.backend) is None and cuda.missing():
-        backend = "triton"
+    backend, _ = _to_be_had(backend, how.backend)
     words = words_of(rule, backend, tuple(given), of_use, how, pre.dim() == 2)
     tensors = [drive, pre, *given.values()]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    output, *rest = torch.ops.plastikern_rules.sequence(words, tensors, keep)
-    cell = rest.pop(0) if how.kind == "lstm" else None
-    return output, cell, dict(zip(rule.states, rest, strict=False))
+    return _named(rule, how, torch.ops.plastikern_rules.sequence(words, tensors, keep))
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -328,11 +328,17 @@ def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
     return backend
 
 
+def _to_be_had(chosen: str, asked: str | None) -> tuple[str, str]:
+    """The backend, and why it is not ``cuda``, where nobody asked for that by name and it is not to be had."""
+    if chosen == "cuda" and named(asked) is None and (reason := cuda.missing()):
+        return FOLLOWING[chosen], reason
+    return chosen, ""
+
+
 def serving(rule: Rule, device: torch.device, backend: str | None) -> str:
     """Which backend serves a rule on a device, in a sentence, and why another one does not."""
-    chosen, why = _backend(rule, torch.empty(0, device=device), backend), ""
-    if chosen == "cuda" and named(backend) is None and (reason := cuda.missing()):
-        chosen, why = "triton", f"; not by cuda: {reason}"
+    chosen, reason = _to_be_had(_backend(rule, torch.empty(0, device=device), backend), backend)
+    why = f"; not by cuda: {reason}" if reason else ""
     return {
         "reference": "reference, the rule's function run by torch",
         "cpu": "cpu, a launch for each pass, compiled on first use",
@@ -395,10 +401,7 @@ def _checked(
     pres = pre.shape[-1]
     _fits("drive", drive, tuple(drive.shape), drive)
     _fits("pre", pre, tuple(pre.shape), drive)
-    shapes = {
-        "synapse": (batch, posts, pres), "pre": (batch, pres), "post": (batch, posts), "element": (batch,),
-    }  # fmt: skip
-    needed = {*rule.coefficients, *({"w", "alpha"} & {*rule.taken})}
+    needed = {*rule.usual}
     for what, found, names in (
         ("state", state, {*rule.states}), ("signals", signals, {*rule.signals}), ("parameters", parameters, needed),
     ):  # fmt: skip
@@ -411,22 +414,19 @@ def _checked(
             if name not in found:
                 raise ValueError(f"{what}: {name} is missing")
     for name, kind in rule.states.items():
-        _fits(f"state {name}", state[name], shapes[kind], drive)
+        _fits(f"state {name}", state[name], (batch, *kind_shape(kind, posts, pres)), drive)
     for name, kind in rule.signals.items():
-        _fits(f"signal {name}", signals[name], (steps, *shapes[kind]), drive)
+        shape = (steps, batch, *kind_shape(kind, posts, pres))
+        _fits(f"signal {name}", signals[name], shape, drive)
     of_use = {}
     for name in granularities:
         if name not in parameters:
             raise ValueError(f"granularities: {name} is no parameter of {rule.name}")
     for name, tensor in parameters.items():
         of_use[name] = _granularity(name, tensor, granularities.get(name), (posts, pres))
-        size = {
-            "layer": tensor.shape,
-            "pre": (pres,),
-            "post": (posts,),
-            "connection": (posts, pres),
-        }[of_use[name]]
-        _fits(f"parameter {name}", tensor, tuple(size), drive)
+        # One number may be () or (1,).
+        size = granular_shape(of_use[name], posts, pres) or tuple(tensor.shape)
+        _fits(f"parameter {name}", tensor, size, drive)
     return of_use
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from ..network import Connection, Modulator
 from ..plasticity import Plasticity
 from . import papers
 from .decorator import Traced, plastic_read
@@ -135,16 +136,13 @@ def _plasticity(
     return Plasticity(rule=rule, constraint=constraint, clip=bound, **options)
 
 
-def connection_of(use: RulePlasticity, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a layer under the names of :class:`plastikern.network.Connection` and of its modulator."""
-    (rate, *_), readout = [*use.rule.coefficients, None], next(iter(use.readouts), None)
-    eta = None if rate is None else tensors[rate]
-    found = {
-        "weight": tensors["w"], "alpha": tensors["alpha"],
-        "eta": eta if readout is None else None, "eligibility_eta": None if readout is None else eta,
-    }  # fmt: skip
-    modulator = {
-        part: tensors.get(f"{readout}_{part}")
-        for part in ("weight", "bias", "fan_out_weight", "fan_out_bias")
-    }
-    return {**found, "modulator": None if readout is None else modulator}
+def connection_of(use: RulePlasticity, tensors: Mapping[str, Any]) -> Connection:
+    """The tensors of a layer in the places where the library's kernels look for them."""
+    rate = next((tensors[name] for name in use.rule.coefficients), None)
+    weight, alpha = tensors["w"], tensors["alpha"]
+    if not use.readouts:
+        return Connection(weight, alpha, rate, None, None)
+    (readout,) = use.readouts
+    parts = ("weight", "bias", "fan_out_weight", "fan_out_bias")
+    modulator = Modulator(*(tensors.get(f"{readout}_{part}") for part in parts))  # type: ignore[arg-type]
+    return Connection(weight, alpha, None, rate, modulator)

@@ -9,15 +9,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import check_finite
 from ..plasticity import Plasticity
 from .cells import ACTIVITIES
-from .decorator import GIVEN, GRANULARITIES, Rule, Value
+from .decorator import GIVEN, GRANULARITIES, Rule, Value, granular_shape
 from .firing import HIDDEN
 from .operations import over_post
 from .twins import twin_of
@@ -26,12 +26,6 @@ READOUTS = ("tanh", "sigmoid", "linear")
 """Nonlinearities of a signal that the network reads out."""
 RUNNING = "_running"
 """The signal that an element's steps go on; see :func:`with_lengths`."""
-
-
-def _finite(owner: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{owner} must be a finite number; got {value!r}")
-    return float(value)
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class Coefficient:
                 f"Coefficient: granularity must be one of {', '.join(GRANULARITIES)}; got {self.granularity!r}"
             )
         for name in ("init", "std"):
-            object.__setattr__(self, name, _finite(f"Coefficient: {name}", getattr(self, name)))
+            object.__setattr__(self, name, check_finite("Coefficient", name, getattr(self, name)))
         if self.std < 0:
             raise ValueError(f"Coefficient: std must not be negative; got {self.std!r}")
         if not isinstance(self.learned, bool):
@@ -69,9 +63,7 @@ class Coefficient:
 
     def shape(self, posts: int, pres: int) -> tuple[int, ...]:
         """Of its tensor in a layer of these sizes; one number has the shape ()."""
-        return {
-            "layer": (), "pre": (pres,), "post": (posts,), "connection": (posts, pres)
-        }[self.granularity]  # fmt: skip
+        return granular_shape(self.granularity, posts, pres)
 
 
 @dataclass(frozen=True)
@@ -167,7 +159,7 @@ class RulePlasticity:
                     f"{rule.name}: initial: {name} must be one number; give a call a state with other values, as by "
                     "state._replace"
                 )
-            _finite(f"{rule.name}: initial: {name}", value)
+            check_finite(f"{rule.name}: initial", name, value)
         object.__setattr__(self, "coefficients", whole)
         object.__setattr__(self, "readouts", dict(self.readouts))
         object.__setattr__(
@@ -255,8 +247,8 @@ class RulePlasticity:
         """As saved models name it: no code is in it."""
         return {
             "rule": self.rule.name, "digest": self.digest,
-            "coefficients": {name: _said(each) for name, each in self.coefficients.items()},
-            "readouts": {name: _said(each) for name, each in self.readouts.items()},
+            "coefficients": {name: asdict(each) for name, each in self.coefficients.items()},
+            "readouts": {name: asdict(each) for name, each in self.readouts.items()},
             "initial": dict(self.initial),
         }  # fmt: skip
 
@@ -337,10 +329,6 @@ def _derived(
     return replace(
         rule, function=function, signals=signals, coefficients=(*rule.coefficients, *more)
     )
-
-
-def _said(record: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(record).items() if name != "_"}
 
 
 def _coefficient(name: str, said: str | Coefficient | None) -> Coefficient:
