@@ -62,18 +62,13 @@ def plan(module: PlasticModule, sizes: tuple[int, int], gpu: Gpu, backward: bool
     per_synapse = any(rate is not None and rate.dim() == 2 for rate in rates)
     layout = 2 if per_synapse else 1 if plasticity.alpha == "connection" else 0
     measures = [
-        *sizes, module._posts, module._pres, checkpoint_every(steps), layout,
+        *sizes, module._posts, module._pres, spacing(steps), layout,
     ]  # fmt: skip
     scalar_bytes = 8 if next(module.parameters()).dtype == torch.float64 else 4
     device = [gpu.processors, gpu.shared_per_block, gpu.level_two]
     return json.loads(
         torch.ops.plastikern.explain_cuda(program.key, measures, scalar_bytes, backward, device)
     )
-
-
-def checkpoint_every(steps: int) -> int:
-    """Steps between two checkpoints of the traces, where a call does not ask for another number."""
-    return spacing(steps)
 
 
 class Calculated(NamedTuple):
@@ -106,7 +101,7 @@ def calculated(
     issued = None
     if kernel is not None:
         issued = issue.clocks(
-            found, kernel, pres=module._pres, steps=steps, checkpoint_every=checkpoint_every(steps),
+            found, kernel, pres=module._pres, steps=steps, checkpoint_every=spacing(steps),
             processors=gpu.processors, gated=isinstance(module, (PlasticLSTM, PlasticLSTMCell)),
             alpha=module._built_in.alpha == "connection",
         )  # fmt: skip
@@ -178,7 +173,7 @@ def _of_a_rule(module: PlasticModule, rule: RulePlasticity, batch: int, steps: i
     lines += described(rule, program, first.element_size())
     states = [module._kind_shape(kind) for kind in rule.rule.states.values()]
     kept = sum(math.prod(shape) for shape in states if len(shape) == 2)
-    kept *= batch * (max(steps - 1, 0) // checkpoint_every(steps)) * first.element_size()
+    kept *= batch * (max(steps - 1, 0) // spacing(steps)) * first.element_size()
     lines.append(
         f"kept for the backward pass: {kept:,} bytes of checkpoints, and vectors of all steps"
     )
