@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from tests.rules.ten import RULES
@@ -81,12 +82,20 @@ def small(workload: Workload) -> Workload:
     return dataclasses.replace(workload, **SMALL.get(workload.name, {}))
 
 
+# A plastic RNN of any size: elements, neurons, steps.
+SIZED = re.compile(r"rnn-B([1-9]\d*)-N([1-9]\d*)-T([1-9]\d*)")
+
+
 def workload_named(name: str) -> Workload:
-    """A workload by its name in the table.
+    """A workload by its name in the table, or a plastic RNN of a size of one's own: ``rnn-B8-N200-T50``.
 
     Raises:
         ValueError: there is no such workload.
     """
+    if sizes := SIZED.fullmatch(name):
+        batch, neurons, steps = map(int, sizes.groups())
+        return PlasticRNNWorkload(name, batch=batch, steps=steps, neurons=neurons)
     if name not in WORKLOADS:
-        raise ValueError(f"workload must be one of {', '.join(WORKLOADS)}; got {name!r}")
+        known = ", ".join((*WORKLOADS, "rnn-B8-N200-T50 (any size)"))
+        raise ValueError(f"workload must be one of {known}; got {name!r}")
     return WORKLOADS[name]
