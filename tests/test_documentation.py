@@ -263,3 +263,13 @@ def test_every_public_name_has_its_place_on_a_page() -> None:
     pages = "".join(page.read_text() for page in (ROOT / "docs" / "modules").glob("*.md"))
     described = set(re.findall(r"^\.\. auto\w+:: plastikern\.(\w+)", pages, re.MULTILINE))
     assert described >= set(plastikern.__all__) - {"__version__"}
+
+
+def test_every_test_that_a_promise_names_is_there() -> None:
+    page = (ROOT / "docs/promises.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)`((?:[:,] `\w+`)*)", page)
+    assert len(named) >= 10
+    for file, names in named:
+        text = (ROOT / "tests" / file).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def {name}(" in text or f"def test_{name}_" in text, (file, name)
