@@ -58,6 +58,7 @@ def check_call(
     state: State,
     connection: Connection,
     layout: tuple[str, ...],
+    reset_state: State | None = None,
 ) -> None:
     """Every tensor against the drive, and what is there against what the plasticity asks for."""
     drive, features, clamp = inputs
@@ -82,14 +83,17 @@ def check_call(
         )
     dtypes = dtypes_beside(activities_of(inputs))
     _check_connection(name, connection, program, rows, pres, drive, dtypes)
-    for argument, tensor, shape, allowed in (
-        ("hidden", state.hidden, (batch, posts), dtypes),
-        ("cell", state.cell, (batch, posts), dtypes),
-        ("trace", state.trace, (batch, posts, pres), dtypes[-1:]),
-        ("eligibility", state.eligibility, (batch, posts, pres), dtypes[-1:]),
-    ):
-        if tensor is not None:
-            check_tensor(name, argument, tensor, shape, drive, *allowed)
+    shapes = {
+        "hidden": ((batch, posts), dtypes),
+        "cell": ((batch, posts), dtypes),
+        "trace": ((batch, posts, pres), dtypes[-1:]),
+        "eligibility": ((batch, posts, pres), dtypes[-1:]),
+    }
+    for prefix, given in (("", state), ("reset_state: ", reset_state)):
+        for argument, tensor in () if given is None else given._asdict().items():
+            if tensor is not None:
+                shape, allowed = shapes[argument]
+                check_tensor(name, prefix + argument, tensor, shape, drive, *allowed)
     if state.eligibility is not None and plasticity.modulation != "retroactive":
         raise ValueError(
             f"{name}: eligibility is for retroactive modulation; got modulation {plasticity.modulation!r}"

@@ -27,6 +27,7 @@ from .checks import (
     under_autocast,
     without_autocast,
 )
+from .episodes import Resets, checked_reset
 from .network import Connection, Inputs, Modulator, State
 from .ops import fused
 from .plasticity import Plasticity, one_number
@@ -112,6 +113,8 @@ def plastic_rnn_sequence(
     nonlinearity: str = "tanh",
     clamp: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: Sequence[Tensor | None] | None = None,
     batch_first: bool = False,
     checkpoint_every: int | None = None,
     backend: str | None = None,
@@ -125,6 +128,13 @@ def plastic_rnn_sequence(
         clamp: bool of the shape of ``drive``.
         lengths: steps of each element (B,), integers from 0 to T. An element that has ended keeps its hidden state
             and its traces, and its outputs are 0. Default: T for all.
+        reset: bool (T, B), or (B, T) with ``batch_first``: an episode begins at these steps, so that the state before
+            them is that of ``reset_state``, and nothing of the steps before reaches it, forward or backward. Before
+            the first step, too: ``hidden`` and ``trace`` then count for the elements that go on. Beyond an element's
+            end nothing is reset. A mask on a GPU is waited for; one on the CPU is not. Default: no resets.
+        reset_state: what a reset gives, in the order of what is returned (hidden, trace and, with retroactive
+            modulation, eligibility), each in the shape of the first state; None is zero. For the first state itself
+            it is given twice. Only with ``reset``.
         batch_first: the layout of ``drive``, ``clamp`` and the output.
         checkpoint_every: spacing of the trace checkpoints that the fused backward keeps. By default the library
             chooses: about sqrt(T) steps, more for the rule ``decay`` at a small fixed rate. Between checkpoints the
@@ -143,7 +153,7 @@ def plastic_rnn_sequence(
     name, inputs = "plastic_rnn_sequence", Inputs(drive, None, clamp)
     program, over = (
         program_of(name, "rnn", plasticity, nonlinearity),
-        Over(lengths, batch_first, checkpoint_every),
+        Over(lengths, batch_first, checkpoint_every, reset, reset_state),
     )
     layout, state = layout_of(name, batch_first, "N"), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
@@ -210,6 +220,8 @@ def plastic_lstm_sequence(
     plasticity: Plasticity = Plasticity(),
     post: str = "candidate",
     lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: Sequence[Tensor | None] | None = None,
     batch_first: bool = False,
     checkpoint_every: int | None = None,
     backend: str | None = None,
@@ -220,7 +232,8 @@ def plastic_lstm_sequence(
         drive: (T, B, 4 N), or (B, T, 4 N) with ``batch_first``. T and B may be 0.
         hidden, cell, trace, weight, alpha, eta, eligibility, eligibility_eta, modulator, plasticity, post, backend: as
             in :func:`plastic_lstm_step`.
-        lengths, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+        lengths, reset, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+        reset_state: likewise: hidden, cell, trace and, with retroactive modulation, eligibility.
 
     Returns:
         Activities (T, B, N), or (B, T, N); last hidden and cell (B, N), last trace (B, N, N) and, with retroactive
@@ -232,7 +245,7 @@ def plastic_lstm_sequence(
     name, inputs = "plastic_lstm_sequence", Inputs(drive)
     program, over = (
         program_of(name, "lstm", plasticity, post=post),
-        Over(lengths, batch_first, checkpoint_every),
+        Over(lengths, batch_first, checkpoint_every, reset, reset_state),
     )
     layout, state = layout_of(name, batch_first, "4 N"), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
@@ -297,6 +310,8 @@ def plastic_linear_sequence(
     plasticity: Plasticity = Plasticity(),
     nonlinearity: str = "softmax",
     lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: Sequence[Tensor | None] | None = None,
     batch_first: bool = False,
     checkpoint_every: int | None = None,
     backend: str | None = None,
@@ -308,7 +323,8 @@ def plastic_linear_sequence(
         drive: (T, B, O), or (B, T, O) with ``batch_first``; None is zero.
         trace, weight, alpha, eta, eligibility, eligibility_eta, modulator, plasticity, nonlinearity, backend: as in
             :func:`plastic_linear_step`.
-        lengths, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+        lengths, reset, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+        reset_state: likewise: trace and, with retroactive modulation, eligibility.
 
     Returns:
         Outputs (T, B, O), or (B, T, O); last trace (B, O, I) and, with retroactive modulation, last eligibility trace.
@@ -320,7 +336,7 @@ def plastic_linear_sequence(
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     program, over = (
         program_of(name, "linear", plasticity, nonlinearity),
-        Over(lengths, batch_first, checkpoint_every),
+        Over(lengths, batch_first, checkpoint_every, reset, reset_state),
     )
     layout = layout_of(name, batch_first, "O")
     inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
@@ -374,17 +390,23 @@ def _wide(value: Any) -> Any:
         return value.float() if value.dtype in HALF else value
     return (
         type(value)(*map(_wide, value))
-        if isinstance(value, (Inputs, State, Connection, Modulator))
+        if isinstance(value, (Inputs, State, Connection, Modulator, Over))
         else value
     )
 
 
 class Over(NamedTuple):
-    """What a call of a whole sequence is told besides."""
+    """What a call of a whole sequence is told besides.
+
+    Attributes:
+        reset: a mask, or :class:`~plastikern.episodes.Resets` where it has been looked at.
+    """
 
     lengths: Any
     batch_first: bool
     checkpoint_every: Any
+    reset: Any = None
+    reset_state: Any = None
 
 
 def run(
@@ -397,23 +419,26 @@ def run(
     to check all of that here, too, would take longer than a small step; what they refuse is then explained here.
     """
     drive = inputs.drive
+    if over is not None and over.reset_state is not None:
+        over = over._replace(reset_state=_reset_state(name, program, over))
     plain = (
         type(drive) is Tensor
         and drive.dtype in PLAIN
         and not torch.compiler.is_compiling()
         and not torch._C._is_any_autocast_enabled()
-        and (over is None or over.lengths is None)
+        and (over is None or over.lengths is over.reset is over.reset_state is None)
         and _plausible(program, inputs, state, connection)
     )
     if not plain:
         if isinstance(drive, Tensor) and under_autocast(drive):
             with without_autocast(drive):
                 wide = _wide(inputs), _wide(state), _wide(connection)
-                return run(name, layout, program, *wide, backend, over)
-        check_call(name, program, inputs, state, connection, layout)
+                return run(name, layout, program, *wide, backend, _wide(over))
+        fresh = None if over is None else over.reset_state
+        check_call(name, program, inputs, state, connection, layout, fresh)
         if (dtype := activities_of(inputs).dtype) in HALF:
             wide = _wide(inputs), _wide(state), _wide(connection)
-            found = run(name, layout, program, *wide, backend, over)
+            found = run(name, layout, program, *wide, backend, _wide(over))
             # Activities in the precision that they came in; traces, which gather small changes, stay in single.
             return *(None if x is None else x.to(dtype) for x in found[:-2]), *found[-2:]
     if over is not None:
@@ -422,6 +447,12 @@ def run(
         if over.lengths is not None:
             sizes = (drive.shape[layout.index(letter)] for letter in "TB")
             over = over._replace(lengths=checked_lengths(name, over.lengths, *sizes))
+        if over.reset is not None and not isinstance(over.reset, Resets):
+            sizes = (drive.shape[layout.index(letter)] for letter in "TB")
+            begins = checked_reset(name, over.reset, *sizes, over.batch_first)
+            over = over._replace(
+                reset=Resets(begins, over.lengths, over.batch_first, drive.device)
+            )
     chosen = backends.select(backend, drive)
     if chosen == "reference":
         if plain:
@@ -429,7 +460,7 @@ def run(
         output, last = _reference(program, inputs, state, connection, over)
     else:
         try:
-            output, last = fused.run(chosen, inputs, state, connection, program, over)
+            output, last = _fused(chosen, inputs, state, connection, program, over)
         except RuntimeError as error:
             if plain and refused(error):
                 check_call(name, program, inputs, state, connection, layout)
@@ -437,6 +468,48 @@ def run(
     if over is None and program.kind != "linear":
         return output, *last[1:]
     return output, *last
+
+
+def _reset_state(name: str, program: Program, over: Over) -> State:
+    """What a reset gives, by name, from a tuple as the function returns it."""
+    if over.reset is None:
+        raise ValueError(f"{name}: reset_state is for calls with reset; got reset=None")
+    if isinstance(over.reset_state, State):
+        return over.reset_state
+    fields = {
+        "rnn": ("hidden", "trace"),
+        "lstm": ("hidden", "cell", "trace"),
+        "linear": ("trace",),
+    }[program.kind]
+    fields += ("eligibility",) if program.retroactive else ()
+    given = over.reset_state
+    if not isinstance(given, (tuple, list)) or len(given) != len(fields):
+        got = f"{len(given)} of them" if isinstance(given, (tuple, list)) else described(given)
+        raise TypeError(
+            f"{name}: reset_state must be a tuple of tensors ({', '.join(fields)}), each may be None; got {got}"
+        )
+    return State(**{**dict.fromkeys(State._fields), **dict(zip(fields, given, strict=True))})
+
+
+def _fused(
+    backend: str, inputs: Inputs, state: State, connection: Connection, program: Program, over: Over | None
+) -> tuple[Tensor, State]:  # fmt: skip
+    """On kernels: episodes that begin inside a sequence become elements of their own."""
+    if over is None or over.reset is None:
+        return fused.run(backend, inputs, state, connection, program, over and over[:3])
+    resets, fresh = over.reset, over.reset_state or State(None, None, None, None)
+    pairs = list(zip(State._fields, state, fresh, strict=True))
+    state = State(**{field: resets.first(*of) for field, *of in pairs})
+    segments = resets.segments()
+    if segments is None:
+        return fused.run(backend, inputs, state, connection, program, over[:3])
+    packed = Inputs(*(None if x is None else segments.gathered(x) for x in inputs))  # type: ignore[arg-type]
+    starts = State(*(segments.starting(*of) for of in zip(state, fresh, strict=True)))
+    each = segments.lengths, False, over.checkpoint_every
+    output, last = fused.run(backend, packed, starts, connection, program, each)
+    return segments.scattered(output), State(
+        *(None if x is None else segments.last(x) for x in last)
+    )
 
 
 def _reference(
@@ -455,7 +528,10 @@ def _reference(
     if over is None:
         return reference.step(inputs, state, connection, program)
     lengths = None if over.lengths is None else lengths_on(over.lengths, drive.device)
-    output, last = reference.sequence(inputs, state, connection, program, lengths)
+    begins = None if over.reset is None else over.reset.on_device()
+    output, last = reference.sequence(
+        inputs, state, connection, program, lengths, begins, over.reset_state
+    )
     return output.transpose(0, 1) if batch_first else output, last
 
 

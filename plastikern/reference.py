@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .episodes import chosen
 from .network import Connection, Inputs, Modulator, State, per_connection
 from .plasticity import Plasticity
 from .program import Program
@@ -150,14 +151,19 @@ def step(
 
 
 def sequence(
-    inputs: Inputs, state: State, connection: Connection, program: Program, lengths: Tensor | None
-) -> tuple[Tensor, State]:
+    inputs: Inputs, state: State, connection: Connection, program: Program, lengths: Tensor | None,
+    begins: Tensor | None = None, fresh: State | None = None,
+) -> tuple[Tensor, State]:  # fmt: skip
     """All steps of inputs (T, B, ...): outputs (T, B, N) and last state.
 
-    An element that has ended keeps its state, and its outputs are 0.
+    An element that has ended keeps its state, and its outputs are 0. Where ``begins`` (T, B) says so, the state before
+    the step is ``fresh``, or zero.
     """
     outputs = []
     for t in range(inputs.drive.shape[0]):
+        if begins is not None:
+            others: State = fresh or State(None, None, None, None)
+            state = State(*(chosen(begins[t], *of) for of in zip(others, state, strict=True)))
         here = Inputs(*(None if tensor is None else tensor[t] for tensor in inputs))  # type: ignore[arg-type]
         if lengths is None:
             output, state = step(here, state, connection, program)
