@@ -102,6 +102,26 @@ def check_call(
         check_tensor(name, "clamp", clamp, tuple(drive.shape), drive, torch.bool)
 
 
+def reset_state_of(name: str, program: Program, reset: object, given: object) -> State:
+    """What a reset gives, by name, from a tuple as the function returns it."""
+    if reset is None:
+        raise ValueError(f"{name}: reset_state is for calls with reset; got reset=None")
+    if isinstance(given, State):
+        return given
+    fields = {
+        "rnn": ("hidden", "trace"),
+        "lstm": ("hidden", "cell", "trace"),
+        "linear": ("trace",),
+    }[program.kind]
+    fields += ("eligibility",) if program.retroactive else ()
+    if not isinstance(given, (tuple, list)) or len(given) != len(fields):
+        got = f"{len(given)} of them" if isinstance(given, (tuple, list)) else described(given)
+        raise TypeError(
+            f"{name}: reset_state must be a tuple of tensors ({', '.join(fields)}), each may be None; got {got}"
+        )
+    return State(**{**dict.fromkeys(State._fields), **dict(zip(fields, given, strict=True))})
+
+
 def dtypes_beside(activities: Tensor) -> tuple[torch.dtype, ...]:
     """What the tensors of a call with such activities may have; the last one is that of its traces."""
     return (activities.dtype, torch.float32) if activities.dtype in HALF else (activities.dtype,)

@@ -7,26 +7,20 @@ back into the places of the steps. The reference has the definition, a choice of
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checks import check_dense, exporting, has_values, lengths_on
-
-_States = TypeVar("_States")
+from .checks import check_dense, has_values, lengths_on
 
 
-def checked_reset(
-    owner: str, reset: Any, steps: int, batch: int, batch_first: bool = False
-) -> Tensor | None:
-    """Where episodes begin, as bool (T, B) on the CPU: a mask on a GPU is waited for.
+def checked_reset(owner: str, reset: Any, shape: tuple[int, ...]) -> Tensor:
+    """Where episodes begin, on the CPU: a mask on a GPU is waited for.
 
     Raises:
         TypeError, ValueError: it is no mask of that shape, or has no values.
     """
-    if reset is None:
-        return None
     try:
         found = torch.as_tensor(reset)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -36,12 +30,30 @@ def checked_reset(
         raise ValueError(f"{owner}: reset must hold values; got a tensor on the device meta")
     if found.dtype != torch.bool:
         raise TypeError(f"{owner}: reset must be a bool tensor; got {found.dtype}")
-    shape = (batch, steps) if batch_first else (steps, batch)
     if found.shape != shape:
         raise ValueError(f"{owner}: reset must have shape {shape}; got {tuple(found.shape)}")
-    # The backward pass needs it as it is now.
-    found = found.detach().to("cpu", copy=True)
-    return found.mT if batch_first else found
+    return found.detach().to("cpu", copy=True)  # the backward pass needs it as it is now
+
+
+def resets_of(
+    owner: str, reset: Any, lengths: Tensor | None, like: Tensor, batch_first: bool, batched: bool = True
+) -> Resets:  # fmt: skip
+    """What is said of the episodes of a call.
+
+    Args:
+        reset: bool (T, B), or (B, T) with ``batch_first``, or (T,) where the call has no batch.
+        lengths: as :func:`plastikern.checks.checked_lengths` returns them.
+        like: (T, B, ...) or (B, T, ...), on the device of the call.
+
+    Raises:
+        TypeError, ValueError: as in :func:`checked_reset`.
+    """
+    if not batched:
+        begins = checked_reset(owner, reset, (like.shape[int(batch_first)],)).unsqueeze(1)
+    else:
+        begins = checked_reset(owner, reset, tuple(like.shape[:2]))
+        begins = begins.mT if batch_first else begins
+    return Resets(begins, lengths, like.device)
 
 
 class Segments(NamedTuple):
@@ -55,7 +67,6 @@ class Segments(NamedTuple):
         ended: bool (T B,), steps beyond an element's end; None: there are none.
         shape: (T, B) or (B, T), in the layout of the call.
         firsts, lasts: of each element (B,) its first and its last episode.
-        elements: of each episode (S,) its element.
         rounds: the episodes but the first ones, and their elements, which are different ones in each round.
     """
 
@@ -161,24 +172,15 @@ class Resets:
     Args:
         begins: bool (T, B), on the CPU: before these steps the state is reset.
         lengths: steps of each element (B,), on the CPU, or None.
-        batch_first: the layout of the call.
-        device: of its tensors.
+        device: of the tensors of the call.
     """
 
-    def __init__(
-        self, begins: Tensor, lengths: Tensor | None, batch_first: bool, device: torch.device
-    ) -> None:
+    def __init__(self, begins: Tensor, lengths: Tensor | None, device: torch.device) -> None:
         if lengths is not None:  # beyond an element's end nothing happens
             steps = torch.arange(len(begins)).unsqueeze(-1)
             begins = begins & (steps < lengths)
-        self.begins, self.lengths, self.batch_first, self.device = (
-            begins,
-            lengths,
-            batch_first,
-            device,
-        )
-        self._segments: Segments | None = None
-        self._known = False
+        self.begins, self.lengths, self.device = begins, lengths, device
+        self._segments: tuple[bool, Segments | None] | None = None
 
     def on_device(self) -> Tensor:
         """Where episodes begin, bool (T, B), on the device."""
@@ -193,12 +195,12 @@ class Resets:
             return state
         return chosen(lengths_on(begins, self.device), fresh, state)
 
-    def segments(self) -> Segments | None:
-        """The episodes as elements; None where none begins after the first step."""
-        if not self._known:
-            self._segments = segments_of(self.begins, self.lengths, self.batch_first, self.device)
-            self._known = True
-        return self._segments
+    def segments(self, batch_first: bool) -> Segments | None:
+        """The episodes as elements, for tensors in that layout; None where none begins after the first step."""
+        if self._segments is None or self._segments[0] != batch_first:
+            found = segments_of(self.begins, self.lengths, batch_first, self.device)
+            self._segments = batch_first, found
+        return self._segments[1]
 
 
 def chosen(begins: Tensor, fresh: Tensor | None, state: Tensor | None) -> Tensor | None:
@@ -212,57 +214,55 @@ def chosen(begins: Tensor, fresh: Tensor | None, state: Tensor | None) -> Tensor
 
 
 # How many episodes there are, and how long the longest is, is known from values only.
-@torch.compiler.disable(reason="plastikern: the episodes that reset makes are counted outside")  # type: ignore[untyped-decorator]
+@torch.compiler.disable(reason="plastikern: the episodes of a reset are counted outside")  # type: ignore[untyped-decorator]
 def segments_of(
     begins: Tensor, lengths: Tensor | None, batch_first: bool, device: torch.device
 ) -> Segments | None:
-    """The episodes of a call.
+    """The episodes of a call; None where none begins after the first step.
 
     Raises:
-        RuntimeError: torch.export is making a program, or the mask has no values.
+        RuntimeError: the mask has no values, as while torch.export makes a program.
     """
-    steps, batch = begins.shape
     if not has_values(begins):
-        raise RuntimeError("reset must hold values, from which episodes are counted; got a fake tensor")
+        raise RuntimeError(
+            "reset must hold values, from which fused backends count episodes: not under torch.export, and no fake "
+            "tensor; backend='reference' needs none"
+        )
     if not bool(begins[1:].any()):
         return None
-    # One element after the other: the steps of an episode follow each other.
+    steps, batch = begins.shape
+    # One element after the other, so that the steps of an episode follow each other.
     starts = begins.mT.clone(memory_format=torch.contiguous_format)
     starts[:, 0] = True
+    counts = starts.sum(1)
     starts = starts.flatten()
     first = starts.nonzero().squeeze(-1)
-    count = len(first)
-    of, places = starts.cumsum(0) - 1, torch.arange(steps * batch)
-    inside = places - first[of]
-    element, begin = first // steps, first % steps
+    count, element = len(first), first // steps
     span = torch.diff(first, append=first.new_tensor([steps * batch]))
     if lengths is not None:
-        span = torch.minimum(span, (lengths[element] - begin).clamp(min=0))
+        span = torch.minimum(span, (lengths[element] - first % steps).clamp(min=0))
     # Threads and blocks take neighbours, which should end together.
     span, order = span.sort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(count)
-    longest = int(span[0])
-    there = first[order] + torch.minimum(
-        torch.arange(longest).unsqueeze(-1), (span - 1).clamp(min=0)
-    )
-    rank_of = rank[of]
-    back, ended = inside * count + rank_of, inside >= span[rank_of]
-    back = torch.where(ended, 0, back)
+    inside = torch.arange(int(span[0])).unsqueeze(-1)
+    there = first[order] + torch.minimum(inside, (span - 1).clamp(min=0))
+    episode = starts.cumsum(0) - 1
+    after, episode = torch.arange(steps * batch) - first[episode], rank[episode]
+    ended = after >= span[episode]
+    back = torch.where(ended, 0, after * count + episode)
     if not batch_first:
         there = there % steps * batch + there // steps
         back, ended = (x.view(batch, steps).mT.flatten() for x in (back, ended))
+    number = torch.arange(count) - (counts.cumsum(0) - counts)[element]
+    rounds = [(rank[number == k], element[number == k]) for k in range(1, int(counts.max()))]
+    episode = episode.view(batch, steps)
 
-    def there_is(tensor: Tensor) -> Tensor:
+    def moved(tensor: Tensor) -> Tensor:
         return lengths_on(tensor.contiguous(), device)
 
-    number = torch.arange(count) - (starts.view(batch, steps).sum(1).cumsum(0) - starts.view(batch, steps).sum(1))[element]  # fmt: skip
-    rounds = [
-        (there_is(rank[number == k]), there_is(element[number == k]))
-        for k in range(1, int(number.max()) + 1)
-    ]
-    rank_of = rank_of.view(batch, steps)
     return Segments(
-        span, there_is(there.flatten()), there_is(back), there_is(ended) if bool(ended.any()) else None,
-        (batch, steps) if batch_first else (steps, batch), there_is(rank_of[:, 0]), there_is(rank_of[:, -1]), rounds,
+        span, moved(there.flatten()), moved(back), moved(ended) if bool(ended.any()) else None,
+        (batch, steps) if batch_first else (steps, batch), moved(episode[:, 0]), moved(episode[:, -1]),
+        [(moved(episodes), moved(elements)) for episodes, elements in rounds],
     )  # fmt: skip

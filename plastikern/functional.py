@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import backends, reference
-from .arguments import activities_of, check_call, check_floating, layout_of
+from .arguments import activities_of, check_call, check_floating, layout_of, reset_state_of
 from .checks import (
     DTYPES,
     HALF,
@@ -27,7 +27,7 @@ from .checks import (
     under_autocast,
     without_autocast,
 )
-from .episodes import Resets, checked_reset
+from .episodes import Resets, resets_of
 from .network import Connection, Inputs, Modulator, State
 from .ops import fused
 from .plasticity import Plasticity, one_number
@@ -420,7 +420,8 @@ def run(
     """
     drive = inputs.drive
     if over is not None and over.reset_state is not None:
-        over = over._replace(reset_state=_reset_state(name, program, over))
+        given = reset_state_of(name, program, over.reset, over.reset_state)
+        over = over._replace(reset_state=given)
     plain = (
         type(drive) is Tensor
         and drive.dtype in PLAIN
@@ -448,11 +449,8 @@ def run(
             sizes = (drive.shape[layout.index(letter)] for letter in "TB")
             over = over._replace(lengths=checked_lengths(name, over.lengths, *sizes))
         if over.reset is not None and not isinstance(over.reset, Resets):
-            sizes = (drive.shape[layout.index(letter)] for letter in "TB")
-            begins = checked_reset(name, over.reset, *sizes, over.batch_first)
-            over = over._replace(
-                reset=Resets(begins, over.lengths, over.batch_first, drive.device)
-            )
+            resets = resets_of(name, over.reset, over.lengths, drive, over.batch_first)
+            over = over._replace(reset=resets)
     chosen = backends.select(backend, drive)
     if chosen == "reference":
         if plain:
@@ -470,27 +468,6 @@ def run(
     return output, *last
 
 
-def _reset_state(name: str, program: Program, over: Over) -> State:
-    """What a reset gives, by name, from a tuple as the function returns it."""
-    if over.reset is None:
-        raise ValueError(f"{name}: reset_state is for calls with reset; got reset=None")
-    if isinstance(over.reset_state, State):
-        return over.reset_state
-    fields = {
-        "rnn": ("hidden", "trace"),
-        "lstm": ("hidden", "cell", "trace"),
-        "linear": ("trace",),
-    }[program.kind]
-    fields += ("eligibility",) if program.retroactive else ()
-    given = over.reset_state
-    if not isinstance(given, (tuple, list)) or len(given) != len(fields):
-        got = f"{len(given)} of them" if isinstance(given, (tuple, list)) else described(given)
-        raise TypeError(
-            f"{name}: reset_state must be a tuple of tensors ({', '.join(fields)}), each may be None; got {got}"
-        )
-    return State(**{**dict.fromkeys(State._fields), **dict(zip(fields, given, strict=True))})
-
-
 def _fused(
     backend: str, inputs: Inputs, state: State, connection: Connection, program: Program, over: Over | None
 ) -> tuple[Tensor, State]:  # fmt: skip
@@ -500,7 +477,7 @@ def _fused(
     resets, fresh = over.reset, over.reset_state or State(None, None, None, None)
     pairs = list(zip(State._fields, state, fresh, strict=True))
     state = State(**{field: resets.first(*of) for field, *of in pairs})
-    segments = resets.segments()
+    segments = resets.segments(over.batch_first)
     if segments is None:
         return fused.run(backend, inputs, state, connection, program, over[:3])
     packed = Inputs(*(None if x is None else segments.gathered(x) for x in inputs))  # type: ignore[arg-type]

@@ -19,9 +19,12 @@ from ..checks import (
     check_dense,
     check_dtype,
     check_tensor,
+    checked_lengths,
     described,
     under_autocast,
 )
+from ..episodes import resets_of
+from ..functional import Over
 from ..hooks import held, run_forward_pre_hooks
 from ..network import Connection, Modulator
 from ..plasticity import Plasticity, granular_shape
@@ -405,7 +408,7 @@ class PlasticModule(nn.Module):
             )
 
     def _entering(
-        self, state: object, stacked: tuple[int, ...], batch: int | None
+        self, state: object, stacked: tuple[int, ...], batch: int | None, argument: str = "state"
     ) -> list[Tensor | None]:
         """Tensors of a state (*stacked, B, ...), eligibility last; None is zero.
 
@@ -422,7 +425,7 @@ class PlasticModule(nn.Module):
             x is not None and not isinstance(x, Tensor) for x in tensors
         ):
             raise TypeError(
-                f"{owner}: state must be None or a tuple of tensors, {expected} ({', '.join(names)}); got "
+                f"{owner}: {argument} must be None or a tuple of tensors, {expected} ({', '.join(names)}); got "
                 + _parts(state)
             )
         leading = stacked if batch is None else (*stacked, batch)
@@ -430,12 +433,26 @@ class PlasticModule(nn.Module):
             shape = (*leading, *self._state_shape(name))
             if tensor is not None and tensor.shape != shape:
                 got = tuple(tensor.shape)
-                raise ValueError(f"{owner}: state.{name} must have shape {shape}; got {got}")
+                raise ValueError(f"{owner}: {argument}.{name} must have shape {shape}; got {got}")
         if batch is None:
             tensors = [
                 None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors
             ]
         return tensors
+
+    def _resetting(
+        self, name: str, over: Over, reset_state: Any, stacked: tuple[int, ...], input: Tensor, batched: bool
+    ) -> tuple[Over, list[Tensor | None]]:  # fmt: skip
+        """Lengths and resets of a call over ``input``, which has both dimensions; and what a reset gives, by layers."""
+        if over.reset is None:
+            raise ValueError(
+                f"{type(self).__name__}: reset_state is for calls with reset; got reset=None"
+            )
+        steps, batch = reversed(input.shape[:2]) if over.batch_first else input.shape[:2]
+        lengths = checked_lengths(name, over.lengths, steps, batch)
+        resets = resets_of(name, over.reset, lengths, input, over.batch_first, batched)
+        fresh = self._entering(reset_state, stacked, batch if batched else None, "reset_state")
+        return over._replace(lengths=lengths, reset=resets), fresh
 
     def _state_shape(self, name: str) -> tuple[int, ...]:
         """Of a tensor of the state, for one element of one layer."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import functional
 from ..checks import check_choice, check_flag, check_positive, check_tensor
 from ..functional import Over
-from ..network import Inputs
+from ..network import Inputs, State
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..program import Program, program_of
 from ..state import LinearState, RuleState
@@ -75,6 +75,10 @@ class _Linear(PlasticModule):
         if not batched:
             input, drive = input.unsqueeze(batch), None if drive is None else drive.unsqueeze(batch)
             signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
+        if over is not None and not over.reset is over.reset_state is None:
+            name, given = "plastic_linear_sequence", over.reset_state
+            over, fresh = self._resetting(name, over, given, (), input, batched)
+            over = over._replace(reset_state=None if given is None else fresh)
         connection = self._connection(0)
         if self._rule is not None and self._rule.twin is None:
             drive = (
@@ -84,6 +88,9 @@ class _Linear(PlasticModule):
         else:
             if self._rule is not None:
                 first = with_eligibility(self, first)
+            if over is not None and over.reset_state is not None:
+                fresh = with_eligibility(self, over.reset_state) if self._rule else over.reset_state
+                over = over._replace(reset_state=State(None, None, *fresh))
             options = {
                 **connection._asdict(), **dict(zip(LinearState._fields, first, strict=True)),
                 "drive": drive, "nonlinearity": self.nonlinearity, "plasticity": self._built_in,
@@ -222,6 +229,8 @@ class PlasticLinear(_Linear):
         *,
         drive: Tensor | None = None,
         lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        reset_state: LinearState | RuleState | None = None,
         signals: Signals = None,
     ) -> tuple[Tensor, Any]:
         """A whole sequence.
@@ -233,11 +242,15 @@ class PlasticLinear(_Linear):
             drive: :math:`u` in the layout of ``input`` with O features, added before the nonlinearity, such as labels
                 times 1,000 that force the output; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+            reset: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: an episode begins at these
+                steps, so that the state before them is ``reset_state``, and nothing of the steps before
+                reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
+            reset_state: what a reset gives, as ``state``; None is zero. For the first state itself it is given twice.
             signals: what a rule of one's own takes with every step, by name: in the layout of ``input`` with O or I
                 features by its kind, or without features for one number of each element.
 
         Returns:
             Outputs in the layout of ``input``, with O features, and the last state.
         """
-        over = Over(lengths, self.batch_first, self.checkpoint_every)
+        over = Over(lengths, self.batch_first, self.checkpoint_every, reset, reset_state)
         return self._run(input, state, drive, signals, over)

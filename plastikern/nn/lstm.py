@@ -164,6 +164,8 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         state: LSTMState | RuleState | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        reset_state: LSTMState | RuleState | None = None,
         signals: Signals = None,
     ) -> tuple[Tensor, Any]:
         """A whole sequence.
@@ -173,10 +175,14 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
             state: hidden and cell (num_layers, B, N), trace (num_layers, B, N, N) and, with retroactive modulation,
                 eligibility (num_layers, B, N, N), without B for one sequence; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+            reset: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: an episode begins at these
+                steps, so that the state before them is ``reset_state`` in every layer, and nothing of the steps before
+                reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
+            reset_state: what a reset gives, as ``state``; None is zero. For the first state itself it is given twice.
             signals: what a rule of one's own takes with every step, by name, the same for every layer: in the layout of
                 ``input`` with N features, or without features for one number of each element.
 
         Returns:
             Activities of the last layer in the layout of ``input``, and the last state.
         """
-        return self._sequence(input, state, lengths, None, signals)
+        return self._sequence(input, state, lengths, None, signals, reset, reset_state)

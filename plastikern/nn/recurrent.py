@@ -117,8 +117,12 @@ class RecurrentModule(PlasticModule):
             if self._rule.twin is None:
                 return run_rule(self, inputs, first, connection, signals, over)
             first = with_eligibility(self, first)
+            if over is not None and over.reset_state is not None:
+                over = over._replace(reset_state=with_eligibility(self, over.reset_state))
         name, layout = self._names[0 if over is None else 2 if over.batch_first else 1]
-        state = State(first[0], None, *first[1:]) if len(first) == 3 else State(*first)
+        state = _by_name(first)
+        if over is not None and over.reset_state is not None:
+            over = over._replace(reset_state=_by_name(over.reset_state))
         found = run(name, layout, self._program(), inputs, state, connection, self.backend, over)
         return [tensor for tensor in found if tensor is not None]
 
@@ -129,6 +133,11 @@ class RecurrentModule(PlasticModule):
         return ", ".join(
             [f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in shown.items())]
         )
+
+
+def _by_name(tensors: Sequence[Tensor | None]) -> State:
+    """A layer's state; one without cells is that of a simple network."""
+    return State(tensors[0], None, *tensors[1:]) if len(tensors) == 3 else State(*tensors)
 
 
 class RecurrentCell(RecurrentModule):
@@ -189,6 +198,8 @@ class RecurrentNetwork(RecurrentModule):
         lengths: Tensor | Sequence[int] | None,
         clamp: Tensor | None = None,
         signals: Signals = None,
+        reset: Tensor | None = None,
+        reset_state: Any = None,
     ) -> tuple[Tensor, Any]:
         self._check_call(input, (2, 3), clamp)
         batched = input.dim() == 3
@@ -200,24 +211,34 @@ class RecurrentNetwork(RecurrentModule):
         if not batched:
             input, clamp = input.unsqueeze(batch), None if clamp is None else clamp.unsqueeze(batch)
             signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
-        absent = [None] * self.num_layers
-        firsts = zip(
-            *(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True
-        )
-        over = Over(lengths, self.batch_first, self.checkpoint_every)
+        over = Over(lengths, self.batch_first, self.checkpoint_every, reset)
         lasts, output = [], input
         if lengths is not None and self.input_size is not None:
             output = self._without_padding(input, over)
-        for layer, first in enumerate(firsts):
+        fresh: list[Any] | None = None
+        if reset is not None or reset_state is not None:
+            name = self._names[2 if over.batch_first else 1][0]
+            over, given = self._resetting(name, over, reset_state, stacked, input, batched)
+            fresh = None if reset_state is None else self._by_layer(given)
+        for layer, first in enumerate(self._by_layer(tensors)):
             if layer and self.dropout:
                 output = nn.functional.dropout(output, self.dropout, self.training)
             drive = self._driven(output, clamp, *self._input_layer(layer))
+            if fresh is not None:
+                over = over._replace(reset_state=fresh[layer])
             output, *last = self._run(
                 Inputs(drive, None, clamp), first, self._connection(layer), over, signals
             )
             clamp = None
             lasts.append(last)
         return output if batched else output.squeeze(batch), self._stacked(lasts, batched)
+
+    def _by_layer(self, tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+        """A state (num_layers, B, ...), apart for each layer."""
+        absent = [None] * self.num_layers
+        return list(
+            zip(*(absent if tensor is None else tensor.unbind() for tensor in tensors), strict=True)
+        )
 
     def _without_padding(self, input: Tensor, over: Over) -> Tensor:
         """The input with zeros beyond the ends: NaN there would reach the gradient of the input's weights."""

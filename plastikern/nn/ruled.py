@@ -11,7 +11,8 @@ from torch import Tensor
 from ..checks import check_positive, check_tensor, checked_lengths, lengths_on
 from ..functional import Over
 from ..network import Inputs
-from ..rules.sequences import How, Layer, run
+from ..rules.calls import CELL
+from ..rules.sequences import PRE, How, Layer, Starts, run
 
 if TYPE_CHECKING:
     from .base import PlasticModule
@@ -85,6 +86,9 @@ def run_rule(
     if options.checkpoint_every is not None:
         check_positive(owner, "checkpoint_every", options.checkpoint_every)
     lengths = checked_lengths(owner, options.lengths, steps, batch)
+    starts = None
+    if options.reset is not None:
+        starts = Starts(options.reset, _fresh(module, options.reset_state, drive))
     how = How(
         getattr(module, "nonlinearity", "tanh"), module.kind, getattr(module, "post", "candidate"),
         options.checkpoint_every, module.backend,
@@ -93,7 +97,7 @@ def run_rule(
     pre = hidden if features is None else features
     assert pre is not None
     given = {name: in_time(tensor) for name, tensor in (signals or {}).items()}
-    output, last_cell, last = run(layer, drive, pre, state, given, lengths, how)
+    output, last_cell, last = run(layer, drive, pre, state, given, lengths, how, starts)
     found = [] if last_cell is None else [last_cell]
     found += [last[name] for name in rule.rule.states]
     if hidden is not None:
@@ -101,6 +105,21 @@ def run_rule(
     if over is None:
         return found if features is None else [output[0], *found]
     return [output.transpose(0, 1) if over.batch_first else output, *found]
+
+
+def _fresh(
+    module: PlasticModule, given: Sequence[Tensor | None] | None, drive: Tensor
+) -> dict[str, Tensor]:
+    """What a reset gives, by the names that the rule's sequence knows; what is missing is zero."""
+    rule, fields = module._rule, module.State._fields
+    assert rule is not None
+    found: dict[str, Tensor] = {}
+    for name, tensor in zip(fields, given or (None,) * len(fields), strict=True):
+        if tensor is None and (initial := rule.initial.get(name, 0.0)):
+            tensor = drive.new_full((drive.shape[1], *module._state_shape(name)), initial)
+        if tensor is not None:
+            found[{"hidden": PRE, "cell": CELL}.get(name, name)] = tensor
+    return found
 
 
 def _at_end(first: Tensor, output: Tensor, lengths: Tensor | None) -> Tensor:

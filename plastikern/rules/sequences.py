@@ -20,6 +20,7 @@ from ..checks import (
     under_autocast,
     without_autocast,
 )
+from ..episodes import Resets, chosen, resets_of
 from ..reference import ACTIVATIONS
 from . import cuda
 from .calls import ACTIVITIES, CELL, CLAMP, GATES, Spec, rows_apart, target_of
@@ -39,6 +40,8 @@ UNBOUNDED = ("relu", "identity")
 """Activities that may grow without an end."""
 RESTING = 0.5
 """An activity that every function and its derivative is likely to bear, logarithms among them."""
+PRE = "pre"
+"""Name of the activities before the first step, among what a reset gives."""
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 FOLLOWING = {"cuda": "triton", "triton": "reference", "cpu": "reference"}
 """What serves where a backend cannot, and none is named."""
@@ -48,6 +51,7 @@ def rule_sequence(
     rule: Rule, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
     signals: Mapping[str, Tensor] | None = None, *, granularities: Mapping[str, str] | None = None,
     activity: str = "tanh", clamp: Tensor | None = None, lengths: Tensor | Iterable[int] | None = None,
+    reset: Tensor | None = None, reset_state: Mapping[str, Tensor] | None = None,
     checkpoint_every: int | None = None, backend: str | None = None,
 ) -> tuple[Tensor, State]:  # fmt: skip
     """All steps of a plastic layer whose synapses change by a rule.
@@ -67,6 +71,10 @@ def rule_sequence(
         activity: ``"tanh"``, ``"relu"``, ``"sigmoid"``, ``"identity"``, or ``"softmax"`` over the O neurons.
         clamp: bool (T, B, O); where True the activity is the drive.
         lengths: steps of each element (B,), from 0 to T; one that has ended keeps its states, its outputs are 0.
+        reset: bool (T, B): an episode begins at these steps, so that the states before them are those of
+            ``reset_state``, as :func:`plastikern.functional.plastic_rnn_sequence` has it.
+        reset_state: states that a reset gives, by name, in the shapes of ``state``; of a recurrent layer also ``pre``.
+            What is missing is zero. Only with ``reset``.
         checkpoint_every: spacing of the checkpoints of states that the backward pass keeps; None: the library chooses.
         backend: ``"cpu"`` and ``"cuda"`` compile the rule on first use, by the C++ compiler and by NVRTC; ``"triton"``
             is for CUDA devices, too; ``"reference"`` is the rule's function, run by torch, for derivatives of any
@@ -101,8 +109,37 @@ def rule_sequence(
     how = How(activity=activity, every=checkpoint_every, backend=backend)
     layer = Layer(rule, granularities or {}, parameters, clamp=clamp)
     lengths = checked_lengths("rule_sequence", lengths, *drive.shape[:2])  # type: ignore[arg-type]
-    output, _, last = run(layer, drive, pre, state, signals or {}, lengths, how)
+    starts = None
+    if reset is not None:
+        resets = resets_of("rule_sequence", reset, lengths, drive, False)
+        starts = Starts(resets, {} if reset_state is None else reset_state)
+        _check_fresh(rule, starts.fresh, state, pre)
+    elif reset_state is not None:
+        raise ValueError("reset_state is for calls with reset; got reset=None")
+    output, _, last = run(layer, drive, pre, state, signals or {}, lengths, how, starts)
     return output, last
+
+
+def _check_fresh(
+    rule: Rule, fresh: Mapping[str, Tensor], state: Mapping[str, Tensor], pre: Tensor
+) -> None:
+    """That a reset gives states of the layer, in their shapes."""
+    if not isinstance(fresh, Mapping):
+        raise TypeError(f"reset_state must be tensors by name; got {type(fresh).__name__}")
+    firsts = {**state, PRE: pre} if pre.dim() == 2 else {**state}
+    for name, tensor in fresh.items():
+        if name not in firsts:
+            raise ValueError(
+                f"reset_state: {rule.name} has no {name} that is handed on; it has {', '.join(sorted(firsts))}"
+            )
+        _fits(f"reset_state {name}", tensor, tuple(firsts[name].shape), firsts[name])
+
+
+class Starts(NamedTuple):
+    """Where episodes begin inside a sequence, and in which states, by name, with :data:`PRE` and :data:`CELL`."""
+
+    resets: Resets
+    fresh: Mapping[str, Tensor]
 
 
 class How(NamedTuple):
@@ -138,7 +175,7 @@ class Layer(NamedTuple):
 
 def run(
     layer: Layer, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], signals: Mapping[str, Tensor],
-    lengths: Tensor | None, how: How,
+    lengths: Tensor | None, how: How, starts: Starts | None = None,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
     """All steps: the activities (T, B, O), the last cell of an LSTM, and the last states by name."""
     if drive.dtype in HALF or under_autocast(drive):
@@ -150,8 +187,10 @@ def run(
             parts = layer._replace(
                 parameters=wide[0], gates=_wide(layer.gates), cell=_wide(layer.cell)
             )
+            if starts is not None:
+                starts = starts._replace(fresh={n: _wide(x) for n, x in starts.fresh.items()})
             output, cell, last = run(
-                parts, _wide(drive), _wide(pre), wide[1], wide[2], lengths, how
+                parts, _wide(drive), _wide(pre), wide[1], wide[2], lengths, how, starts
             )
         # Activities in the precision that they came in; states, which gather small changes, stay in single.
         narrow = output.to(drive.dtype), None if cell is None else cell.to(drive.dtype)
@@ -159,6 +198,8 @@ def run(
     rule, granularities, parameters, clamp, gates, cell = layer
     posts = drive.shape[-1] // (4 if how.kind == "lstm" else 1)
     of_use = _checked(rule, drive, pre, state, parameters, signals, granularities, posts)
+    if starts is not None and _backend(rule, drive, how.backend) != "reference":
+        return _of_episodes(layer, drive, pre, state, signals, lengths, how, starts)
     running = None
     if lengths is not None:
         running = running_steps(lengths, len(drive), drive.device)
@@ -172,10 +213,35 @@ def run(
     given = {**state, **signals, **parameters}
     others = {CLAMP: clamp, GATES: gates, CELL: cell}
     given |= {name: tensor for name, tensor in others.items() if tensor is not None}
-    output, cell, last = _run(rule, drive, pre, given, of_use, how)
+    output, cell, last = _run(rule, drive, pre, given, of_use, how, starts)
     if running is not None:
         output = torch.where(running.unsqueeze(-1), output, 0)
     return output, cell, last
+
+
+def _of_episodes(
+    layer: Layer, drive: Tensor, pre: Tensor, state: Mapping[str, Tensor], signals: Mapping[str, Tensor],
+    lengths: Tensor | None, how: How, starts: Starts,
+) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
+    """What :func:`run` is given, with every episode as an element of its own."""
+    resets, fresh = starts
+    recurrent = pre.dim() == 2
+    firsts = {**state, CELL: layer.cell, **({PRE: pre} if recurrent else {})}
+    begin: dict[str, Any] = {n: resets.first(first, fresh.get(n)) for n, first in firsts.items()}
+    segments = resets.segments(False)
+    if segments is None:
+        cell = begin.pop(CELL)
+        pre = begin.pop(PRE) if recurrent else pre
+        return run(layer._replace(cell=cell), drive, pre, begin, signals, lengths, how)
+    begin = {name: segments.starting(first, fresh.get(name)) for name, first in begin.items()}
+    clamp = None if layer.clamp is None else segments.gathered(layer.clamp)
+    parts = layer._replace(clamp=clamp, cell=begin.pop(CELL))
+    pre = begin.pop(PRE) if recurrent else segments.gathered(pre)
+    given = {name: segments.gathered(signal) for name, signal in signals.items()}
+    drive = segments.gathered(drive)
+    output, cell, last = run(parts, drive, pre, begin, given, segments.lengths, how)
+    last = {name: segments.last(tensor) for name, tensor in last.items()}
+    return segments.scattered(output), None if cell is None else segments.last(cell), last
 
 
 def _held(
@@ -221,11 +287,11 @@ def _wide(tensor: Tensor | None) -> Any:
 
 def _run(
     rule: Rule, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
-    how: How,
+    how: How, starts: Starts | None = None,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
     chosen = _backend(rule, drive, how.backend)
     if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
-        return _by_torch(rule, drive, pre, given, of_use, how)
+        return _by_torch(rule, drive, pre, given, of_use, how, starts)
     if torch.compiler.is_compiling():
         return _compiling(rule, chosen, drive, pre, given, of_use, how)
     program = program_of(rule, of_use)
@@ -349,7 +415,7 @@ def serving(rule: Rule, device: torch.device, backend: str | None) -> str:
 
 def _by_torch(
     rule: Rule, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
-    how: How,
+    how: How, starts: Starts | None = None,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
     """All steps on the reference, of what :func:`_run` is given."""
     lstm = how.kind == "lstm"
@@ -362,7 +428,13 @@ def _by_torch(
     clamps = given.get(CLAMP)
     outputs = []
     active, cell = pre, given[CELL] if lstm else None
+    fresh, begins = ({}, None) if starts is None else (starts.fresh, starts.resets.on_device())
     for t in range(drive.shape[0]):
+        if begins is not None:
+            states = {n: chosen(begins[t], fresh.get(n), x) for n, x in states.items()}  # type: ignore[misc]
+            cell = chosen(begins[t], fresh.get(CELL), cell)
+            if pre.dim() == 2:
+                active = chosen(begins[t], fresh.get(PRE), active)  # type: ignore[assignment]
         x = active if pre.dim() == 2 else pre[t]
 
         def neurons(total: Tensor, t: int = t, x: Tensor = x, cell: Tensor | None = cell) -> Fired:
