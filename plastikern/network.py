@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,11 @@ class State(NamedTuple):
     cell: Tensor | None
     trace: Tensor | None
     eligibility: Tensor | None
+
+
+def by_name(tensors: Sequence[Tensor | None]) -> State:
+    """The state of a recurrent layer from its tensors; three of them are without cells."""
+    return State(tensors[0], None, *tensors[1:]) if len(tensors) == 3 else State(*tensors)
 
 
 def per_connection(coefficient: Tensor) -> Tensor:

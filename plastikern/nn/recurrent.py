@@ -17,7 +17,7 @@ from ..checks import (
     under_autocast,
 )
 from ..functional import Over, run
-from ..network import Inputs, State
+from ..network import Inputs, by_name
 from .base import AnyPlasticity, PlasticModule
 from .rollout import Rollout
 from .ruled import Signals, check_signals, run_rule, with_eligibility
@@ -120,9 +120,9 @@ class RecurrentModule(PlasticModule):
             if over is not None and over.reset_state is not None:
                 over = over._replace(reset_state=with_eligibility(self, over.reset_state))
         name, layout = self._names[0 if over is None else 2 if over.batch_first else 1]
-        state = _by_name(first)
+        state = by_name(first)
         if over is not None and over.reset_state is not None:
-            over = over._replace(reset_state=_by_name(over.reset_state))
+            over = over._replace(reset_state=by_name(over.reset_state))
         found = run(name, layout, self._program(), inputs, state, connection, self.backend, over)
         return [tensor for tensor in found if tensor is not None]
 
@@ -133,11 +133,6 @@ class RecurrentModule(PlasticModule):
         return ", ".join(
             [f"{self.input_size}, {self.hidden_size}", *(f"{k}={v!r}" for k, v in shown.items())]
         )
-
-
-def _by_name(tensors: Sequence[Tensor | None]) -> State:
-    """A layer's state; one without cells is that of a simple network."""
-    return State(tensors[0], None, *tensors[1:]) if len(tensors) == 3 else State(*tensors)
 
 
 class RecurrentCell(RecurrentModule):
@@ -260,12 +255,15 @@ class RecurrentNetwork(RecurrentModule):
         ]
         return self._leaving(joined, (self.num_layers,), batched)
 
-    def rollout(self, steps: int, batch_size: int, state: Any = None) -> Rollout:
+    def rollout(
+        self, steps: int, batch_size: int, state: Any = None, *, reset_state: Any = None
+    ) -> Rollout:
         """Act step by step without gradients, and learn from all of the steps at once: see :class:`Rollout`.
 
         Args:
             steps: the most steps that can be taken.
             batch_size: B.
             state: the first state, as a call of the network takes it; None is zero.
+            reset_state: what a reset gives, as ``state``; None is zero.
         """
-        return Rollout(self, steps, batch_size, state)
+        return Rollout(self, steps, batch_size, state, reset_state)
