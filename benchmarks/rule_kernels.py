@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -18,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cuda_kernels import PAGE, cuobjdump, replaced
+from benchmarks.cuda_kernels import PAGE, replaced
 from plastikern.rules import cuda
 from plastikern.rules.calls import Spec
 from plastikern.rules.programs import Program
@@ -29,7 +27,6 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 TAGS = tuple(RULES)
 COMPILED = [*((tag, "float") for tag in TAGS), ("A5", "double"), ("A9", "double")]
 """Rules with the type of their values."""
-USAGE = re.compile(r"Function plastikern_rule_(\w+):\s+REG:(\d+) STACK:(\d+)")
 RECURRENT = "A5"
 Table = dict[tuple[str, str], dict[str, str]]
 """Cells by rule and type, and by target."""
@@ -72,16 +69,9 @@ def launches(tag: str, neurons: int, dtype: torch.dtype = torch.float32) -> list
 
 def cell(tag: str, scalar: str, target: str) -> str:
     """Registers of both passes; what is spilled, in bytes of stack for each thread."""
-    program = cuobjdump()
-    assert program is not None
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cuda.compiled(program_of(tag).text, scalar, target))
-        file.flush()
-        command = [program, "--dump-resource-usage", file.name]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used = {way: (registers, int(stack)) for way, registers, stack in USAGE.findall(said)}
+    used = cuda.used(program_of(tag).text, scalar, target)
     return " / ".join(
-        used[way][0] + (f" **({used[way][1]} spilled)**" if used[way][1] else "")
+        str(used[way].registers) + (f" **({used[way].stack} spilled)**" if used[way].stack else "")
         for way in cuda.PASSES
     )
 
@@ -125,10 +115,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args(arguments)
     version, _ = cuda.nvrtc()
-    if cuobjdump() is None:
-        parser.error(
-            "cuobjdump is not there: it comes with nvidia-cuda-cuobjdump; PATH may name it"
-        )
     table = compile_all(chosen.targets if chosen.check else TARGETS, chosen.jobs)
     if chosen.check:
         known_version, known = written()

@@ -16,8 +16,10 @@ from .devices import GPUS, Gpu
 from .nn import PlasticLSTM, PlasticLSTMCell
 from .nn.base import PlasticModule
 from .program import spacing
-from .rules.explaining import described
+from .rules.calls import rows_apart
+from .rules.explaining import described, registers
 from .rules.programs import Program
+from .rules.running import SCALARS, checkpoint_spacing
 from .rules.sequences import serving
 from .rules.uses import RulePlasticity
 
@@ -114,7 +116,9 @@ def explain(
     """What the CUDA backend does for a call of a module: kernels, launches, bytes moved, shared memory, registers.
 
     Of a module under a rule of one's own, what any backend does: the rule's class, how often a step goes over the
-    synapses, the matrices that it reads and writes, accumulators, and the backend that serves.
+    synapses, the matrices that it reads and writes, accumulators, the backend that serves where the module is, and the
+    registers that its kernels take on the device. These are compiled for it, some seconds the first time, which needs
+    NVRTC, which PyTorch's CUDA wheels bring, and no GPU.
 
     Args:
         module: a plastic module or cell.
@@ -139,7 +143,7 @@ def explain(
     check_positive("explain", "batch", batch)
     check_positive("explain", "steps", steps)
     if module._rule is not None and module._rule.twin is None:
-        return _of_a_rule(module, module._rule, batch, steps)
+        return _of_a_rule(module, module._rule, (steps, batch), gpu_of(device))
     if library.MISSING is not None:
         raise RuntimeError(f"explain: the native library is {library.MISSING}")
     gpu = gpu_of(device)
@@ -160,7 +164,10 @@ def explain(
     return "\n".join(lines)
 
 
-def _of_a_rule(module: PlasticModule, rule: RulePlasticity, batch: int, steps: int) -> str:
+def _of_a_rule(
+    module: PlasticModule, rule: RulePlasticity, sizes: tuple[int, int], gpu: Gpu
+) -> str:
+    steps, batch = sizes
     lines = [
         f"{type(module).__name__}, {steps} steps of {batch} elements (calculated, not measured)"
     ]
@@ -170,14 +177,22 @@ def _of_a_rule(module: PlasticModule, rule: RulePlasticity, batch: int, steps: i
         )
     first = module._first()
     program = Program(rule.inner, rule.granularities)
-    lines += described(rule, program, first.element_size())
+    served = serving(rule.inner, first.device, module.backend)
+    activity = getattr(module, "nonlinearity", "tanh")
+    apart = served.backend == "cpu" and rows_apart(program, module.kind != "linear", activity)
+    every = checkpoint_spacing(steps, apart)
+    # States of a module in half precision are kept in single precision.
+    scalar_bytes = max(first.element_size(), 4)
+    lines += described(rule, program, scalar_bytes, every)
     states = [module._kind_shape(kind) for kind in rule.rule.states.values()]
     kept = sum(math.prod(shape) for shape in states if len(shape) == 2)
-    kept *= batch * (max(steps - 1, 0) // spacing(steps)) * first.element_size()
+    kept *= batch * (max(steps - 1, 0) // every) * scalar_bytes
     lines.append(
         f"kept for the backward pass: {kept:,} bytes of checkpoints, and vectors of all steps"
     )
-    lines.append(f"served by: {serving(rule.inner, first.device, module.backend)}")
+    lines.append(f"served by: {served.said}")
+    scalar = SCALARS.get(first.dtype, "float")
+    lines.append(registers(program, scalar, gpu.name, divmod(gpu.capability, 10)))
     return "\n".join(lines)
 
 

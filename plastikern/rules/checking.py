@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends import FUSED
+from . import cuda
 from .compiling import found_compiler
 from .decorator import GRANULARITIES, Rule, granular_shape, kind_shape
-from .sequences import rule_sequence
+from .sequences import BACKENDS, rule_sequence
 from .symbols import RuleError
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -109,8 +110,9 @@ def check(
             else. A rule that takes the logarithm of a state needs one of positive states.
         granularities: of coefficients, ``w`` and ``alpha``: only these are checked.
         activity: as in :func:`plastikern.rule_sequence`.
-        backends: default: ``"cpu"`` where there is a compiler, and ``"triton"`` where there is a CUDA device, or
-            Triton's interpreter (``TRITON_INTERPRET=1``).
+        backends: default: ``"cpu"`` where there is a compiler, on a CUDA device ``"cuda"`` where there is NVRTC, and
+            ``"triton"``, also in Triton's interpreter (``TRITON_INTERPRET=1``) without a device. ``"reference"`` asks
+            only whether the function is finite.
 
     Returns:
         The report, whose text is a table.
@@ -124,7 +126,7 @@ def check(
     if not isinstance(rule, Rule):
         raise TypeError(f"check: rule must be declared by @rule; got {type(rule).__name__}")
     _check_ranges(rule, ranges or {})
-    chosen = backends if backends is not None else _backends()
+    chosen = _chosen(backends)
     worst: dict[tuple[str, torch.dtype, str], Row] = {}
     for number, case in enumerate(_cases(rule, granularities, random.Random(seed))):
         given = _drawn(rule, case, ranges or {}, seed + number)
@@ -152,15 +154,37 @@ def check(
     return report
 
 
-def _backends() -> tuple[str, ...]:
-    found: tuple[str, ...] = ("cpu",) if found_compiler() else ()
-    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
-        found += ("triton",)
-    if not found:
-        raise RuntimeError(
-            "check: there is no backend to check: no C++ compiler, and no CUDA device"
-        )
-    return found
+def _missing(backend: str) -> str | None:
+    """Why a backend cannot be checked here; None: it can."""
+    if backend == "cpu":
+        return None if found_compiler() else "there is no C++ compiler"
+    if backend == "cuda":
+        if torch.version.hip is not None or not torch.cuda.is_available():
+            return "there is no CUDA device"
+        return cuda.missing() or None
+    return FUSED["triton"].missing() if backend == "triton" else None
+
+
+def _chosen(asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The backends that are checked.
+
+    Raises:
+        ValueError: one is unknown, or none is named.
+        RuntimeError: one cannot be checked here, or there is none to check.
+    """
+    if asked is None:
+        missing = {backend: _missing(backend) for backend in BACKENDS if backend != "reference"}
+        found = tuple(backend for backend, reason in missing.items() if reason is None)
+        if not found:
+            reasons = "; ".join(f"{backend}: {reason}" for backend, reason in missing.items())
+            raise RuntimeError(f"check: there is no backend to check: {reasons}")
+        return found
+    if isinstance(asked, str) or not asked or not {*asked} <= {*BACKENDS}:
+        raise ValueError(f"check: backends must be some of {', '.join(BACKENDS)}; got {asked!r}")
+    for backend in asked:
+        if reason := _missing(backend):
+            raise RuntimeError(f"check: backend {backend!r} cannot be checked: {reason}")
+    return tuple(asked)
 
 
 def _check_ranges(rule: Rule, ranges: Mapping[str, Range]) -> None:
@@ -239,7 +263,8 @@ def _results(
     rule: Rule, case: Case, given: Mapping[str, Tensor], activity: str, backend: str, seed: int
 ) -> dict[str, Tensor]:
     """Activities, last states and gradients of a random sum of these, in double precision on the CPU."""
-    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    on_device = backend in ("cuda", "triton") and torch.cuda.is_available()
+    device = "cuda" if on_device else "cpu"
     leaves = {n: x.detach().to(device).requires_grad_() for n, x in given.items()}
     output, last = rule_sequence(
         rule, leaves[_drive_name(rule)], leaves["x"], {n: leaves[n] for n in rule.states},

@@ -8,24 +8,43 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .compiling import SOURCES, CompilationError, _alone, _headers, _in_a_folder, _making
 
 OPTIONS = (
-    "--std=c++20", "--fmad=false", "--device-as-default-execution-space", "-DPLASTIKERN_CUDA",
+    "--std=c++20", "--fmad=false", "--device-as-default-execution-space", "-DPLASTIKERN_CUDA", "--ptxas-options=-v",
 )  # fmt: skip
 THREADS = 256
 """Of a block, as in csrc/cuda/rule.cuh."""
 SCRIPT = Path(__file__).with_name("nvrtc.py")
 """What compiles, in a process of its own."""
 PASSES = ("forward", "backward")
+USED = re.compile(
+    r"Compiling entry function 'plastikern_rule_(\w+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", re.DOTALL
+)  # fmt: skip
+"""What the assembler says of a kernel."""
+
+
+class Code(NamedTuple):
+    """What NVRTC makes of a text, and what the assembler said of it: nothing of PTX."""
+
+    code: bytes
+    said: str
+
+
+class Usage(NamedTuple):
+    """Of a thread of a kernel: its registers, and bytes of stack, which is what is spilled."""
+
+    registers: int
+    stack: int
 
 
 @cache
@@ -79,6 +98,20 @@ def compiled(text: str, scalar: str, architecture: str) -> bytes:
     Raises:
         CompilationError: NVRTC is not there, or failed; tried once in a process.
     """
+    return _code(text, scalar, architecture).code
+
+
+def used(text: str, scalar: str, architecture: str) -> dict[str, Usage]:
+    """What the kernels of a rule's text use, by pass; nothing of PTX. Arguments and errors of :func:`compiled`."""
+    found = USED.findall(_code(text, scalar, architecture).said)
+    return {way: Usage(int(n), int(stack)) for way, stack, n in sorted(found, key=_in_order)}
+
+
+def _in_order(found: tuple[str, str, str]) -> int:
+    return PASSES.index(found[0])
+
+
+def _code(text: str, scalar: str, architecture: str) -> Code:
     found = _compiled(text, scalar, architecture)
     if isinstance(found, CompilationError):
         raise found
@@ -86,16 +119,16 @@ def compiled(text: str, scalar: str, architecture: str) -> bytes:
 
 
 @cache
-def _compiled(text: str, scalar: str, architecture: str) -> bytes | CompilationError:
+def _compiled(text: str, scalar: str, architecture: str) -> Code | CompilationError:
     options = [*OPTIONS, f"-DPLASTIKERN_SCALAR={scalar}", f"--gpu-architecture={architecture}"]
 
-    def made(folder: Path) -> bytes:
+    def made(folder: Path) -> Code:
         code = folder / name / "rule.cubin"
         if not code.exists():
             with _alone(folder / name):
                 if not code.exists():  # It may have been made by another process.
                     _compile(text, options, code)
-        return code.read_bytes()
+        return Code(code.read_bytes(), code.with_name("rule.log").read_text())
 
     try:
         said = "\0".join([text, *options, nvrtc()[0], _headers()])
@@ -108,9 +141,9 @@ def _compiled(text: str, scalar: str, architecture: str) -> bytes | CompilationE
 
 
 def _compile(text: str, options: list[str], code: Path) -> None:
-    """Writes source and code, each of which takes its place at once."""
+    """Writes source, what the compiler said and code, each of which takes its place at once, the code last."""
     with _making(code.parents[1]) as folder:
-        source, made = folder / "rule.cu", folder / "rule.cubin"
+        source, log, made = (folder / name for name in ("rule.cu", "rule.log", "rule.cubin"))
         source.write_text(text)
         command = [
             sys.executable, str(SCRIPT), str(source), str(made), str(SOURCES / "cuda" / "nvrtc.h"), f"-I{SOURCES}",
@@ -122,8 +155,9 @@ def _compile(text: str, options: list[str], code: Path) -> None:
             errors = [line for line in lines if "error" in line] or lines[-1:]
             why = errors[0] if errors else f"it ended with {done.returncode}"
             raise CompilationError(f"NVRTC {nvrtc()[0]} with {' '.join(options)} failed: {why}")
-        os.replace(source, code.with_name("rule.cu"))
-        os.replace(made, code)
+        log.write_text(done.stderr)
+        for each in (source, log, made):
+            os.replace(each, code.with_name(each.name))
 
 
 @cache

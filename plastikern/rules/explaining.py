@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from . import cuda
 from .adjoint import level
+from .compiling import CompilationError
 from .operations import SUMS
 from .programs import Printed, Program
 from .schedule import Schedule
@@ -55,8 +57,25 @@ def traffic(printed: Printed, adds: Iterable[str]) -> tuple[list[str], list[str]
     return reads, writes
 
 
-def described(use: RulePlasticity, program: Program, scalar_bytes: int) -> list[str]:
-    """Lines about the rule, its two passes and what it keeps."""
+def registers(program: Program, scalar: str, card: str, capability: tuple[int, int]) -> str:
+    """A line about the kernels of the backend ``cuda`` for a card, which NVRTC compiles for it."""
+    try:
+        version, known = cuda.nvrtc()
+        architecture = cuda.target(capability, known)
+        used = cuda.used(program.text, scalar, architecture)
+    except CompilationError as error:
+        return f"registers on {card}, by cuda: not to be told here: {error}"
+    if not used:
+        return f"registers on {card}, by cuda: its driver chooses them, of {architecture}"
+    passes = "; ".join(
+        f"{way} {one.registers}, {f'{one.stack} bytes of stack' if one.stack else 'nothing spilled'}"
+        for way, one in used.items()
+    )
+    return f"registers on {card}, by cuda, a thread: {passes} (NVRTC {version} for {architecture})"
+
+
+def described(use: RulePlasticity, program: Program, scalar_bytes: int, every: int) -> list[str]:
+    """Lines about the rule, its two passes and what it keeps; ``every``: steps between checkpoints."""
     rule = use.rule
     named = class_of(program)
     lines = [
@@ -78,7 +97,7 @@ def described(use: RulePlasticity, program: Program, scalar_bytes: int) -> list[
     again = program.forward["change"]
     reads, writes = traffic(again, ())
     lines.append(
-        "backward: between checkpoints every sqrt(T) steps states are computed again, "
+        f"backward: between checkpoints every {every} steps states are computed again, "
         f"{(len(reads) + len(writes)) * scalar_bytes} bytes a synapse and step more"
     )
     adds = sorted(name.removeprefix("grad_of_") for name in program.adds(program.backward["both"]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import library
 from ..ops.fused import first_order
+from ..program import spacing
 from . import cuda, layout
 from .adjoint import LEVELS, level
 from .calls import ACTIVITIES, CELL, GATES, Call, Fused, Spec
@@ -92,6 +93,16 @@ class _Packed:
         return self.put((ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors)))
 
 
+def checkpoint_spacing(steps: int, apart: bool) -> int:
+    """Steps from one checkpoint to the next, where nobody says.
+
+    Args:
+        apart: as :attr:`Spec.rows_apart`. The segments of a few rows are all that is there at a time then, and long
+            ones cost the least.
+    """
+    return min(max(steps, 1), SEGMENT) if apart else spacing(steps)
+
+
 def source(
     role: str, base: Tensor | None = None, step: int = 0, batch: int = 0, offset: int = 0
 ) -> _Source:
@@ -152,11 +163,8 @@ class Run(Call):
 
     @property
     def every(self) -> int:
-        """See base. Where rows are apart, the segments of a few are all that is there at a time, and long ones cost the
-        least."""
-        if self.spec.rows_apart and self.spec.every is None:
-            return min(max(self.sizes[0], 1), SEGMENT)
-        return super().every
+        """See base."""
+        return self.spec.every or checkpoint_spacing(self.sizes[0], self.spec.rows_apart)
 
     @property
     def kept_names(self) -> list[str]:

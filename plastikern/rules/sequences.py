@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends import named, where_none_can
+from ..backends import FUSED, named, where_none_can
 from ..checks import (
     HALF,
     check_positive,
@@ -395,22 +395,34 @@ def _backend(rule: Rule, drive: Tensor, backend: str | None) -> str:
 
 
 def _to_be_had(chosen: str, asked: str | None) -> tuple[str, str]:
-    """The backend, and why it is not ``cuda``, where nobody asked for that by name and it is not to be had."""
-    if chosen == "cuda" and named(asked) is None and (reason := cuda.missing()):
-        return FOLLOWING[chosen], reason
-    return chosen, ""
+    """The backend, and why it is none that stands before it, where nobody asked for one by name."""
+    reasons = []
+    if named(asked) is None:
+        for backend, missing in (("cuda", cuda.missing), ("triton", FUSED["triton"].missing)):
+            if chosen == backend and (reason := missing()):
+                reasons.append(f"not by {backend}: {reason}")
+                chosen = FOLLOWING[backend]
+    return chosen, "; ".join(reasons)
 
 
-def serving(rule: Rule, device: torch.device, backend: str | None) -> str:
-    """Which backend serves a rule on a device, in a sentence, and why another one does not."""
-    chosen, reason = _to_be_had(_backend(rule, torch.empty(0, device=device), backend), backend)
-    why = f"; not by cuda: {reason}" if reason else ""
-    return {
+class Serving(NamedTuple):
+    """Which backend serves a rule on a device, in a sentence besides, and why another one does not."""
+
+    backend: str
+    said: str
+
+
+def serving(rule: Rule, device: torch.device, backend: str | None) -> Serving:
+    """What serves on a device where ``backend`` is asked for; compilers are not asked yet."""
+    chosen, reasons = _to_be_had(_backend(rule, torch.empty(0, device=device), backend), backend)
+    why = "as it is asked for" if named(backend) else f"as tensors are on {device.type}"
+    said = {
         "reference": "reference, the rule's function run by torch",
         "cpu": "cpu, a launch for each pass, compiled on first use",
         "cuda": "cuda, a launch for each pass, compiled by NVRTC on first use",
         "triton": "triton, a launch for each unit: one more than there are steps",
-    }[chosen] + why
+    }[chosen]
+    return Serving(chosen, "; ".join(filter(None, (said, why, reasons))))
 
 
 def _by_torch(

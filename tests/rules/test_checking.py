@@ -78,13 +78,44 @@ def test_what_no_number_can_be_drawn_for_is_refused() -> None:
             check(right, ranges={"q": wrong})  # type: ignore[dict-item]
 
 
-def test_without_a_backend_nothing_is_said_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine without compiler, device and interpreter."""
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="there is no backend to check"):
+    return monkeypatch
+
+
+def test_without_a_backend_nothing_is_said_to_pass(bare: pytest.MonkeyPatch) -> None:
+    reasons = "cpu: there is no C.. compiler; cuda: there is no CUDA device; triton: "
+    with pytest.raises(RuntimeError, match=f"there is no backend to check: {reasons}"):
         check(right, ranges=POSITIVE)
+    for backend in ("cpu", "cuda", "triton"):
+        with pytest.raises(RuntimeError, match=f"backend '{backend}' cannot be checked: there is"):
+            check(right, ranges=POSITIVE, backends=(backend,))
+
+
+@pytest.mark.parametrize("asked", [(), ("gpu",), ("cpu", "opencl"), "cpu"])
+def test_backends_are_named_as_they_are(asked: Any) -> None:
+    with pytest.raises(ValueError, match="backends must be some of reference, cpu, cuda, triton"):
+        check(right, ranges=POSITIVE, backends=asked)
+
+
+def test_a_device_is_checked_by_every_backend_that_it_has(bare: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    bare.setattr(torch.cuda, "is_available", lambda: True)
+    bare.setattr(torch.version, "hip", None)
+    bare.setattr(checking.cuda, "missing", lambda: "")
+    assert checking._chosen(None) == ("cuda", "triton")
+    bare.setattr(checking.cuda, "missing", lambda: "NVRTC is not to be had")
+    assert checking._chosen(None) == ("triton",)
+    with pytest.raises(RuntimeError, match="'cuda' cannot be checked: NVRTC is not to be had"):
+        checking._chosen(("cuda",))
+    bare.setattr(torch.version, "hip", "6.4")
+    with pytest.raises(RuntimeError, match="'cuda' cannot be checked: there is no CUDA device"):
+        checking._chosen(("cuda",))
 
 
 def cases(own: Any) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from plastikern import (
     RulePlasticity,
     rule,
 )
+from plastikern.rules import cuda, running
+from plastikern.rules.compiling import CompilationError
 
 STEPS, BATCH, FEATURES, NEURONS = 6, 3, 4, 5
 DOUBLE = {"dtype": torch.float64}
@@ -361,6 +364,57 @@ def test_what_explain_says_of_a_rule_is_read_off_its_schedules() -> None:
     assert "class K0" in said and "reads 3 and writes 1 matrices, 16 bytes a synapse" in said
     assert "accumulators: alpha" in said and "served by: cpu" in said
     assert "class K2" in plastikern.explain(PlasticRNN(FEATURES, NEURONS, plasticity=OWN), BATCH)
+
+
+def test_explain_tells_registers_of_the_card_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, asked = PlasticRNN(FEATURES, NEURONS, plasticity=OWN, dtype=torch.float64), []
+
+    def used(text: str, scalar: str, architecture: str) -> dict[str, cuda.Usage]:
+        asked.append((scalar, architecture))
+        return {"forward": cuda.Usage(105, 0), "backward": cuda.Usage(255, 16)}
+
+    monkeypatch.setattr(cuda, "nvrtc", lambda: ("13.0", (80, 90)))
+    monkeypatch.setattr(cuda, "used", used)
+    line = plastikern.explain(net, BATCH, STEPS, "H100").splitlines()[-1]
+    assert line == (
+        "registers on H100, by cuda, a thread: forward 105, nothing spilled; backward 255, 16 bytes of stack "
+        "(NVRTC 13.0 for sm_90)"
+    )  # fmt: skip
+    assert asked == [("double", "sm_90")]
+    monkeypatch.setattr(cuda, "used", lambda *_: {})
+    line = plastikern.explain(net, BATCH, STEPS, "B200").splitlines()[-1]
+    assert line == "registers on B200, by cuda: its driver chooses them, of compute_90"
+    with pytest.raises(ValueError, match="device must be one of"):
+        plastikern.explain(net, BATCH, STEPS, "H1000")
+
+
+def test_explain_says_why_it_cannot_tell_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise CompilationError("NVRTC is not to be had")
+
+    monkeypatch.setattr(cuda, "nvrtc", missing)
+    net = PlasticRNN(FEATURES, NEURONS, plasticity=OWN)
+    line = plastikern.explain(net, BATCH, STEPS, "H100").splitlines()[-1]
+    assert line == "registers on H100, by cuda: not to be told here: NVRTC is not to be had"
+
+
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLinear])
+def test_explain_counts_the_checkpoints_that_a_call_keeps(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, steps, kept = 16, 70, []  # of whole cache lines
+    forward = running.Run.forward
+
+    def spied(run: running.Run, keep: bool) -> None:
+        forward(run, keep)
+        kept.append((run.every, run.kept["H:checkpoints"].nbytes))
+
+    monkeypatch.setattr(running.Run, "forward", spied)
+    net = kind(size, size, plasticity=OWN)
+    net(torch.zeros(steps, BATCH, size), signals={"reward": torch.ones(steps, BATCH)})
+    said = plastikern.explain(net, BATCH, steps).replace(",", "")
+    found = re.findall(r"checkpoints every (\d+) steps|(\d+) bytes of checkpoints", said)
+    assert [tuple(int("".join(each)) for each in found)] == kept
 
 
 def test_a_file_names_its_rule_and_loads_under_no_other(tmp_path: Any) -> None:

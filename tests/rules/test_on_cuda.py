@@ -128,6 +128,19 @@ def test_nvrtc_compiles_rules(tag: str, scalar: str, architecture: str) -> None:
 
 
 @NVRTC
+def test_registers_are_those_of_the_table() -> None:
+    rule_kernels = pytest.importorskip("benchmarks.rule_kernels")
+    version, table = rule_kernels.written()
+    if cuda.nvrtc()[0] != version:
+        pytest.skip(f"the table is of NVRTC {version}")
+    of_a1 = cuda.used(text("A1"), "float", "sm_90")
+    assert [*of_a1] == [*cuda.PASSES]
+    assert " / ".join(str(one.registers) for one in of_a1.values()) == table["A1", "float"]["sm_90"]
+    assert {one.stack for one in of_a1.values()} == {0}
+    assert cuda.used(text("A1"), "float", "compute_90") == {}
+
+
+@NVRTC
 def test_an_error_of_nvrtc_names_the_line() -> None:
     with pytest.raises(
         CompilationError, match=r"rule\.cu\(2\): error: identifier \"nothing\" is undefined"
