@@ -1,7 +1,8 @@
 # Everything runs in .venv, which the first target that needs it makes. Needs python3, pip, make and, for the native kernels, g++.
 #   make demo     train the paper's first network in a few minutes and show what the kernels gain
 #   make test     the tests, without those marked slow (make test-all: with them)
-#   make sanitize the CUDA kernels, emulated, under the sanitizers of g++: no data race, no index out of range
+#   make sanitize the CUDA kernels, emulated, and all kernels of ten rules under the sanitizers of g++: no data race, no
+#                 index out of range
 #   make test-cuda-build  from Python to the launch under CUDA builds of torch, with a stand-in for the card (11 GB)
 #   make gpu-check  everything that a card can tell in ten minutes, into runs/gpu-check (docs/gpu-check.md)
 #   make check-wheel  builds sdist and wheel, installs them in clean environments with two releases of torch (5 GB)
@@ -48,8 +49,10 @@ $(VENV)-torch-%/.made: $(VENV)/.created
 	$(PIP) --python $(@D)/bin/python install --quiet torch==$* numpy pytest hypothesis
 	@touch $@
 
-sanitize:
+sanitize: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going --output-sync -j$(shell nproc) -f tests/cuda_emulator/sanitize.mk
+	$(BIN)/python -m tests.rules.sanitized thread
+	$(BIN)/python -m tests.rules.sanitized address
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,6 +6,10 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#if defined(__SANITIZE_THREAD__)
+#include <thread>
+#include <vector>
+#endif
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -88,7 +92,18 @@ inline int64_t cores() {
 // Calls body(team) on up to `threads` threads; the team is all of them.
 template <class Body>
 void parallel(int64_t threads, Body body) {
-#if defined(_OPENMP)
+#if defined(__SANITIZE_THREAD__)
+    // To the race detector nothing that OpenMP's runtime does orders anything.
+    if (threads > 1) {
+        Barrier meeting;
+        std::vector<std::thread> others;
+        for (int64_t rank = 1; rank < threads; ++rank)
+            others.emplace_back([&, rank] { body(Team{rank, threads, &meeting}); });
+        body(Team{0, threads, &meeting});
+        for (std::thread& other : others) other.join();
+        return;
+    }
+#elif defined(_OPENMP)
     if (threads > 1) {
         Barrier meeting;
 #pragma omp parallel num_threads(static_cast<int>(threads))

@@ -1,5 +1,5 @@
 # tests/cuda_programs/smoke.cu with all it needs, compiled and run under both sanitizers: `make sanitize` in the root
-# calls this there. The CPU kernels, which are what the others are compared with, are compiled without. NETWORKS: how many are drawn.
+# calls this there (tests/rules/sanitized.py has kernels of rules). The CPU kernels, which are what the others are compared with, are compiled without. NETWORKS: how many are drawn.
 CXX = g++
 NETWORKS = 100
 BUILD := build/sanitized

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, log
 
 from plastikern.rules import sequences
+from plastikern.rules.decorator import Rule, rule
+from plastikern.rules.operations import over_post, over_pre
 from plastikern.rules.programs import Program
 from plastikern.rules.running import Sequence, Spec
 from plastikern.rules.sequences import rule_sequence
@@ -22,6 +24,7 @@ from .ten import ACTIVITIES, GRANULARITIES, RULES
 
 HERE = Path(__file__).parents[1]
 GOLDEN = dict(np.load(HERE / "data" / "rules.npz"))
+EMULATOR = str(HERE / "cuda_emulator")
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 
 
@@ -92,7 +95,7 @@ def test_rules_on_emulated_cuda_have_the_golden_values(tag: str) -> None:
     spec = Spec(
         Program(RULES[tag], of_use(tag)), tuple(parameters), given["activity"], "x" not in leaves
     )
-    spec = replace(spec, target=str(HERE / "cuda_emulator"))
+    spec = replace(spec, target=EMULATOR)
     output, *rest = Sequence.apply(spec, given["drive"], given["pre"], *parameters.values())
     check(tag, leaves, output, dict(zip(RULES[tag].states, rest, strict=False)))
 
@@ -147,43 +150,104 @@ def drawn(tag: str, sizes: tuple[int, int, int, int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@COMPILER
-@pytest.mark.parametrize("sizes", [(1, 1, 5, 5), (2, 1, 33, 51), (7, 3, 20, 33), (12, 2, 51, 8)])
-@pytest.mark.parametrize("tag", some("A5", "A9", "A10"))
-def test_compiled_rules_equal_the_reference_at_any_size(
-    tag: str, sizes: tuple[int, int, int, int]
-) -> None:
-    given = drawn(tag, sizes)
-    leaves = [
-        given["drive"],
-        given["pre"],
-        *given["state"].values(),
-        *given["signals"].values(),
-        *given["parameters"].values(),
-    ]
-    found = []
-    for backend in ("reference", "cpu"):
-        output, last = rule_sequence(RULES[tag], **given, backend=backend)
+def outcome(own: Rule, given: dict[str, Any], backend: str) -> list[Tensor]:
+    """Activities, last states and gradients of a random sum of these, on ``"emulated"`` or ``"interpreted"`` kernels or
+    a backend."""
+    parameters = {**given["state"], **given["signals"], **given["parameters"]}
+    leaves = [given["drive"], given["pre"], *parameters.values()]
+    if backend == "emulated":
+        uses = sequences._checked(
+            own, given["drive"], given["pre"], given["state"], given["parameters"], given["signals"],
+            given["granularities"], given["drive"].shape[-1],
+        )  # fmt: skip
+        recurrent = given["pre"].dim() == 2
+        spec = Spec(Program(own, uses), tuple(parameters), given["activity"], recurrent, EMULATOR)
+        results = [*Sequence.apply(spec, *leaves)][: 1 + len(own.states)]
+    else:
+        named = "triton" if backend == "interpreted" else backend
+        output, last = rule_sequence(own, **given, backend=named)
         results = [output, *last.values()]
-        generator = torch.Generator().manual_seed(1)
-        weights = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
-        loss = sum((r * w).sum() for r, w in zip(results, weights, strict=True))
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-        found.append(
-            results
-            + [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
-        )
-    for right, left in zip(*found, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
+    loss: Any = sum((r * w).sum() for r, w in zip(results, weights, strict=True))
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    grads = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+    return [*results, *grads]
 
 
-@COMPILER
-def test_two_runs_give_the_same_bits() -> None:
-    found = []
-    for _ in range(2):
-        leaves, given = arguments("A9")
-        output, last = rule_sequence(RULES["A9"], **given, backend="cpu")
-        loss = output.sum() + last["H"].sum()
-        found.append([output, *torch.autograd.grad(loss, [*leaves.values()])])
-    for first, second in zip(*found, strict=True):
-        assert torch.equal(first, second)
+@rule(H="synapse", p="pre", q="post")
+def of_padding(
+    H: Any, p: Any, q: Any, x: Any, y: Any, eta: Any, w: Any, alpha: Any
+) -> tuple[Any, Any, Any]:
+    """What is no number where memory is padded by zeros, and constants that sums must not count there."""
+    row = over_pre(1 / alpha + log(p) * w + 0.5)
+    column = over_post(log(q) / alpha + 0.25)
+    change = x * y / alpha + log(w) + 0.01 * row + 0.01 * column
+    return 0.9 * H + 0.1 * eta * change, 0.5 * p + 0.2, 0.5 * q + 0.1 + 0.1 * y * y
+
+
+def drawn_for_padding(sizes: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Arguments as :func:`drawn` makes them; logarithms are of what is positive."""
+    steps, batch, posts, pres = sizes
+    generator = torch.Generator().manual_seed(sum(sizes))
+
+    def leaf(*shape: int, low: float = -0.5, high: float = 0.5) -> Tensor:
+        tensor = torch.empty(shape, dtype=torch.float64).uniform_(low, high, generator=generator)
+        return tensor.requires_grad_()
+
+    positive = {"low": 0.3, "high": 0.6}
+    return {
+        "drive": leaf(steps, batch, posts), "pre": leaf(steps, batch, pres),
+        "state": {
+            "H": leaf(batch, posts, pres), "p": leaf(batch, pres, **positive), "q": leaf(batch, posts, **positive)
+        },
+        "signals": {},
+        "parameters": {
+            "eta": leaf(posts, pres), "w": leaf(posts, pres, **positive), "alpha": leaf(posts, pres, **positive)
+        },
+        "granularities": {}, "activity": "tanh",
+    }  # fmt: skip
+
+
+INTERPRETED = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="run by test_interpreted.py"
+)
+NEEDED = {"cpu": [COMPILER], "emulated": [COMPILER], "interpreted": [INTERPRETED]}
+"""By backend, what a test of it needs."""
+
+
+def each_rule(*quick: str) -> Any:
+    """Rules on all backends; all but some on the CPU are slow."""
+    return pytest.mark.parametrize(("tag", "backend"), [
+        pytest.param(tag, backend, marks=[*marks, *([] if backend == "cpu" and tag in quick else [pytest.mark.slow])])
+        for tag in RULES for backend, marks in NEEDED.items()
+    ])  # fmt: skip
+
+
+def equal(own: Rule, given: dict[str, Any], backend: str) -> None:
+    right, found = (outcome(own, given, each) for each in ("reference", backend))
+    torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 5, 5), (2, 1, 33, 51), (7, 3, 20, 33), (12, 2, 51, 8)])
+@each_rule("A5", "A9", "A10")
+def test_rules_equal_the_reference_at_any_size(
+    tag: str, backend: str, sizes: tuple[int, int, int, int]
+) -> None:
+    equal(RULES[tag], drawn(tag, sizes), backend)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2, 5, 33), (2, 1, 33, 51), (4, 3, 51, 5)])
+@pytest.mark.parametrize(
+    "backend", [pytest.param(backend, marks=marks) for backend, marks in NEEDED.items()]
+)
+def test_padding_reaches_no_sum_whatever_a_rule_makes_of_it(
+    backend: str, sizes: tuple[int, int, int, int]
+) -> None:
+    equal(of_padding, drawn_for_padding(sizes), backend)
+
+
+@each_rule("A9")
+def test_two_runs_give_the_same_bits(tag: str, backend: str) -> None:
+    found = [outcome(RULES[tag], drawn(tag, (7, 5, 33, 51)), backend) for _ in range(2)]
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
