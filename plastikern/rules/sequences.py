@@ -317,8 +317,10 @@ def _run(
 def _named(rule: Rule, how: How, found: Iterable[Tensor]) -> tuple[Tensor, Tensor | None, State]:
     """What a sequence returns, in its places; what it keeps besides is left out."""
     output, *rest = found
-    cell = rest.pop(0) if how.kind == "lstm" else None
-    return output, cell, dict(zip(rule.states, rest, strict=False))
+    # torch.compile of PyTorch 2.11 takes the rest for a tuple.
+    if how.kind == "lstm":
+        return output, rest[0], dict(zip(rule.states, rest[1:], strict=False))
+    return output, None, dict(zip(rule.states, rest, strict=False))
 
 
 def _compiling(

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_cuda_chain import STAND_IN, Record, elsewhere, record
+from test_cuda_chain import STAND_IN, Record, compiled, elsewhere, record
 
-from plastikern import rule_sequence
+from plastikern import PlasticLinear, PlasticLSTM, PlasticRNN, rule_sequence
 from plastikern.rules import cuda, running
 from plastikern.rules.compiling import CompilationError
 from plastikern.rules.programs import VARIANTS
@@ -31,6 +31,11 @@ def train(tag: str, device: str = "cuda:0", **further: Any) -> None:
     torch.autograd.backward(
         [output, *last.values()], [torch.zeros_like(each) for each in (output, *last.values())]
     )
+
+
+def train_module(module: Any) -> None:
+    output, _ = module(torch.zeros(6, 3, 4, device="cuda:0"))
+    output.sum().backward()
 
 
 def bytes_behind(address: int) -> int:
@@ -141,6 +146,30 @@ def test_every_rule_gets_to_its_launches_with_what_it_was_given(
         assert one["stream"] == 0 and one["shared"] <= one["allowed_shared"]
 
 
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
+@pytest.mark.parametrize("backend", [None, "cuda"])
+def test_a_compiled_module_under_a_rule_gets_to_the_same_launches(
+    record: Record, kind: Any, backend: str | None
+) -> None:
+    use = RULES["A3"].use(eta="post")
+    module = kind(4, SIZES[2], plasticity=use, backend=backend, device="cuda:0")
+    found = []
+    for way in (module, compiled(module)):
+        record.take()
+        train_module(way)
+        found.append([
+            (one["kernel"], one["grid"], one["block"], one["shared"], one["error"])
+            for one in record.launches()
+        ])  # fmt: skip
+    of_calls, of_compiled = found
+    assert [kernel for kernel, *_ in of_calls] == [f"plastikern_rule_{way}" for way in cuda.PASSES]
+    assert of_compiled == of_calls
+    record.take()
+    with torch.no_grad():
+        compiled(module)(torch.zeros(6, 3, 4, device="cuda:0"))
+    assert [one["kernel"] for one in record.launches()] == ["plastikern_rule_forward"]
+
+
 def test_all_that_a_launch_touches_lies_in_memory_of_the_device() -> None:
     program = "from rules.test_launches import check_reach; from rules.ten import RULES; check_reach([*RULES])"
     done = elsewhere(program, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
@@ -226,8 +255,9 @@ def test_where_nvrtc_is_missing_triton_is_launched(
     )
     with pytest.raises(CompilationError, match="NVRTC is not to be had"):
         train("A3", backend="cuda")
-    said = serving(RULES["A3"], torch.device("cuda"), None)
-    assert said.startswith("triton, ") and said.endswith("not by cuda: NVRTC is not to be had")
+    found = serving(RULES["A3"], torch.device("cuda"), None)
+    assert found.backend == "triton" and found.said.startswith("triton, ")
+    assert found.said.endswith("not by cuda: NVRTC is not to be had")
 
 
 @pytest.mark.parametrize(("card", "architecture"), [("T4", 75), ("A100", 80), ("B200", 100)])
