@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from functools import reduce
 
 from torch import Tensor, nn
 
@@ -12,6 +10,7 @@ from plastikern import Rule, RulePlasticity
 from plastikern.nn import PlasticModule
 from plastikern.plasticity import RULES
 from plastikern.rules import cuda
+from plastikern.rules.beforehand import named
 
 MARK = ":"
 """In the name of a rule of one's own, and in no other rule's."""
@@ -49,15 +48,10 @@ def load(name: str) -> RulePlasticity:
     Raises:
         ValueError: there is no such module or name, it is no rule, or the rule needs signals with every step.
     """
-    module, _, place = name.partition(MARK)
     try:
-        found = reduce(getattr, place.split("."), importlib.import_module(module))
-    except Exception as error:  # whatever the user's module raises while it is imported
-        first = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"rule={name}: expected MODULE:NAME, a module that can be imported from here; got {type(error).__name__}: "
-            f"{first}"
-        ) from error
+        found = named(name)
+    except ValueError as error:
+        raise ValueError(f"rule={error}") from error
     use = found.use() if isinstance(found, Rule) else found
     if not isinstance(use, RulePlasticity):
         raise ValueError(

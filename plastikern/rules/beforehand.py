@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
-import pkgutil
 import sys
+from functools import reduce
 from typing import Any
 
 from .compiling import found_or_made
@@ -51,18 +52,26 @@ def run(chosen: Any) -> int:
     return 0
 
 
-def _rule(said: str) -> Rule:
-    module, colon, name = said.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"a rule is named as MODULE:RULE; got {said!r}")
+def named(said: str) -> Any:
+    """What ``MODULE:NAME`` stands for: a name in a module that Python can import, in the current folder or installed.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, place = said.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = pkgutil.resolve_name(said)
-    except ImportError as error:
-        raise ValueError(f"{module} cannot be imported: {error}") from None
-    except AttributeError:
-        found = None
+        return reduce(getattr, place.split("."), importlib.import_module(module))
+    except Exception as error:  # whatever the module raises while it is imported
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{said}: expected MODULE:NAME, a module that can be imported; got {type(error).__name__}: {first}"
+        ) from error
+
+
+def _rule(said: str) -> Rule:
+    found = named(said)
     if not isinstance(found, Rule):
         raise ValueError(f"{said} is no rule declared by @rule; got {type(found).__name__}")
     if not found.fused:

@@ -21,6 +21,7 @@ from .decorator import GIVEN, GRANULARITIES, Rule, Value, granular_shape
 from .firing import HIDDEN
 from .operations import over_post
 from .twins import twin_of
+from .variants import source_of
 
 READOUTS = ("tanh", "sigmoid", "linear")
 """Nonlinearities of a signal that the network reads out."""
@@ -232,7 +233,7 @@ class RulePlasticity:
         """Of what the rule computes now, the same wherever it is declared: numbers from outside may have changed."""
         if not self.rule.fused:
             try:
-                said = inspect.getsource(self.rule.function) + inspect.getsource(self.rule.read)
+                said = source_of(self.rule)
             except OSError:
                 raise self.rule.error(
                     "a rule with fused=False is known by its source, and there is no file of it; declare it in a module"

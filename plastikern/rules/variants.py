@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import dis
 import hashlib
+import inspect
 import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import is_dataclass
@@ -95,6 +96,32 @@ def outside(function: Any) -> tuple[Hashable, ...]:
     found: list[Hashable] = []
     _add_function(function, found, set())
     return tuple(found)
+
+
+def source_of(rule: Rule) -> str:
+    """What a rule is where nothing is traced: its source and that of its helper functions, with the numbers that they
+    take from outside, as they are now. The same in every process.
+
+    Raises:
+        OSError: there is no file of a function.
+    """
+    said = []
+    for function in (rule.function, rule.read):
+        said.append(inspect.getsource(function))
+        try:
+            said += [_told(each) for each in outside(function)]
+        except _Unknown:
+            said.append("and what nobody can see")
+    return "\n".join(said)
+
+
+def _told(found: Hashable) -> str:
+    if isinstance(found, CodeType):
+        return ""  # It stands beside its function.
+    if isinstance(found, FunctionType) and not _of_a_library(found.__module__):
+        return inspect.getsource(found)
+    name = getattr(found, "__qualname__", getattr(found, "__name__", None))
+    return repr(found) if name is None else f"{getattr(found, '__module__', '')}.{name}"
 
 
 def is_fixed(rule: Rule) -> bool:

@@ -65,11 +65,12 @@ def test_what_was_compiled_beforehand_is_what_a_call_finds(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no_such_module:hebb"], "no_such_module cannot be imported"),
-        (["MODULE:none"], "is no rule declared by @rule; got NoneType"),
+        (["no_such_module:hebb"], "expected MODULE:NAME, a module that can be imported; got ModuleNotFoundError"),
+        (["MODULE:none"], "expected MODULE:NAME, a module that can be imported; got AttributeError"),
         (["MODULE:rule"], "is no rule declared by @rule; got function"),
         (["MODULE:slow"], "is declared with fused=False, and has no kernels"),
-        (["MODULE"], "a rule is named as MODULE:RULE"),
+        (["MODULE"], "expected MODULE:NAME"),
+        ([":hebb"], ":hebb: expected MODULE:NAME"),
         (["MODULE:hebb", "--granularity", "mu=post"], "has no coefficient mu; it has eta, tau, w, alpha"),
         (["MODULE:hebb", "--granularity", "eta=neuron"], "eta must be one of layer, pre, post, connection"),
         (["MODULE:hebb", "--granularity", "eta"], "eta must be one of layer, pre, post, connection; got ''"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -356,6 +357,30 @@ def test_a_rule_of_any_functions_runs_on_the_reference_alone() -> None:
     net.backend = "cpu"
     with pytest.raises(plastikern.RuleError, match="fused=False"):
         net(inputs(STEPS, BATCH, FEATURES))
+
+
+FACTOR = 0.5
+
+
+def factored(value: Value) -> Value:
+    return FACTOR * torch.atan(value)
+
+
+@rule(H="synapse", fused=False)
+def of_a_number_from_outside(H: Value, x: Value, y: Value) -> Value:
+    return factored(H + x * y)
+
+
+def test_a_rule_that_is_not_traced_is_another_one_with_other_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use = of_a_number_from_outside.use()
+    before = use.digest
+    assert use.digest == before
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 0.25)
+    assert use.digest != before
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 0.5)
+    assert use.digest == before
 
 
 def test_what_explain_says_of_a_rule_is_read_off_its_schedules() -> None:
