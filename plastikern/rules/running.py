@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from .calls import ACTIVITIES, CELL, GATES, Call, Fused, Spec
 from .cells import HISTORY, POSTS, history_rows
 from .compiling import compiled
 from .firing import HIDDEN
-from .programs import Printed
+from .programs import Printed, Program
 from .units import READ
 
 __all__ = ["ACTIVITIES", "SCALARS", "Run", "Sequence", "Spec"]
@@ -115,6 +115,20 @@ def over_time(tensor: Tensor, offset: int) -> _Source:
     return source("memory", tensor, tensor.stride(0), tensor.stride(1), offset)
 
 
+@cache
+def _most(program: Program) -> tuple[int, int]:
+    """Slots of a schedule and sums of one sweep, at most."""
+    schedules = [*program.forward.values(), *program.backward.values()]
+    slots = max(sum(map(len, each.slots.values())) for each in schedules)
+    return slots, max(each.sums for each in schedules)
+
+
+@cache
+def _plain(name: str) -> tuple[str, bool]:
+    """What a slot is called after, and whether it is of the step that reads."""
+    return name.removesuffix(READ).removesuffix("_as_pre"), name.endswith(READ)
+
+
 @dataclass
 class Run(Call):
     """One call on the CPU or a CUDA device: what the passes share.
@@ -201,19 +215,18 @@ class Run(Call):
         """A job with what both passes are told."""
         steps, batch, posts, pres = self.sizes
         program = self.spec.program
-        schedules = [*program.forward.values(), *program.backward.values()]
+        slots, sums = _most(program)
         packed = _Packed(
             program.words, steps=steps, batch=batch, posts=posts, pres=pres, stride=self.stride,
             every=self.every, read_after=int(self.rule.read_after),
             activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
             width=self._whole_lines(max(posts, pres)),
-            slots=max(sum(map(len, each.slots.values())) for each in schedules),
-            workers=min(torch.get_num_threads(), batch),
+            slots=slots, workers=min(torch.get_num_threads(), batch),
         )  # fmt: skip
         job = packed.job
         job.group = self._group(job)
         if self.spec.target != "cpu":
-            job.workers, job.sums = batch, WARPS * max(each.sums for each in schedules)
+            job.workers, job.sums = batch, WARPS * sums
             # The job itself, and for each slot of a unit a pointer on every level: csrc/cuda/rule.cuh.
             job.shared = ctypes.sizeof(packed.bytes) + 4 * 8 * job.slots
         job.drive = self.drive.data_ptr()
@@ -286,20 +299,26 @@ class Run(Call):
         found.added = packed.put((_Addition * len(additions))(*additions))
         return found
 
+    @cached_property
+    def of_steps(self) -> dict[str, Tensor]:
+        """What a rule is given anew at every step, (T, B, ...), but for its states."""
+        return {
+            **{name: self.given[name] for name in self.rule.signals},
+            "x": self.before, "y": self.seen, "z": self.kept[":z"], HIDDEN: self.outputs,
+        }  # fmt: skip
+
     def taken(self, name: str, variant: str) -> _Source | None:
         """Where what a unit is given lies, but for states of synapses; None: it is none of that."""
-        step = 0 if name.endswith(READ) or self.rule.read_after else -1
-        plain = name.removesuffix(READ).removesuffix("_as_pre")
-        if plain == "x":
-            return over_time(self.before, step)
-        if plain in (seen := {"y": self.seen, "z": self.kept[":z"], HIDDEN: self.outputs}):
-            return over_time(seen[plain], step)
-        if plain in self.rule.signals:
-            return over_time(self.given[plain], step)
-        if plain in self.rule.states and self.rule.states[plain] != "synapse":
+        plain, of_read = _plain(name)
+        step = 0 if of_read or self.rule.read_after else -1
+        if plain in self.of_steps:
+            return over_time(self.of_steps[plain], step)
+        if plain in self.rule.states:
+            if self.rule.states[plain] == "synapse":
+                return None
             return over_time(self.kept[plain], 0 if variant == "read" else step)
         if plain in self.spec.program.kinds:
-            return None if plain in self.rule.states else source("memory", self._in_lines(plain))
+            return source("memory", self._in_lines(plain))
         if plain in ("pre_count", "post_count"):
             return source("memory", self.kept[f":{plain}"])
         return None
@@ -345,10 +364,18 @@ class Run(Call):
             [kept[f"{name}:checkpoints"] for name in self.matrices] if keep else []
         )
         for number, (variant, printed) in enumerate(self.spec.program.forward.items()):
-            job.forward[number] = self.bind(
-                packed, printed, lambda name, of, v=variant: self._forward_slot(name, v), []
-            )
+            if self._has(variant):
+                job.forward[number] = self.bind(
+                    packed, printed, lambda name, of, v=variant: self._forward_slot(name, v), []
+                )
         self._launch(packed, "forward")
+
+    def _has(self, variant: str) -> bool:
+        """Whether a unit of the call is of a variant. A rule that is read before its change has, of a step alone, one
+        unit that reads and one that changes: none does both."""
+        if variant == "both":
+            return self.rule.read_after or self.sizes[0] > 1
+        return not self.rule.read_after
 
     def left(self) -> list[Tensor]:
         """After a forward pass, what comes out of it: the activities and what is last, as views."""
@@ -413,10 +440,11 @@ class Run(Call):
             packed, program.forward["change"], lambda name, of: self._again_slot(name), []
         )
         for number, (variant, printed) in enumerate(program.backward.items()):
-            job.backward[number] = self.bind(
-                packed, printed, lambda name, of, v=variant: self._backward_slot(name, of, v, grads),
-                self._additions(printed, grads),
-            )  # fmt: skip
+            if self._has(variant):
+                job.backward[number] = self.bind(
+                    packed, printed, lambda name, of, v=variant: self._backward_slot(name, of, v, grads),
+                    self._additions(printed, grads),
+                )  # fmt: skip
         self._launch(packed, "backward")
         if self.spec.recurrent:
             grads[":pre"] = grads[":before"][0]

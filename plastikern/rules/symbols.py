@@ -195,14 +195,14 @@ def symbol_of(value: object) -> Symbol:
 def walk(outputs: Iterable[Symbol]) -> list[Symbol]:
     """All symbols that the outputs are made of, arguments before what is made of them."""
     order: dict[Symbol, None] = {}
-    stack = [(symbol, False) for symbol in reversed(list(outputs))]
+    stack = [*outputs]
+    stack.reverse()
     while stack:
-        symbol, ready = stack.pop()
-        if symbol in order:
-            continue
-        if ready:
-            order[symbol] = None
+        symbol = stack[-1]
+        missing = [argument for argument in symbol.arguments if argument not in order]
+        if missing:
+            missing.reverse()
+            stack += missing
         else:
-            stack.append((symbol, True))
-            stack.extend((argument, False) for argument in reversed(symbol.arguments))
+            order[stack.pop()] = None
     return list(order)
