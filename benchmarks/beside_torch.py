@@ -155,9 +155,7 @@ class _Calls(TorchDispatchMode):
         super().__init__()
         self.found: list[Run] = []
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "plastikern":
             self.found.append(lambda: func(*args))
         return func(*args, **(kwargs or {}))

@@ -12,9 +12,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <array>
+#include <cstdlib>
 #include <iomanip>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -26,7 +29,45 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 using Tensors = std::vector<MaybeTensor>;
-using Shape = std::vector<int64_t>;
+
+// Sizes of a tensor of the library, in place: a small call has no time for memory of its own for
+// each.
+class Shape {
+   public:
+    Shape() = default;
+    template <class Sizes>
+    explicit Shape(const Sizes& sizes) {
+        for (const int64_t size : sizes) push_back(size);
+    }
+    Shape(std::initializer_list<int64_t> sizes) {
+        for (const int64_t size : sizes) push_back(size);
+    }
+    void push_back(int64_t size) {
+        require(count_ < kMost, "tensors have at most ", kMost, " dimensions");
+        sizes_[count_++] = size;
+    }
+    size_t size() const { return count_; }
+    const int64_t* data() const { return sizes_; }
+    const int64_t* begin() const { return sizes_; }
+    const int64_t* end() const { return sizes_ + count_; }
+    int64_t operator[](size_t at) const { return sizes_[at]; }
+    int64_t& operator[](size_t at) { return sizes_[at]; }
+    // Of a tensor without gaps.
+    Shape strides() const {
+        Shape found = *this;
+        int64_t stride = 1;
+        for (size_t at = count_; at-- > 0;) {
+            found.sizes_[at] = stride;
+            stride *= std::max<int64_t>(sizes_[at], 1);
+        }
+        return found;
+    }
+
+   private:
+    static constexpr size_t kMost = 8;
+    int64_t sizes_[kMost];
+    size_t count_ = 0;
+};
 
 template <class Sizes>
 std::string text(const Sizes& sizes) {
@@ -51,29 +92,68 @@ Tensor made(const char* name, const Tensor& like, const Sizes& shape, const Make
     }
 }
 
-// What there is of a table: `given`, by `names` of several tables, in their order.
-inline std::vector<Tensors> named(const std::vector<Tensor>& given, const std::string& names,
-                                  std::initializer_list<std::span<const Operand>> tables) {
-    std::vector<Tensors> found;
-    for (const auto& table : tables) found.emplace_back(table.size());
-    std::string_view words = names;
-    size_t count = 0;
-    for (; !words.empty(); ++count) {
+// A new tensor with any values, on the device of `like`: straight from torch's allocator, since the
+// way by the dispatcher takes longer than a small step.
+inline Tensor unwritten(const Tensor& like, const Shape& shape, ScalarType dtype) {
+    const Shape strides = shape.strides();
+    int32_t kind;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &kind));
+    const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+    AtenTensorHandle handle;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+        static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code, kind,
+        like.get_device_index(), &handle));
+    return Tensor(handle);
+}
+
+// What is made of a text, kept by it: the same few texts come at every call. Makes it again where
+// too many have come.
+template <class Made, class Make>
+const Made& remembered(const std::string& text, const Make& make) {
+    thread_local std::unordered_map<std::string, Made> kept;
+    const auto found = kept.find(text);
+    if (found != kept.end()) return found->second;
+    if (kept.size() >= 1024) kept.clear();
+    return kept.emplace(text, make()).first->second;
+}
+
+// Where tensors of these names lie in the N tables of an operator: table and row.
+template <size_t N>
+struct Places : std::vector<std::pair<size_t, size_t>> {};
+
+template <size_t N>
+Places<N> places_of(const std::string& names, const std::span<const Operand> (&tables)[N]) {
+    Places<N> found;
+    for (std::string_view words = names; !words.empty();) {
         const std::string_view name = next_word(words);
-        if (count >= given.size()) refuse("there must be a tensor for each name; got ", names);
-        MaybeTensor* place = nullptr;
-        size_t which = 0;
-        for (const auto& table : tables) {
-            for (size_t at = 0; at < table.size() && place == nullptr; ++at) {
-                if (name == table[at].name) place = &found[which][at];
+        const size_t before = found.size();
+        for (size_t which = 0; which < N && found.size() == before; ++which) {
+            for (size_t at = 0; at < tables[which].size(); ++at) {
+                if (name != tables[which][at].name) continue;
+                for (const auto& [table, row] : found) {
+                    if (table == which && row == at) refuse(name, " is there twice");
+                }
+                found.emplace_back(which, at);
+                break;
             }
-            ++which;
         }
-        if (place == nullptr) refuse("there is no tensor '", name, "' in this call");
-        if (place->has_value()) refuse(name, " is there twice");
-        *place = given[count];
+        if (found.size() == before) refuse("there is no tensor '", name, "' in this call");
     }
-    require(count == given.size(), "there must be a name for each tensor; got ", names);
+    return found;
+}
+
+// What there is of the tables: `given`, by `names`, in their order.
+template <size_t N>
+std::array<Tensors, N> named(std::vector<Tensor>& given, const std::string& names,
+                             const std::span<const Operand> (&tables)[N]) {
+    const auto& places =
+        remembered<Places<N>>(names, [&] { return places_of<N>(names, tables); });
+    if (places.size() > given.size()) refuse("there must be a tensor for each name; got ", names);
+    require(places.size() == given.size(), "there must be a name for each tensor; got ", names);
+    std::array<Tensors, N> found;
+    for (size_t which = 0; which < N; ++which) found[which].resize(tables[which].size());
+    for (size_t at = 0; at < places.size(); ++at)
+        found[places[at].first][places[at].second] = std::move(given[at]);
     return found;
 }
 
@@ -95,7 +175,7 @@ S* output_pointer(const MaybeTensor& tensor) {
 template <class Device>
 class Call {
    public:
-    Program program;
+    const Program program;
     unsigned facts;  // the program's, and what the operator says of the call
     Tensors operands;
     const Tensor& like;  // of the shape of the outputs, or the drive
@@ -104,7 +184,7 @@ class Call {
     // `activities`: the outputs, where the call has no drive.
     Call(Tensors given, const MaybeTensor& activities, const std::string& key, double clip,
          bool batch_first, int64_t checkpoint_every, unsigned more)
-        : program(key),
+        : program(remembered<Program>(key, [&] { return Program(key); })),
           facts(program.facts | more),
           operands(std::move(given)),
           like(first(activities)),
@@ -202,12 +282,11 @@ class Call {
             const bool parameter = operand.shape[0] == 'P';
             const MaybeTensor own = parameter ? parameter_of(operand.name) : std::nullopt;
             if (parameter && !own.has_value()) continue;
-            const Shape sizes =
-                parameter ? Shape(own->sizes().begin(), own->sizes().end()) : shape(operand.shape);
+            const Shape sizes = parameter ? Shape(own->sizes()) : shape(operand.shape);
             found[at] = made(operand.name, like, sizes, [&] {
-                return zeroed(operand)
-                           ? torch::stable::new_zeros(like, sizes, type_of(operand.value))
-                           : Device::empty(like, sizes);
+                const ScalarType dtype = type_of(operand.value);
+                return zeroed(operand) ? Device::zeros(like, sizes, dtype)
+                                       : Device::empty(like, sizes, dtype);
             });
         }
         return found;

@@ -39,7 +39,7 @@ template <class Device>
 std::vector<Tensor> step(std::vector<Tensor> tensors, std::string names, std::string program,
                          double clip, bool keep) {
     const unsigned more = fact::driven | fact::last | (keep ? fact::kept : 0);
-    return forward(Call<Device>(named(tensors, names, {kOperands})[0], std::nullopt, program, clip,
+    return forward(Call<Device>(std::move(named<1>(tensors, names, {kOperands})[0]), std::nullopt, program, clip,
                                 false, 0, more));
 }
 
@@ -48,7 +48,7 @@ std::vector<Tensor> sequence(std::vector<Tensor> tensors, std::string names, std
                              double clip, bool batch_first, int64_t checkpoint_every,
                              bool reversible) {
     Call<Device> call(
-        named(tensors, names, {kOperands})[0], std::nullopt, program, clip, batch_first,
+        std::move(named<1>(tensors, names, {kOperands})[0]), std::nullopt, program, clip, batch_first,
         checkpoint_every,
         fact::driven | fact::last | fact::sequence | (checkpoint_every > 0 ? fact::kept : 0));
     if (reversible && call.loses()) call.facts |= fact::reverses;
@@ -65,7 +65,7 @@ void advance(std::vector<Tensor> tensors, std::string names, std::vector<Tensor>
     constexpr size_t count = sizeof kResults / sizeof *kResults;
     require(written.size() == count + 1, "written must be ", count + 1, " tensors; got ",
             written.size());
-    Tensors operands = named(tensors, names, {kOperands})[0];
+    Tensors operands = std::move(named<1>(tensors, names, {kOperands})[0]);
     MaybeTensor drive;
     drive.swap(operands[0]);
     const bool ends = !drive.has_value();
@@ -109,7 +109,7 @@ template <class Device>
 std::vector<Tensor> sequence_backward(std::vector<Tensor> tensors, std::string names,
                                       std::string program, double clip, bool batch_first,
                                       int64_t checkpoint_every, std::string wanted) {
-    std::vector<Tensors> tables = named(tensors, names, {kOperands, kKept, kUpstream});
+    std::array<Tensors, 3> tables = named<3>(tensors, names, {kOperands, kKept, kUpstream});
     Tensors &kept = tables[1], &upstream = tables[2];
     require(kept[0].has_value(), "output is missing");
     const bool is_step = kept[0]->dim() == 2;

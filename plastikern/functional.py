@@ -95,7 +95,7 @@ def plastic_rnn_step(
     program = program_of(name, "rnn", plasticity, nonlinearity)
     state = State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    return _present(*run(name, ("B", "N"), program, inputs, state, connection, backend))
+    return tuple(run(name, ("B", "N"), program, inputs, state, connection, backend))
 
 
 def plastic_rnn_sequence(
@@ -157,7 +157,7 @@ def plastic_rnn_sequence(
     )
     layout, state = layout_of(name, batch_first, "N"), State(hidden, None, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
+    return tuple(run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def plastic_lstm_step(
@@ -202,7 +202,7 @@ def plastic_lstm_step(
     program = program_of(name, "lstm", plasticity, post=post)
     state = State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    return _present(*run(name, ("B", "4 N"), program, inputs, state, connection, backend))
+    return tuple(run(name, ("B", "4 N"), program, inputs, state, connection, backend))
 
 
 def plastic_lstm_sequence(
@@ -249,7 +249,7 @@ def plastic_lstm_sequence(
     )
     layout, state = layout_of(name, batch_first, "4 N"), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
-    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
+    return tuple(run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def plastic_linear_step(
@@ -293,7 +293,7 @@ def plastic_linear_step(
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     program = program_of(name, "linear", plasticity, nonlinearity)
     inputs = _linear_inputs(name, input, drive, weight, ("B", "I"))
-    return _present(*run(name, ("B", "O"), program, inputs, state, connection, backend))
+    return tuple(run(name, ("B", "O"), program, inputs, state, connection, backend))
 
 
 def plastic_linear_sequence(
@@ -340,7 +340,7 @@ def plastic_linear_sequence(
     )
     layout = layout_of(name, batch_first, "O")
     inputs = _linear_inputs(name, input, drive, weight, (*layout[:2], "I"))
-    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
+    return tuple(run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def modulator_signal(source: Tensor, modulator: Modulator, plasticity: Plasticity) -> Tensor:
@@ -412,7 +412,7 @@ class Over(NamedTuple):
 def run(
     name: str, layout: tuple[str, ...], program: Program, inputs: Inputs, state: State, connection: Connection,
     backend: str | None, over: Over | None = None,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+) -> Sequence[Tensor]:  # fmt: skip
     """One step, or a sequence: its output and the last state; of a recurrent network's step the state alone.
 
     The native operators check shapes, dtypes and devices. Where nothing else could be wrong, they do so alone, since
@@ -428,7 +428,7 @@ def run(
         and not torch.compiler.is_compiling()
         and not torch._C._is_any_autocast_enabled()
         and (over is None or over.lengths is over.reset is over.reset_state is None)
-        and _plausible(program, inputs, state, connection)
+        and _plausible(program, inputs, state, connection, over)
     )
     if not plain:
         if isinstance(drive, Tensor) and under_autocast(drive):
@@ -441,7 +441,8 @@ def run(
             wide = _wide(inputs), _wide(state), _wide(connection)
             found = run(name, layout, program, *wide, backend, _wide(over))
             # Activities in the precision that they came in; traces, which gather small changes, stay in single.
-            return *(None if x is None else x.to(dtype) for x in found[:-2]), *found[-2:]
+            traces = 2 if program.retroactive else 1
+            return [*(x.to(dtype) for x in found[:-traces]), *found[-traces:]]
     if over is not None:
         if over.checkpoint_every is not None:
             check_positive(name, "checkpoint_every", over.checkpoint_every)
@@ -455,22 +456,18 @@ def run(
     if chosen == "reference":
         if plain:
             check_call(name, program, inputs, state, connection, layout)
-        output, last = _reference(program, inputs, state, connection, over)
-    else:
-        try:
-            output, last = _fused(chosen, inputs, state, connection, program, over)
-        except RuntimeError as error:
-            if plain and refused(error):
-                check_call(name, program, inputs, state, connection, layout)
-            raise fused.told(error) from None
-    if over is None and program.kind != "linear":
-        return output, *last[1:]
-    return output, *last
+        return _reference(program, inputs, state, connection, over)
+    try:
+        return _fused(chosen, inputs, state, connection, program, over)
+    except RuntimeError as error:
+        if plain and refused(error):
+            check_call(name, program, inputs, state, connection, layout)
+        raise fused.told(error) from None
 
 
 def _fused(
     backend: str, inputs: Inputs, state: State, connection: Connection, program: Program, over: Over | None
-) -> tuple[Tensor, State]:  # fmt: skip
+) -> Sequence[Tensor]:  # fmt: skip
     """On kernels: episodes that begin inside a sequence become elements of their own."""
     if over is None or over.reset is None:
         return fused.run(backend, inputs, state, connection, program, over and over[:3])
@@ -483,15 +480,13 @@ def _fused(
     packed = Inputs(*(None if x is None else segments.gathered(x) for x in inputs))  # type: ignore[arg-type]
     starts = State(*(segments.starting(*of) for of in zip(state, fresh, strict=True)))
     each = segments.lengths, False, over.checkpoint_every
-    output, last = fused.run(backend, packed, starts, connection, program, each)
-    return segments.scattered(output), State(
-        *(None if x is None else segments.last(x) for x in last)
-    )
+    output, *last = fused.run(backend, packed, starts, connection, program, each)
+    return [segments.scattered(output), *map(segments.last, last)]
 
 
 def _reference(
     program: Program, inputs: Inputs, state: State, connection: Connection, over: Over | None
-) -> tuple[Tensor, State]:
+) -> Sequence[Tensor]:
     """By the definition: of a sequence ``over`` its lengths."""
     batch_first, drive = over is not None and over.batch_first, inputs.drive
     if batch_first:
@@ -503,56 +498,73 @@ def _reference(
         inputs.drive[..., 0] if over is None else inputs.drive.new_empty(inputs.drive.shape[1]),
     )
     if over is None:
-        return reference.step(inputs, state, connection, program)
+        output, last = reference.step(inputs, state, connection, program)
+        return _present(*(() if program.kind != "linear" else (output,)), *last)
     lengths = None if over.lengths is None else lengths_on(over.lengths, drive.device)
     begins = None if over.reset is None else over.reset.on_device()
     output, last = reference.sequence(
         inputs, state, connection, program, lengths, begins, over.reset_state
     )
-    return output.transpose(0, 1) if batch_first else output, last
+    return _present(output.transpose(0, 1) if batch_first else output, *last)
 
 
 PLAIN = (torch.float32, torch.float64)
 
 
-def _plausible(program: Program, inputs: Inputs, state: State, connection: Connection) -> bool:
+def _plausible(
+    program: Program, inputs: Inputs, state: State, connection: Connection, over: Over | None
+) -> bool:
     """Whether what there is and how much of it fits the options: shapes, dtypes and devices could be wrong alone."""
     weight, alpha, eta, fading, modulator = connection
-    drive, plasticity = inputs.drive, program.plasticity
-    tensors = [alpha, eta, fading]
-    if modulator is not None:
-        if not isinstance(modulator, Modulator) or modulator.modulated is not None:
-            return False
-        tensors += [modulator.fan_out_weight, modulator.fan_out_bias, modulator.weight]
-        if not isinstance(modulator.bias, Tensor):
-            return False
-    for tensor in (inputs.features, inputs.clamp, *state, *tensors):
-        if tensor is not None and not isinstance(tensor, Tensor):
-            return False
-    if not isinstance(weight, Tensor):
-        return False
-    rate, fan_out = DIMS[plasticity.eta], DIMS.get(plasticity.fan_out)
+    plasticity = program.plasticity
     # Rates per connection are expanded on their way to the operator, which would not see their shapes.
-    if rate == 2 or fan_out == 2:
+    if plasticity.eta == "connection" or plasticity.fan_out == "connection":
         return False
-    wanted = [
-        DIMS[plasticity.alpha],
-        None if modulator is not None else rate,
-        rate if program.retroactive else None,
-    ]
-    if modulator is not None:
-        wanted += [fan_out, fan_out, 1]
-    if (modulator is None) != (plasticity.modulation == "none") or wanted != [
-        None if x is None else 0 if x.shape == ONE else x.dim() for x in tensors
-    ]:
-        return False
-    for tensor in (state.hidden, eta, fading):  # their values decide how far checkpoints lie apart
-        if tensor is not None and (tensor.dtype, tensor.device) != (drive.dtype, drive.device):
+    rate = DIMS[plasticity.eta]
+    tensors: tuple[Tensor | None, ...]
+    wanted: tuple[int | None, ...]
+    if modulator is None:
+        if plasticity.modulation != "none" or eta is None:
             return False
+        tensors, wanted = (alpha, eta, fading), (DIMS[plasticity.alpha], rate, None)
+    else:
+        if type(modulator) is not Modulator or modulator.modulated is not None:
+            return False
+        if plasticity.modulation == "none" or eta is not None:
+            return False
+        fan_out = DIMS.get(plasticity.fan_out)
+        fading_dims = rate if program.retroactive else None
+        source, bias, *fan_outs, _ = modulator
+        if not TENSORS.issuperset((type(source), type(bias))) or source.dim() != 1:
+            return False
+        tensors, wanted = (
+            (alpha, fading, *fan_outs),
+            (DIMS[plasticity.alpha], fading_dims, fan_out, fan_out),
+        )
+    others = map(type, (*tensors, inputs.features, inputs.clamp, *state))
+    if type(weight) not in TENSORS or not TENSORS_OR_NONE.issuperset(others):
+        return False
+    for tensor, dims in zip(tensors, wanted, strict=True):
+        if tensor is None or dims is None:
+            if tensor is not None or dims is not None:
+                return False
+        elif tensor.dim() != dims and not (dims == 0 and tensor.shape == ONE):
+            return False
+    if over is not None:
+        drive = inputs.drive
+        for tensor in (
+            state.hidden,
+            eta,
+            fading,
+        ):  # their values decide how far checkpoints lie apart
+            if tensor is not None and (tensor.dtype, tensor.device) != (drive.dtype, drive.device):
+                return False
     return True
 
 
 DIMS, ONE = {"layer": 0, "neuron": 1, "connection": 2}, (1,)
+TENSORS = frozenset((Tensor, torch.nn.Parameter))
+TENSORS_OR_NONE = TENSORS | {type(None)}
 
 
 def _filled(program: Program, state: State, connection: Connection, like: Tensor) -> State:

@@ -295,15 +295,22 @@ Named = Mapping[str, Tensor]
 
 def given(tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], str]:
     """As operators take tensors, which are in the order of :data:`OPERANDS`: those that there are, and their names."""
-    present = tuple([tensor is not None for tensor in tensors])
-    return [tensor for tensor in tensors if tensor is not None], _remembered_words(present)
+    there = [tensor for tensor in tensors if tensor is not None]
+    if torch.compiler.is_compiling():
+        return there, _spoken([tensor is not None for tensor in tensors])
+    kinds = tuple(map(type, tensors))  # the quickest way to tell what there is
+    if (words := _words.get(kinds)) is None:
+        if len(_words) >= 1024:
+            _words.clear()
+        words = _words[kinds] = _spoken([kind is not type(None) for kind in kinds])
+    return there, words
 
 
-def _spoken(present: tuple[bool, ...]) -> str:
+_words: dict[tuple[type, ...], str] = {}
+
+
+def _spoken(present: Sequence[bool]) -> str:
     return " ".join(each.name for each, there in zip(OPERANDS, present, strict=True) if there)
-
-
-_remembered_words = remembered(_spoken)
 
 
 def by_name(tensors: Sequence[Tensor], names: str, *tables: Iterable[Operand]) -> dict[str, Tensor]:

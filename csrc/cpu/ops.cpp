@@ -1,6 +1,7 @@
 // The operators on the CPU.
 #include <torch/csrc/stable/c/shim.h>
 
+#include <cstring>
 #include <new>
 
 #include "../operators.h"
@@ -22,16 +23,15 @@ namespace {
 
 #if defined(__linux__)
 // Bytes of a tensor; 0: none, or more than can be counted.
-int64_t bytes_of(const std::vector<int64_t>& shape, int64_t bytes) {
+int64_t bytes_of(const Shape& shape, int64_t bytes) {
     for (const int64_t size : shape) {
         if (size <= 0 || __builtin_mul_overflow(bytes, size, &bytes)) return 0;
     }
     return bytes;
 }
 
-Tensor pooled(const Tensor& like, const std::vector<int64_t>& shape, int64_t bytes) {
-    std::vector<int64_t> strides(shape.size(), 1);
-    for (size_t i = shape.size() - 1; i > 0; --i) strides[i - 1] = strides[i] * shape[i];
+Tensor pooled(const Tensor& like, const Shape& shape, int64_t bytes) {
+    const Shape strides = shape.strides();
     int32_t dtype, layout, device;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(like.get(), &layout));
@@ -50,7 +50,7 @@ Tensor pooled(const Tensor& like, const std::vector<int64_t>& shape, int64_t byt
 #endif
 
 // A new tensor, a large one of memory that goes back to the pool.
-Tensor pooled_empty(const Tensor& like, const std::vector<int64_t>& shape) {
+Tensor pooled_empty(const Tensor& like, const Shape& shape) {
 #if defined(__linux__)
     constexpr int64_t large = int64_t{1} << 20, beyond_memory = int64_t{1} << 60;
     const int64_t bytes = bytes_of(shape, like.element_size());
@@ -62,7 +62,13 @@ Tensor pooled_empty(const Tensor& like, const std::vector<int64_t>& shape) {
         }
     }
 #endif
-    return torch::stable::new_empty(like, shape);
+    return unwritten(like, shape, like.scalar_type());
+}
+
+// For tests: whether new memory starts as NaN, so that a value that is never written is seen.
+bool starts_as_nan() {
+    const char* wish = std::getenv("PLASTIKERN_NEW_MEMORY");
+    return wish != nullptr && std::strcmp(wish, "nan") == 0;
 }
 
 struct Cpu {
@@ -70,8 +76,19 @@ struct Cpu {
     static constexpr bool reverses = true, keeps_activities = false;
     static bool beside(const Tensor& tensor, const Tensor& /*like*/) { return tensor.is_cpu(); }
     static Tensor bring(const Tensor& lengths, const Tensor& /*like*/) { return lengths; }
-    static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) {
-        return pooled_empty(like, shape);
+    static Tensor empty(const Tensor& like, const Shape& shape, ScalarType /*dtype*/) {
+        const Tensor found = pooled_empty(like, shape);
+        if (starts_as_nan()) fill(found, 0xFF);
+        return found;
+    }
+    static Tensor zeros(const Tensor& like, const Shape& shape, ScalarType dtype) {
+        const Tensor found = unwritten(like, shape, dtype);
+        fill(found, 0);
+        return found;
+    }
+    static void fill(const Tensor& tensor, int byte) {
+        const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
+        if (bytes > 0) std::memset(tensor.mutable_data_ptr(), byte, static_cast<size_t>(bytes));
     }
 
     // The kernels read rates and modulators without asking whether there are any.
@@ -107,7 +124,7 @@ struct Cpu {
 };
 
 Tensor empty(const Tensor& like, std::vector<int64_t> size) {
-    return made("a new tensor", like, size, [&] { return pooled_empty(like, size); });
+    return made("a new tensor", like, size, [&] { return pooled_empty(like, Shape(size)); });
 }
 
 void bandwidth(const Tensor& a, const Tensor& b, const Tensor& c, int64_t repeats) {

@@ -74,8 +74,11 @@ struct Cuda {
         torch::stable::copy_(there, staged, /*non_blocking=*/true);
         return there;
     }
-    static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape) {
-        return torch::stable::new_empty(like, shape);
+    static Tensor empty(const Tensor& like, const Shape& shape, ScalarType dtype) {
+        return unwritten(like, shape, dtype);
+    }
+    static Tensor zeros(const Tensor& like, const Shape& shape, ScalarType dtype) {
+        return torch::stable::new_zeros(like, {shape.data(), shape.size()}, dtype);
     }
     // Plans the pass, and once more without cooperative launches where the device refuses one.
     template <class Planned, class Run>
@@ -85,7 +88,7 @@ struct Cuda {
         const auto attempt = [&] {
             const cuda::Plan plan = planned(device);
             const Tensor scratch =
-                torch::stable::new_empty(like, {plan.scratch_bytes}, ScalarType::Byte);
+                unwritten(like, Shape{plan.scratch_bytes}, ScalarType::Byte);
             run(plan, scratch.mutable_data_ptr(), on.stream());
         };
         try {

@@ -43,16 +43,63 @@ Tensors = Sequence[Tensor | None]
 
 
 class Pass(NamedTuple):
-    """How a program is run, on which tensors, and what is kept: see the schemas in csrc/registration.cpp."""
+    """How a program is run, on which tensors, and what is kept: see the schemas in csrc/registration.cpp.
+
+    Attributes:
+        given, results: names of the tensors that go in and come out.
+        returned: how many of these, the first ones, the caller gets. The others are for the backward pass.
+        kept: places of those that the backward pass needs, and ``kept_names`` what it calls them.
+    """
 
     backend: str
     program: Program
     given: str
     results: tuple[str, ...]
+    returned: int
+    kept: tuple[int, ...]
+    kept_names: tuple[str, ...]
     step: bool
-    batch_first: bool = False
-    checkpoint_every: int = 1
-    reversible: bool = False
+    batch_first: bool
+    checkpoint_every: int
+    reversible: bool
+
+
+def pass_of(
+    backend: str, program: Program, given: str, step: bool, batch_first: bool = False, checkpoint_every: int = 1,
+    reversible: bool = False,
+) -> Pass:  # fmt: skip
+    """The pass of these options: the same one again at the next call."""
+    options = (backend, given, step, batch_first, checkpoint_every, reversible)
+    if torch.compiler.is_compiling():
+        return _made_pass(program, *options)
+    known = (id(program), *options)
+    if (found := _passes.get(known)) is None:
+        if len(_passes) >= 1024:
+            _passes.clear()
+        found = _passes[known] = _made_pass(program, *options)
+    return found
+
+
+# A pass holds its program, whose identity stays its own: to hash a program would take longer.
+_passes: dict[tuple[Any, ...], Pass] = {}
+
+
+def _made_pass(
+    program: Program, backend: str, given: str, step: bool, batch_first: bool, checkpoint_every: int,
+    reversible: bool,
+) -> Pass:  # fmt: skip
+    results = names(results_of, program.key, step, True, reversible)
+    public = [result.name for result in RESULTS[:5]]
+    last = {"trace": "trace_out", "eligibility": "eligibility_out"} if reversible else {}
+    kept = {"output": "output", **{result.name: result.name for result in RESULTS[5:]}, **last}
+    places = tuple(place for place, name in enumerate(results) if name in kept)
+    return Pass(
+        backend, program, given, results,
+        returned=sum(name in public for name in results),
+        kept=places,
+        kept_names=tuple(kept[results[place]] for place in places),
+        step=step, batch_first=batch_first, checkpoint_every=checkpoint_every, reversible=reversible,
+    )  # fmt: skip
 
 
 def _look_up(backend: str, name: str) -> Any:
@@ -199,8 +246,10 @@ def _differentiated(tensors: Tensors) -> bool:
 def run(
     backend: str, inputs: Inputs, state: State, connection: Connection, program: Program,
     over: tuple[Tensor | None, bool, int | None] | None,
-) -> tuple[Tensor, State]:  # fmt: skip
+) -> Sequence[Tensor]:  # fmt: skip
     """A call: of a sequence ``over`` its lengths, in the layout batch_first, with a spacing of checkpoints; or a step.
+
+    Returns its output and its last state, those that there are; of a recurrent network's step the state alone.
 
     The tensors are checked by :mod:`plastikern.functional`, or by the operator.
 
@@ -213,24 +262,22 @@ def run(
     if lengths is not None and FUSED[backend].device_lengths and not torch.compiler.is_compiling():
         lengths = lengths_on(lengths, inputs.drive.device)
     operands = operands_of(inputs, state, connection, program, lengths)
-    clip = program.plasticity.clip
-    if not _differentiated(operands):
+    tensors, present = given(operands)
+    if not _differentiated(tensors):
+        start = (tensors, present, program.key, program.plasticity.clip)
         if step:
-            results = _operator(backend, "step")(*given(operands), program.key, clip, False)
+            found: list[Tensor] = _operator(backend, "step")(*start, False)
         else:
-            results = _operator(backend, "sequence")(
-                *given(operands), program.key, clip, batch_first, 0, False
-            )
-        return _returned(names(results_of, program.key, step, False), results)
+            found = _operator(backend, "sequence")(*start, batch_first, 0, False)
+        return found
     reversible = False
     if every is None:
         every, reversible = checkpoint_spacing(
             backend, inputs, connection, program, state.hidden, batch_first
         )
-    tensors, present = given(operands)
-    results = names(results_of, program.key, step, True, reversible)
-    call = Pass(backend, program, present, results, step, batch_first, every, reversible)
-    return _returned(call.results, _recorder()(call, None, *tensors))
+    call = pass_of(backend, program, present, step, batch_first, every, reversible)
+    found = _recorder()(call, None, *tensors)
+    return found[: call.returned]
 
 
 def _recorder() -> Callable[..., Any]:
@@ -238,12 +285,6 @@ def _recorder() -> Callable[..., Any]:
     # What torch's own apply does before, looking up a signature, takes as long as a small step; and its transforms,
     # which need that, have been refused.
     return _Fused.apply if torch.compiler.is_compiling() else _recorded
-
-
-def _returned(found: Sequence[str], results: Sequence[Tensor]) -> tuple[Tensor, State]:
-    """Output and last state, from an operator's results and their names."""
-    state = dict(zip(found, results, strict=True)).get
-    return results[0], State(state("hidden"), state("cell"), state("trace"), state("eligibility"))
 
 
 class Recording:
@@ -274,8 +315,7 @@ class Recording:
         with torch.inference_mode(False), torch.no_grad():
             operands = operands_of(inputs, state, connection, program, None)
             tensors, present = given(operands)
-            kept_names = names(results_of, program.key, False, True, spacing[1])
-            self._call = call = Pass(backend, program, present, kept_names, False, False, *spacing)
+            self._call = call = pass_of(backend, program, present, False, False, *spacing)
             self._operands = [tensor.detach().contiguous() for tensor in tensors]
             results = fakes.sequence(
                 [tensor.to("meta") for tensor in tensors], present, program.key,
@@ -360,7 +400,9 @@ class Recording:
         if not _differentiated(operands):
             return found["output"], last
         results = [found[name] for name in call.results]
-        return _returned(call.results, _recorder()(call, results, *given(operands)[0]))
+        found = _recorder()(call, results, *given(operands)[0])
+        named = dict(zip(call.results[: call.returned], found, strict=False))
+        return found[0], State(*(named.get(name) for name in State._fields))
 
 
 class _Fused(torch.autograd.Function):
@@ -384,11 +426,11 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         call = ctx.call = inputs[0]
-        places, differentiable, _ = kept_of(call.results, call.reversible)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[differentiable:])
+        if call.returned < len(output):
+            ctx.mark_non_differentiable(*output[call.returned :])
         # The backward pass does not need the drive, which comes first.
-        ctx.save_for_backward(*[output[place] for place in places], *inputs[3:])
+        ctx.save_for_backward(*[output[place] for place in call.kept], *inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -399,9 +441,16 @@ class _Fused(torch.autograd.Function):
         if backends.under_transform(*upstream):
             raise RuntimeError(backends.TRANSFORMED)
         there = tuple([grad is not None for grad in grads])
-        plan = plan_of(call.program.key, call.given, call.results, call.reversible, needs, there)
+        plan = plan_of(
+            call.program.key,
+            call.given,
+            call.results[: call.returned],
+            call.kept_names,
+            needs,
+            there,
+        )
         tensors = [*ctx.saved_tensors, *upstream[: plan.upstream]]
-        if not torch.is_grad_enabled() and not torch.is_autocast_enabled(upstream[0].device.type):
+        if not torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled():
             return None, None, *_gradients(call, plan, tensors)
         # Autocast would compute products in half precision where somebody calls backward inside its block.
         with torch.no_grad(), without_autocast(upstream[0]):
@@ -410,20 +459,6 @@ class _Fused(torch.autograd.Function):
 
 
 _recorded = super(torch.autograd.Function, _Fused).apply
-
-
-def _kept_of(
-    results: tuple[str, ...], reversible: bool
-) -> tuple[tuple[int, ...], int, tuple[str, ...]]:
-    """Of a forward pass: places of the results that a backward pass needs, how many have gradients, and their names."""
-    last = {"trace": "trace_out", "eligibility": "eligibility_out"} if reversible else {}
-    kept = {"output": "output", **{result.name: result.name for result in RESULTS[5:]}, **last}
-    places = tuple(place for place, name in enumerate(results) if name in kept)
-    differentiable = sum(name in [result.name for result in RESULTS[:5]] for name in results)
-    return places, differentiable, tuple(kept[results[place]] for place in places)
-
-
-kept_of = remembered(_kept_of)
 
 
 class Plan(NamedTuple):
@@ -441,13 +476,12 @@ class Plan(NamedTuple):
 
 
 def _plan(
-    key: str, given: str, results: tuple[str, ...], reversible: bool, needs: tuple[bool, ...],
+    key: str, given: str, public: tuple[str, ...], kept: tuple[str, ...], needs: tuple[bool, ...],
     there: tuple[bool, ...],
 ) -> Plan:  # fmt: skip
     operands = given.split()
-    _, differentiable, kept = kept_of(results, reversible)
     # torch.compile gives those gradients, too, that there are not.
-    incoming = [f"grad_{results[place]}" for place in range(differentiable) if there[place]]
+    incoming = [f"grad_{name}" for name, one in zip(public, there, strict=False) if one]
     names_given = (*kept, *operands[1:], *incoming)
     needed = tuple(name if need else None for name, need in zip(operands, needs, strict=True))
     wanted = " ".join(grad.name for grad in GRADIENTS if grad.asked and grad.name in needed)
@@ -471,15 +505,10 @@ def _gradients(call: Pass, plan: Plan, tensors: list[Tensor]) -> list[Tensor | N
     found: dict[str | None, Any] = dict(zip(plan.returned, results, strict=True))
     if "weight" in needed or "modulator_weight" in needed:
         saved = dict(zip(plan.given, tensors, strict=True))
-        before = _before(call, saved)
         if "weight" in needed:
-            found["weight"] = _weight_gradient(
-                found["drive"], found.get("sum"), before, program.kind
-            )
+            found["weight"] = _weight_gradient(call, found["drive"], found.get("sum"), saved)
         if "modulator_weight" in needed:
-            found["modulator_weight"] = _modulator_gradient(
-                found["modulator"], before, saved, program
-            )
+            found["modulator_weight"] = _modulator_gradient(call, found["modulator"], saved)
     if "modulator_bias" in needed:
         shape = tensors[plan.given.index("modulator_bias")].shape
         found["modulator_bias"] = found["modulator"].sum().view(shape)
@@ -488,16 +517,35 @@ def _gradients(call: Pass, plan: Plan, tensors: list[Tensor]) -> list[Tensor | N
 
 
 def _weight_gradient(
-    grad_drive: Tensor, grad_sum: Tensor | None, before: Tensor, kind: str
+    call: Pass, grad_drive: Tensor, grad_sum: Tensor | None, saved: dict[str, Tensor]
 ) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
     if grad_sum is None:  # it is the drive's gradient
-        return _products(grad_drive, before)
-    if kind != "lstm":
-        return _products(grad_sum, before)
-    grad, size = _products(grad_drive, before), grad_sum.shape[-1]
-    grad[2 * size : 3 * size] = _products(grad_sum, before)
+        return _products(call, grad_drive, saved)
+    if call.program.kind != "lstm":
+        return _products(call, grad_sum, saved)
+    grad, size = _products(call, grad_drive, saved), grad_sum.shape[-1]
+    grad[2 * size : 3 * size] = _products(call, grad_sum, saved)
     return grad
+
+
+def _products(call: Pass, grad: Tensor, saved: dict[str, Tensor]) -> Tensor:
+    """Sum over steps and elements of ``grad`` (T, B, O) times the activity before each step (T, B, I): (O, I)."""
+    # Contiguous, so that the bits do not depend on the memory layout that came in.
+    hidden = saved.get("hidden")
+    if "features" not in saved and call.step:
+        if hidden is None:
+            return grad.new_zeros(grad.shape[1], saved["output"].shape[1])
+        return grad.t() @ hidden.contiguous()
+    if "features" not in saved and not call.batch_first:
+        # Rows of all steps: the activity before a step lies one batch further up in the output.
+        batch, rows, activity = grad.shape[1], grad.flatten(0, 1), saved["output"].flatten(0, 1)
+        found = rows[batch:].t() @ activity[: max(activity.shape[0] - batch, 0)]
+        if hidden is None:
+            return found
+        first = rows[:batch]
+        return found.addmm_(first.t(), hidden[: first.shape[0]].contiguous())
+    return grad.flatten(0, -2).mT @ _before(call, saved).contiguous().flatten(0, -2)
 
 
 def _before(call: Pass, saved: dict[str, Tensor]) -> Tensor:
@@ -525,19 +573,11 @@ def _before(call: Pass, saved: dict[str, Tensor]) -> Tensor:
     return torch.where(running.unsqueeze(-1), features, 0)
 
 
-def _products(grad: Tensor, before: Tensor) -> Tensor:
-    """Sum over steps and elements of ``grad`` (T, B, O) times ``before`` (T, B, I): (O, I)."""
-    # Contiguous, so that the bits do not depend on the memory layout that came in.
-    return grad.flatten(0, -2).mT @ before.contiguous().flatten(0, -2)
-
-
-def _modulator_gradient(
-    grad: Tensor, before: Tensor, saved: dict[str, Tensor], program: Program
-) -> Tensor:
+def _modulator_gradient(call: Pass, grad: Tensor, saved: dict[str, Tensor]) -> Tensor:
     """Of the modulator's weight, from the gradient (T, B) of what goes into its nonlinearity."""
     output = saved["output"]
-    source, size = program.plasticity.modulator_input, output.shape[-1]
-    activity = before if source == "previous_hidden" else output
+    source, size = call.program.plasticity.modulator_input, output.shape[-1]
+    activity = _before(call, saved) if source == "previous_hidden" else output
     if source == "cell":
         row = HISTORY.index("cell") * size
         activity = saved["history"][..., row : row + size]
