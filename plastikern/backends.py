@@ -220,16 +220,14 @@ TRANSFORMED = (
 )
 
 
-def under_transform(*grads: Tensor | None) -> bool:
+def under_transform(*grads: Tensor) -> bool:
     """Whether the call is made inside ``torch.func.vmap``, ``grad`` or another transform, or with batched gradients."""
     if torch._C._are_functorch_transforms_active():
         return True
-    if torch.compiler.is_compiling():
+    if not grads or torch.compiler.is_compiling():
         return False
-    batched = (
-        torch._C._functorch.is_legacy_batchedtensor
-    )  # of torch.autograd.grad(..., is_grads_batched=True)
-    return any(grad is not None and batched(grad) for grad in grads)
+    # Of torch.autograd.grad(..., is_grads_batched=True).
+    return any(map(torch._C._functorch.is_legacy_batchedtensor, grads))
 
 
 def under_vmap() -> bool:

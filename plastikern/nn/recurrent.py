@@ -111,7 +111,7 @@ class RecurrentModule(PlasticModule):
     def _run(
         self, inputs: Inputs, first: Sequence[Tensor | None], connection: Any, over: Over | None = None,
         signals: Signals = None,
-    ) -> list[Tensor]:  # fmt: skip
+    ) -> Sequence[Tensor]:  # fmt: skip
         """A step or a sequence of a layer, whose tensors are those of the functions of this kind of network."""
         if self._rule is not None:
             if self._rule.twin is None:
@@ -123,8 +123,7 @@ class RecurrentModule(PlasticModule):
         state = by_name(first)
         if over is not None and over.reset_state is not None:
             over = over._replace(reset_state=by_name(over.reset_state))
-        found = run(name, layout, self._program(), inputs, state, connection, self.backend, over)
-        return [tensor for tensor in found if tensor is not None]
+        return run(name, layout, self._program(), inputs, state, connection, self.backend, over)
 
     def extra_repr(self) -> str:
         """Sizes and options."""

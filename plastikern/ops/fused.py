@@ -24,7 +24,6 @@ from ..program import (
     given,
     gradients_of,
     names,
-    remembered,
     results_of,
     spacing,
 )
@@ -161,8 +160,9 @@ def checkpoint_spacing(
     fading = connection.eta if constraint == "decay" else connection.eligibility_eta
     if fading is None or fading.numel() == 0:
         return root, fading is None
-    rates = fading.detach()
-    shrink = abs(1 - rates.item()) if rates.numel() == 1 else float((1 - rates).abs().min())
+    shrink = (
+        abs(1 - fading.item()) if fading.numel() == 1 else float((1 - fading.detach()).abs().min())
+    )
     reach = reach_backwards(shrink, steps, connection.weight.shape[-1])
     if reach < root:
         return root, False
@@ -440,21 +440,13 @@ class _Fused(torch.autograd.Function):
             return (None,) * (2 + len(needs))
         if backends.under_transform(*upstream):
             raise RuntimeError(backends.TRANSFORMED)
-        there = tuple([grad is not None for grad in grads])
-        plan = plan_of(
-            call.program.key,
-            call.given,
-            call.results[: call.returned],
-            call.kept_names,
-            needs,
-            there,
-        )
+        plan = plan_of(call, needs, tuple([grad is not None for grad in grads]))
         tensors = [*ctx.saved_tensors, *upstream[: plan.upstream]]
         if not torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled():
-            return None, None, *_gradients(call, plan, tensors)
+            return None, None, *_gradients(plan, tensors)
         # Autocast would compute products in half precision where somebody calls backward inside its block.
         with torch.no_grad(), without_autocast(upstream[0]):
-            found = _gradients(call, plan, tensors)
+            found = _gradients(plan, tensors)
         return None, None, *first_order(found)
 
 
@@ -462,39 +454,59 @@ _recorded = super(torch.autograd.Function, _Fused).apply
 
 
 class Plan(NamedTuple):
-    """Of a backward pass: names of what its operator is given, of what it is asked for, and of what it returns.
+    """Of a backward pass: what its operator is given, what it is asked for, and what it returns.
 
-    ``upstream``: how many gradients come in; ``needed``: names of the call's tensors, or None, in their order.
+    Attributes:
+        call: the forward pass.
+        spoken: names of the tensors that it is given, and ``places`` where each of these lies.
+        upstream: how many gradients come in.
+        wanted: names of gradients that are computed for who asks.
+        returned: names of what comes out.
+        needed: names of the call's tensors, or None, in their order.
     """
 
-    given: tuple[str, ...]
+    call: Pass
     spoken: str
+    places: dict[str, int]
     upstream: int
     wanted: str
     returned: tuple[str, ...]
     needed: tuple[str | None, ...]
 
 
-def _plan(
-    key: str, given: str, public: tuple[str, ...], kept: tuple[str, ...], needs: tuple[bool, ...],
-    there: tuple[bool, ...],
-) -> Plan:  # fmt: skip
-    operands = given.split()
+def plan_of(call: Pass, needs: tuple[bool, ...], there: tuple[bool, ...]) -> Plan:
+    """The plan for gradients of some of the tensors, from those of some of the results: the same one again."""
+    if torch.compiler.is_compiling():
+        return _made_plan(call, needs, there)
+    known = (id(call), needs, there)
+    if (found := _plans.get(known)) is None:
+        if len(_plans) >= 1024:
+            _plans.clear()
+        found = _plans[known] = _made_plan(call, needs, there)
+    return found
+
+
+# A plan holds its pass, whose identity stays its own.
+_plans: dict[tuple[Any, ...], Plan] = {}
+
+
+def _made_plan(call: Pass, needs: tuple[bool, ...], there: tuple[bool, ...]) -> Plan:
+    operands = call.given.split()
     # torch.compile gives those gradients, too, that there are not.
-    incoming = [f"grad_{name}" for name, one in zip(public, there, strict=False) if one]
-    names_given = (*kept, *operands[1:], *incoming)
+    pairs = zip(call.results[: call.returned], there, strict=False)
+    incoming = [f"grad_{name}" for name, one in pairs if one]
+    spoken = (*call.kept_names, *operands[1:], *incoming)
     needed = tuple(name if need else None for name, need in zip(operands, needs, strict=True))
     wanted = " ".join(grad.name for grad in GRADIENTS if grad.asked and grad.name in needed)
-    returned = names(gradients_of, key, "clamp" in operands, wanted)
-    return Plan(names_given, " ".join(names_given), len(incoming), wanted, returned, needed)
+    returned = names(gradients_of, call.program.key, "clamp" in operands, wanted)
+    places = {name: place for place, name in enumerate(spoken)}
+    return Plan(call, " ".join(spoken), places, len(incoming), wanted, returned, needed)
 
 
-plan_of = remembered(_plan)
-
-
-def _gradients(call: Pass, plan: Plan, tensors: list[Tensor]) -> list[Tensor | None]:
+def _gradients(plan: Plan, tensors: list[Tensor]) -> list[Tensor | None]:
     """Of the tensors of a call, None where nobody asks for one."""
-    program, needed = call.program, plan.needed
+    call, needed = plan.call, plan.needed
+    program = call.program
     try:
         results = _operator(call.backend, "sequence_backward")(
             tensors, plan.spoken, program.key, program.plasticity.clip, call.batch_first,
@@ -503,67 +515,68 @@ def _gradients(call: Pass, plan: Plan, tensors: list[Tensor]) -> list[Tensor | N
     except RuntimeError as error:
         raise told(error) from None
     found: dict[str | None, Any] = dict(zip(plan.returned, results, strict=True))
-    if "weight" in needed or "modulator_weight" in needed:
-        saved = dict(zip(plan.given, tensors, strict=True))
-        if "weight" in needed:
-            found["weight"] = _weight_gradient(call, found["drive"], found.get("sum"), saved)
-        if "modulator_weight" in needed:
-            found["modulator_weight"] = _modulator_gradient(call, found["modulator"], saved)
+    if "weight" in needed:
+        found["weight"] = _weight_gradient(plan, found["drive"], found.get("sum"), tensors)
+    if "modulator_weight" in needed:
+        found["modulator_weight"] = _modulator_gradient(plan, found["modulator"], tensors)
     if "modulator_bias" in needed:
-        shape = tensors[plan.given.index("modulator_bias")].shape
+        shape = tensors[plan.places["modulator_bias"]].shape
         found["modulator_bias"] = found["modulator"].sum().view(shape)
     found[None] = None
     return [found[name] for name in needed]
 
 
 def _weight_gradient(
-    call: Pass, grad_drive: Tensor, grad_sum: Tensor | None, saved: dict[str, Tensor]
+    plan: Plan, grad_drive: Tensor, grad_sum: Tensor | None, tensors: list[Tensor]
 ) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
     if grad_sum is None:  # it is the drive's gradient
-        return _products(call, grad_drive, saved)
-    if call.program.kind != "lstm":
-        return _products(call, grad_sum, saved)
-    grad, size = _products(call, grad_drive, saved), grad_sum.shape[-1]
-    grad[2 * size : 3 * size] = _products(call, grad_sum, saved)
+        return _products(plan, grad_drive, tensors)
+    if plan.call.program.kind != "lstm":
+        return _products(plan, grad_sum, tensors)
+    grad, size = _products(plan, grad_drive, tensors), grad_sum.shape[-1]
+    grad[2 * size : 3 * size] = _products(plan, grad_sum, tensors)
     return grad
 
 
-def _products(call: Pass, grad: Tensor, saved: dict[str, Tensor]) -> Tensor:
+def _products(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tensor:
     """Sum over steps and elements of ``grad`` (T, B, O) times the activity before each step (T, B, I): (O, I)."""
     # Contiguous, so that the bits do not depend on the memory layout that came in.
-    hidden = saved.get("hidden")
-    if "features" not in saved and call.step:
+    call, places = plan.call, plan.places
+    hidden = tensors[places["hidden"]].contiguous() if "hidden" in places else None
+    if "features" in places or (call.batch_first and not call.step):
+        return grad.flatten(0, -2).mT @ _before(plan, tensors).contiguous().flatten(0, -2)
+    output = tensors[places["output"]]
+    if call.step:
         if hidden is None:
-            return grad.new_zeros(grad.shape[1], saved["output"].shape[1])
-        return grad.t() @ hidden.contiguous()
-    if "features" not in saved and not call.batch_first:
-        # Rows of all steps: the activity before a step lies one batch further up in the output.
-        batch, rows, activity = grad.shape[1], grad.flatten(0, 1), saved["output"].flatten(0, 1)
-        found = rows[batch:].t() @ activity[: max(activity.shape[0] - batch, 0)]
-        if hidden is None:
-            return found
-        first = rows[:batch]
-        return found.addmm_(first.t(), hidden[: first.shape[0]].contiguous())
-    return grad.flatten(0, -2).mT @ _before(call, saved).contiguous().flatten(0, -2)
+            return grad.new_zeros(grad.shape[1], output.shape[1])
+        return grad.t() @ hidden
+    # Rows of all steps: the activity before a step lies one batch further up in the output.
+    batch, (rows, activity) = grad.shape[1], (grad.flatten(0, 1), output.flatten(0, 1))
+    found = rows[batch:].t() @ activity[: max(activity.shape[0] - batch, 0)]
+    if hidden is None:
+        return found
+    first = rows[:batch]
+    return found.addmm_(first.t(), hidden[: first.shape[0]])
 
 
-def _before(call: Pass, saved: dict[str, Tensor]) -> Tensor:
-    """The activity before each step, in the layout of the output."""
-    features, hidden, lengths = (saved.get(x) for x in ("features", "hidden", "lengths"))
-    output = saved["output"]
-    time = 1 if call.batch_first else 0
-    if features is None:
+def _before(plan: Plan, tensors: list[Tensor]) -> Tensor:
+    """The activity before each step of a sequence, in the layout of the output."""
+    call, places = plan.call, plan.places
+    output, time = tensors[places["output"]], 1 if call.batch_first else 0
+    if "features" not in places:
+        hidden = tensors[places["hidden"]] if "hidden" in places else None
         if call.step:
             return torch.zeros_like(output) if hidden is None else hidden
-        first = output.new_zeros(()) if hidden is None else hidden
         shifted: Tensor = output.roll(1, time)
         if shifted.shape[time]:
-            shifted.select(time, 0).copy_(first)
+            shifted.select(time, 0).copy_(output.new_zeros(()) if hidden is None else hidden)
         return shifted
-    if lengths is None:
+    features = tensors[places["features"]]
+    if "lengths" not in places:
         return features
     # What lies beyond an element's end, be it NaN, must not reach a gradient.
+    lengths = tensors[places["lengths"]]
     if lengths.device != features.device:
         lengths = lengths_on(lengths, features.device)
     steps = torch.arange(features.shape[time], device=features.device).view(
@@ -573,14 +586,17 @@ def _before(call: Pass, saved: dict[str, Tensor]) -> Tensor:
     return torch.where(running.unsqueeze(-1), features, 0)
 
 
-def _modulator_gradient(call: Pass, grad: Tensor, saved: dict[str, Tensor]) -> Tensor:
+def _modulator_gradient(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tensor:
     """Of the modulator's weight, from the gradient (T, B) of what goes into its nonlinearity."""
-    output = saved["output"]
-    source, size = call.program.plasticity.modulator_input, output.shape[-1]
-    activity = _before(call, saved) if source == "previous_hidden" else output
+    output, source = (
+        tensors[plan.places["output"]],
+        plan.call.program.plasticity.modulator_input,
+    )
+    activity = _before(plan, tensors) if source == "previous_hidden" else output
     if source == "cell":
+        size = output.shape[-1]
         row = HISTORY.index("cell") * size
-        activity = saved["history"][..., row : row + size]
+        activity = tensors[plan.places["history"]][..., row : row + size]
     return grad.flatten() @ activity.flatten(0, -2)
 
 
