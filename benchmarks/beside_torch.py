@@ -41,6 +41,7 @@ class Row:
     Attributes:
         goal: the most times of the best rival's time that the library may take; None: there is no rival.
         beyond: where there is none, the most microseconds beyond the operators.
+        inference: in ``torch.inference_mode``, which is entered once for a block of calls.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Row:
     rivals: dict[str, Run]
     goal: float | None = None
     beyond: float | None = None
+    inference: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,16 @@ def cell_rows(batch: int, neurons: int) -> list[Row]:
     network, torchs = PlasticRNN(neurons, neurons), nn.RNN(neurons, neurons)
     inputs = torch.randn(3, batch, neurons)
 
-    def without_gradients(run: Run) -> Run:
-        def inference() -> None:
-            with torch.inference_mode():
-                run()
-
-        return inference
-
     def trained(output: Callable[[], Tensor]) -> Run:
         return lambda: output().sum().backward()
 
     return [
         Row(
             "cell, inference",
-            without_gradients(lambda: ours(input, state)),
-            {"nn.RNNCell": without_gradients(lambda: theirs(input, hidden))},
+            lambda: ours(input, state),
+            {"nn.RNNCell": lambda: theirs(input, hidden)},
             2.0,
+            inference=True,
         ),
         Row(
             "cell, training step",
@@ -142,10 +138,9 @@ def acting_row(batch: int, neurons: int = 100) -> Row:
     def step() -> None:
         if rollouts[0].taken == of.steps:
             rollouts[0] = network.rollout(of.steps, batch)
-        with torch.no_grad():
-            rollouts[0].step(drive)
+        rollouts[0].step(drive)
 
-    return Row(f"maze, a step of a rollout, batch {batch}", step, {}, beyond=10.0)
+    return Row(f"maze, a step of a rollout, batch {batch}", step, {}, beyond=10.0, inference=True)
 
 
 class _Calls(TorchDispatchMode):
@@ -201,8 +196,9 @@ def least(runs: Sequence[Run], seconds: float, blocks: int = BLOCKS) -> list[flo
 
 def measured(row: Row, seconds: float) -> Found:
     """Times of a row."""
-    runs = [row.library, operators_of(row.library), *row.rivals.values()]
-    library, operators, *rivals = least(runs, seconds)
+    with torch.inference_mode(row.inference):
+        runs = [row.library, operators_of(row.library), *row.rivals.values()]
+        library, operators, *rivals = least(runs, seconds)
     named = dict(zip(row.rivals, rivals, strict=True))
     return Found(row.name, library, operators, named, row.goal, row.beyond)
 

@@ -279,15 +279,16 @@ def _refusal(backend: str, tensor: Tensor, requested: bool = False) -> str | Non
     return None
 
 
-def _plainly_on_cpu(tensor: Tensor) -> bool:
-    """Whether the CPU's kernels serve a call, without the reasons why they do not: no small call waits for those."""
+def by_cpu(requested: str | None, tensor: Tensor) -> bool:
+    """Whether the CPU's kernels serve a call on a plain tensor outside of compiled code, without the reasons why they
+    do not: no small call waits for those."""
+    name = _choice.name if requested is None else requested
     return (
-        type(tensor) is Tensor
+        (name is None or name == "cpu")
         and tensor.is_cpu
-        and tensor.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
+        and not _environment.get(_environment_key)
         and next(iter(FUSED)) == "cpu"
         and FUSED["cpu"].missing() is None
     )
@@ -309,8 +310,6 @@ def select(requested: str | None, tensor: Tensor) -> str:
         RuntimeError: the backend was asked for by name and cannot serve the call; the message says why.
     """
     name = named(requested)
-    if (name is None or name == "cpu") and _plainly_on_cpu(tensor):
-        return "cpu"
     if name is None:
         return next((fused for fused in FUSED if _refusal(fused, tensor) is None), "reference")
     reason = _refusal(name, tensor, requested=True)

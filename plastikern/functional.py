@@ -452,25 +452,26 @@ def run(
         if over.reset is not None and not isinstance(over.reset, Resets):
             resets = resets_of(name, over.reset, over.lengths, drive, over.batch_first)
             over = over._replace(reset=resets)
-    chosen = backends.select(backend, drive)
+    quick = plain and backends.by_cpu(backend, drive)
+    chosen = "cpu" if quick else backends.select(backend, drive)
     if chosen == "reference":
         if plain:
             check_call(name, program, inputs, state, connection, layout)
         return _reference(program, inputs, state, connection, over)
     try:
-        return _fused(chosen, inputs, state, connection, program, over)
+        if over is None or over.reset is None:
+            return fused.run(chosen, inputs, state, connection, program, over and over[:3])
+        return _with_resets(chosen, inputs, state, connection, program, over)
     except RuntimeError as error:
         if plain and refused(error):
             check_call(name, program, inputs, state, connection, layout)
         raise fused.told(error) from None
 
 
-def _fused(
-    backend: str, inputs: Inputs, state: State, connection: Connection, program: Program, over: Over | None
+def _with_resets(
+    backend: str, inputs: Inputs, state: State, connection: Connection, program: Program, over: Over
 ) -> Sequence[Tensor]:  # fmt: skip
     """On kernels: episodes that begin inside a sequence become elements of their own."""
-    if over is None or over.reset is None:
-        return fused.run(backend, inputs, state, connection, program, over and over[:3])
     resets, fresh = over.reset, over.reset_state or State(None, None, None, None)
     pairs = list(zip(State._fields, state, fresh, strict=True))
     state = State(**{field: resets.first(*of) for field, *of in pairs})

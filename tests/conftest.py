@@ -354,10 +354,12 @@ def assert_same_bits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 
 @contextmanager
 def uninitialised_memory_is_nan() -> Iterator[None]:
-    """Tensors from ``torch.empty`` start as NaN, so that a value that is never written is seen."""
+    """New tensors, torch's and the library's, start as NaN, so that a value that is never written is seen."""
     torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("PLASTIKERN_NEW_MEMORY", "nan")
+            yield
     finally:
         torch.use_deterministic_algorithms(False)
 

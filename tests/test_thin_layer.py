@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -113,3 +116,64 @@ def test_what_an_operator_refuses_is_explained_and_everything_else_passed_on(
 def test_names_of_operands_are_said_once() -> None:
     names = [operand.name for operand in OPERANDS]
     assert len(set(names)) == len(names)
+
+
+MOST = 8
+"""Parameters that a call may give by their position."""
+SOURCES = Path(FOLDER).parent / "csrc"
+
+
+def parameters_by_position(path: Path) -> Iterator[tuple[str, int]]:
+    """Functions of a module, with how many; not those that Triton compiles, which knows no others."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        decorators = [] if isinstance(node, ast.Lambda) else map(ast.unparse, node.decorator_list)
+        if any("jit" in decorator for decorator in decorators):
+            continue
+        names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+        own = names[:1] in (["self"], ["cls"])
+        yield f"{path.name}: {getattr(node, 'name', 'lambda')}", len(names) - own
+
+
+def parameters_of(text: str) -> Iterator[tuple[str, int]]:
+    """Functions that a C++ file defines or declares, with how many parameters each has."""
+    text = re.sub(r'//[^\n]*|"(\\.|[^"\\])*"', "", text)
+    for found in re.finditer(r"[\w>\]][&*]* +[&*]?(\w+)\(", text):
+        if re.search(r"\b(return|else|new|throw|case)\s+[&*]?\w+\($", found.group()):
+            continue
+        depth, count, at = 1, 1, found.end()
+        while depth and at < len(text):
+            depth += (text[at] in "([{<") - (text[at] in ")]}>" and text[at - 1] != "-")
+            count += text[at] == "," and depth == 1
+            at += 1
+        yield found.group(1), count
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(Path(FOLDER).rglob("*.py")) if "generated" not in path.parts],
+    ids=lambda path: str(path.relative_to(FOLDER)),
+)
+def test_no_function_has_more_than_eight_parameters_by_position(path: Path) -> None:
+    assert not [found for found in parameters_by_position(path) if found[1] > MOST]
+
+
+def test_no_function_in_cpp_has_more_than_eight_parameters() -> None:
+    # One synapse of the CUDA kernels, in registers; and a function of torch's.
+    allowed = {("backward_kernels.cu", "change"), ("ops.cpp", "torch_from_blob")}
+    files = [path for path in sorted(SOURCES.rglob("*.*")) if "generated" not in path.parts]
+    assert len(files) > 30
+    found = [(path.name, *each) for path in files for each in parameters_of(path.read_text())]
+    assert len(found) > 300
+    many = {(name, function) for name, function, count in found if count > MOST}
+    assert many <= allowed, many - allowed
+
+
+def test_parameters_of_functions_in_cpp_are_counted() -> None:
+    text = """
+    template <class P, int N> // of, a, comment
+    std::vector<int> f(const std::pair<int, P>& a, int b = g(1, 2), const char* c = "x, y",
+                       void (*d)(int, int)) { return h(1, 2, 3); }
+    """
+    assert dict(parameters_of(text))["f"] == 4

@@ -412,10 +412,16 @@ struct Upto {
     }
 };
 
+// Of one row, at every step.
+struct RowHistory {
+    const S *posts, *in_force;  // per synapse the rate in force is a modulator
+};
+
 // kVectors vectors of a row through all steps, with its posts and, per neuron, its rates in force.
 template <class P, int kVectors>
 void recompute_tile(const Connection<S> c, const History<S> h, int64_t columns, TraceRows<S> out,
-                    int64_t out_step, const S* posts, const S* in_force, int64_t j, int64_t i) {
+                    int64_t out_step, RowHistory of_row, int64_t j, int64_t i) {
+    const auto [posts, in_force] = of_row;
     const V bound = splat(c.bound);
     const TraceRow<P, const S> traces_in(h.traces, j);
     TraceRow<P, S> to(out, j);
@@ -490,10 +496,10 @@ void recompute(const Connection<S>& c, const History<S>& h, bool padded, TraceRo
         }
         int64_t i = 0;
         for (; i + kTile <= whole; i += kTile) {
-            recompute_tile<P, kTileVectors>(c, h, columns, out, out_step, posts, in_force, j, i);
+            recompute_tile<P, kTileVectors>(c, h, columns, out, out_step, {posts, in_force}, j, i);
         }
         for (; i < whole; i += kLanes)
-            recompute_tile<P, 1>(c, h, columns, out, out_step, posts, in_force, j, i);
+            recompute_tile<P, 1>(c, h, columns, out, out_step, {posts, in_force}, j, i);
     }
 }
 
@@ -515,13 +521,17 @@ void pack_history(int64_t columns, const History<S>* elements, int64_t count, S*
     }
 }
 
+// Of a tile of one row, at every step of every element.
+struct TileHistory {
+    const S *pres, *grads, *posts, *modulators;  // the first of the tile, the others of the row
+};
+
 // Gradient of alpha for a tile of one row: the synapses' traces and gradients stay in registers
-// over all steps of all elements. `pres` holds the tile's history; `grads`, `posts` and
-// `modulators` the row's.
+// over all steps of all elements.
 template <class P>
 void alpha_gradient_tile(const Connection<S>& c, const History<S>* elements, int64_t count,
-                         const S* pres, const S* grads, const S* posts, const S* modulators,
-                         int64_t j, int64_t i, S* alpha) {
+                         TileHistory of_tile, int64_t j, int64_t i, S* alpha) {
+    auto [pres, grads, posts, modulators] = of_tile;
     Held<P, kTileVectors> held;
     V sum[kTileVectors] = {};
     V rate[kTileVectors] = {}, scale[kTileVectors] = {}, fading[kTileVectors] = {};
@@ -590,8 +600,9 @@ void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t 
         }
         for (int64_t r = 0; r < rows; ++r) {
             for (int64_t i = 0; i < c.pres; i += kTile) {
-                alpha_gradient_tile<P>(c, elements, count, out.pres + i * steps, grads + r * steps,
-                                       posts + r * steps, modulators, first + r, i, out.alpha);
+                const TileHistory of_tile{out.pres + i * steps, grads + r * steps, posts + r * steps,
+                                          modulators};
+                alpha_gradient_tile<P>(c, elements, count, of_tile, first + r, i, out.alpha);
             }
         }
     }

@@ -80,6 +80,7 @@ class PlasticModule(nn.Module):
         pres: int,
         weights: Mapping[str, Mapping[str, tuple[int, ...] | None]],
         plasticity: AnyPlasticity,
+        *,
         modulated: Tensor | None,
         backend: str | None,
         device: Any,
@@ -315,9 +316,10 @@ class PlasticModule(nn.Module):
                 return tensors
             return connection_of(self._rule, tensors)
         suffix, tensor = self._suffixes[layer], self._tensor
+        modulated = self.plasticity.modulation != "none"
         return Connection(
             tensor(self._weight + suffix), tensor("alpha" + suffix), tensor("eta" + suffix),
-            tensor("eligibility_eta" + suffix), self._modulator(layer),
+            tensor("eligibility_eta" + suffix), self._modulator(layer) if modulated else None,
         )  # fmt: skip
 
     def _state_of(self, plasticity: RulePlasticity) -> type[Any]:
@@ -417,6 +419,8 @@ class PlasticModule(nn.Module):
         names = self.State._fields
         if state is None:
             return [None] * len(names)
+        if batch is not None and self._fits(state, (*stacked, batch)):
+            return [*state, *[None] * (len(names) - len(state))]  # type: ignore[misc, arg-type]
         tensors = [*state] if isinstance(state, (tuple, list)) else []
         if self._rule is None and len(tensors) == len(names) - 1:
             tensors.append(None)
@@ -439,6 +443,17 @@ class PlasticModule(nn.Module):
                 None if tensor is None else tensor.unsqueeze(len(stacked)) for tensor in tensors
             ]
         return tensors
+
+    def _fits(self, state: object, leading: tuple[int, ...]) -> bool:
+        """Whether it is a state as the module itself returns it: what most calls are given, found out quickly."""
+        if self._rule is not None or type(state) is not self.State:
+            return False
+        vector = (*leading, self._posts)
+        matrix = (*vector, self._pres)
+        for tensor, dims in zip(state, self.State._dims, strict=False):
+            if type(tensor) is not Tensor or tensor.shape != (vector if dims == 1 else matrix):
+                return False
+        return True
 
     def _resetting(
         self, name: str, over: Over, reset_state: Any, stacked: tuple[int, ...], input: Tensor, batched: bool
@@ -466,11 +481,9 @@ class PlasticModule(nn.Module):
 
     def _leaving(self, tensors: Sequence[Tensor], stacked: tuple[int, ...], batched: bool) -> Any:
         """The state of these tensors (*stacked, B, ...); without B where the input had none."""
-        return (
-            self.State(*tensors)
-            if batched
-            else self.State(*(tensor.squeeze(len(stacked)) for tensor in tensors))
-        )
+        if not batched:
+            tensors = [tensor.squeeze(len(stacked)) for tensor in tensors]
+        return self.State(*tensors)
 
 
 def _connection_shapes(

@@ -34,6 +34,7 @@ class _Linear(PlasticModule):
         bias: bool,
         plasticity: AnyPlasticity,
         nonlinearity: str,
+        *,
         modulated: Tensor | None,
         backend: str | None,
         device: Any,
@@ -46,7 +47,14 @@ class _Linear(PlasticModule):
         check_choice(owner, "nonlinearity", nonlinearity, LINEAR_NONLINEARITIES)
         shapes = {"weight": (out_features, in_features), "bias": (out_features,) if bias else None}
         super().__init__(
-            out_features, in_features, {"": shapes}, plasticity, modulated, backend, device, dtype
+            out_features,
+            in_features,
+            {"": shapes},
+            plasticity,
+            modulated=modulated,
+            backend=backend,
+            device=device,
+            dtype=dtype,
         )
         self.in_features, self.out_features, self.nonlinearity = (
             in_features,
@@ -152,7 +160,8 @@ class PlasticLinearCell(_Linear):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            in_features, out_features, bias, plasticity, nonlinearity, modulated, backend, device, dtype
+            in_features, out_features, bias, plasticity, nonlinearity,
+            modulated=modulated, backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
 
     def forward(
@@ -218,7 +227,8 @@ class PlasticLinear(_Linear):
         if checkpoint_every is not None:
             check_positive("PlasticLinear", "checkpoint_every", checkpoint_every)
         super().__init__(
-            in_features, out_features, bias, plasticity, nonlinearity, modulated, backend, device, dtype
+            in_features, out_features, bias, plasticity, nonlinearity,
+            modulated=modulated, backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
         self.batch_first, self.checkpoint_every = batch_first, checkpoint_every
 

@@ -77,7 +77,15 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         check_positive("PlasticLSTMCell", "input_size", input_size)
         check_choice("PlasticLSTMCell", "post", post, POSTS)
         super().__init__(
-            input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype
+            input_size,
+            hidden_size,
+            bias,
+            plasticity,
+            ("",),
+            modulated=modulated,
+            backend=backend,
+            device=device,
+            dtype=dtype,
         )
         self.post = post
 
@@ -153,8 +161,8 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         check_one_direction("PlasticLSTM", bidirectional, proj_size)
         check_choice("PlasticLSTM", "post", post, POSTS)
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity, modulated, checkpoint_every,
-            backend, device, dtype,
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity,
+            modulated=modulated, checkpoint_every=checkpoint_every, backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
         self.post = post
 

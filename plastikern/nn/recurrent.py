@@ -41,6 +41,7 @@ class RecurrentModule(PlasticModule):
         bias: bool,
         plasticity: AnyPlasticity,
         suffixes: Sequence[str],
+        *,
         modulated: Tensor | None,
         backend: str | None,
         device: Any,
@@ -64,7 +65,14 @@ class RecurrentModule(PlasticModule):
             if bias:
                 shapes["bias_hh"] = (rows,)
         super().__init__(
-            hidden_size, hidden_size, weights, plasticity, modulated, backend, device, dtype
+            hidden_size,
+            hidden_size,
+            weights,
+            plasticity,
+            modulated=modulated,
+            backend=backend,
+            device=device,
+            dtype=dtype,
         )
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
 
@@ -99,10 +107,10 @@ class RecurrentModule(PlasticModule):
     ) -> Tensor:
         """What drives a layer's neurons; clamped ones take their input without the recurrent bias."""
         if weight is not None:
+            both = bias_ih is not None and bias_hh is not None and clamp is None
             # Added up before, biases cost nothing per step; autocast would round them to half precision there.
-            cast = input.dtype != torch.float64 and under_autocast(input)
-            if bias_ih is not None and bias_hh is not None and clamp is None and not cast:
-                bias_ih, bias_hh = bias_ih + bias_hh, None
+            if both and (input.dtype == torch.float64 or not under_autocast(input)):
+                bias_ih, bias_hh = bias_ih + bias_hh, None  # type: ignore[operator]
             input = nn.functional.linear(input, weight, bias_ih)
         if bias_hh is not None:
             input = input + bias_hh if clamp is None else torch.where(clamp, input, input + bias_hh)
@@ -165,6 +173,7 @@ class RecurrentNetwork(RecurrentModule):
         batch_first: bool,
         dropout: float,
         plasticity: AnyPlasticity,
+        *,
         modulated: Tensor | None,
         checkpoint_every: int | None,
         backend: str | None,
@@ -180,7 +189,15 @@ class RecurrentNetwork(RecurrentModule):
             check_positive(owner, "checkpoint_every", checkpoint_every)
         suffixes = [f"_l{layer}" for layer in range(num_layers)]
         super().__init__(
-            input_size, hidden_size, bias, plasticity, suffixes, modulated, backend, device, dtype
+            input_size,
+            hidden_size,
+            bias,
+            plasticity,
+            suffixes,
+            modulated=modulated,
+            backend=backend,
+            device=device,
+            dtype=dtype,
         )
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
         self.checkpoint_every = checkpoint_every

@@ -72,7 +72,15 @@ class PlasticRNNCell(_RNN, RecurrentCell):
     ) -> None:
         check_choice("PlasticRNNCell", "nonlinearity", nonlinearity, NONLINEARITIES)
         super().__init__(
-            input_size, hidden_size, bias, plasticity, ("",), modulated, backend, device, dtype
+            input_size,
+            hidden_size,
+            bias,
+            plasticity,
+            ("",),
+            modulated=modulated,
+            backend=backend,
+            device=device,
+            dtype=dtype,
         )
         self.nonlinearity = nonlinearity
 
@@ -147,8 +155,8 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         check_one_direction("PlasticRNN", bidirectional, proj_size)
         check_choice("PlasticRNN", "nonlinearity", nonlinearity, NONLINEARITIES)
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity, modulated, checkpoint_every,
-            backend, device, dtype,
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, plasticity,
+            modulated=modulated, checkpoint_every=checkpoint_every, backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
 

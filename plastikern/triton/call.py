@@ -58,12 +58,25 @@ class Call:
         for operand in OPERANDS:
             self.check(operand, named[operand.name])
         self.options = Options(
-            words["kind"], words["rule"], words["constraint"], words["nonlinearity"], words["post"],
-            "retroactive" in true, named["modulated"] is not None, "modulated" in true, words["modulator_input"],
-            words["modulator_nonlinearity"], float(clip),
-            posts, pres, dims(alpha), dims(named["rate"]), dims(named["rate_scale"]), dims(named["eligibility_rate"]),
-            TYPES[alpha.dtype],
-        )  # fmt: skip
+            kind=words["kind"],
+            rule=words["rule"],
+            constraint=words["constraint"],
+            nonlinearity=words["nonlinearity"],
+            post=words["post"],
+            retroactive="retroactive" in true,
+            half_eligible=named["modulated"] is not None,
+            modulated="modulated" in true,
+            modulator_input=words["modulator_input"],
+            modulator_nonlinearity=words["modulator_nonlinearity"],
+            clip=float(clip),
+            posts=posts,
+            pres=pres,
+            alpha=dims(alpha),
+            rate=dims(named["rate"]),
+            rate_scale=dims(named["rate_scale"]),
+            fading=dims(named["eligibility_rate"]),
+            dtype=TYPES[alpha.dtype],
+        )
         self.inputs = Inputs(
             self.layout(named["drive"]), self.layout(named["features"]), self.layout(named["clamp"]),
             compact(lengths),

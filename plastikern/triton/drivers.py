@@ -14,7 +14,7 @@ from .call import Call
 from .launch import alpha_tile, backward_warps, chunks, launch, resident, rows_of_step
 from .sequence.backward import plastic_sequence_backward
 from .sequence.forward import plastic_sequence_forward
-from .steps import backward_steps, forward_steps
+from .steps import Back, Given, backward_steps, forward_steps
 from .vocabulary import Activities, Gradients, Waiting, kinds, sequence_of
 
 ALPHA_PROGRAMS = 1024
@@ -71,8 +71,8 @@ def forward_by_steps(
         activities = activities._replace(modulators=sequence_of(call.new(size.B), 0, 1))
     sums = call.new(4 if lstm else 1, size.B, size.O)
     graphs.run(
-        forward_steps, call.inputs, call.first, call.parameters, activities, last, checkpoints, sums, size, options,
-        every, device=call.like.device, steps=size.T,
+        forward_steps, Given(call.inputs, call.first, call.parameters), activities, last, checkpoints, sums, size,
+        options, every, device=call.like.device, steps=size.T,
     )  # fmt: skip
 
 
@@ -187,8 +187,9 @@ def backward_by_steps(
         modulator=call.new(*parts[:2]),
     )  # fmt: skip
     graphs.run(
-        backward_steps, call.inputs, call.first, call.parameters, activities, checkpoints, segment, grad_last, grads,
-        grad_first, grad_traces, waiting, size, options, every, device=call.like.device, steps=size.T,
+        backward_steps, Given(call.inputs, call.first, call.parameters), activities, checkpoints, segment,
+        Back(grad_last, grads, grad_first, grad_traces, waiting), size, options, every,
+        device=call.like.device, steps=size.T,
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,11 +20,30 @@ FEW_WARPS = 4
 """Of some kernels: with more, ptxas spills a little to let more programs in (docs/kernels.md)."""
 
 
+class Given(NamedTuple):
+    """What a pass is given, whatever its direction."""
+
+    inputs: Inputs
+    first: State
+    parameters: Parameters
+
+
+class Back(NamedTuple):
+    """What a backward pass is given and writes: gradients, and what waits from one launch for the next."""
+
+    grad_last: State
+    grads: Gradients
+    grad_first: State
+    grad_traces: State
+    waiting: Waiting
+
+
 def forward_steps(
-    inputs: Inputs, first: State, parameters: Parameters, activities: Activities, last: State,
-    checkpoints: Tensor | None, sums: Tensor, size: Sizes, options: Options, every: int,
+    given: Given, activities: Activities, last: State, checkpoints: Tensor | None, sums: Tensor, size: Sizes,
+    options: Options, every: int,
 ) -> None:  # fmt: skip
     """One launch a step where rows do not wait for each other; else two, the synapses of all elements, then neurons."""
+    inputs, first, parameters = given
     rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
     programs = -(-size.O // rows)
     if options.rowwise:
@@ -55,11 +76,12 @@ def forward_steps(
 
 
 def backward_steps(
-    inputs: Inputs, first: State, parameters: Parameters, activities: Activities, checkpoints: Tensor | None,
-    segment: Tensor, grad_last: State, grads: Gradients, grad_first: State, grad_traces: State, waiting: Waiting,
-    size: Sizes, options: Options, every: int,
+    given: Given, activities: Activities, checkpoints: Tensor | None, segment: Tensor, back: Back, size: Sizes,
+    options: Options, every: int,
 ) -> None:  # fmt: skip
     """As the forward pass; the traces of a segment are computed again when its last step comes."""
+    inputs, first, parameters = given
+    grad_last, grads, grad_first, grad_traces, waiting = back
     rows, columns, neurons = rows_of_step(options), block(options.pres), block(options.posts)
     programs = -(-size.O // rows)
     for k in range(size.T, -1, -1):

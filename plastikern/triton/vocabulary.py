@@ -103,7 +103,7 @@ class Tile(NamedTuple):
     inside: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """What a kernel is compiled for, in the words of :class:`~plastikern.Plasticity`.
 
