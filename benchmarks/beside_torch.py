@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -167,14 +168,13 @@ def cell_rows(batch: int, neurons: int) -> list[Row]:
 
 def head_row(variants: Sequence[str]) -> Row:
     """``omniglot-head``, forward and backward, beside PyTorch's formulations."""
-    workload, runs = workload_named("omniglot-head"), {}
+    workload = workload_named("omniglot-head")
+    runs: dict[str, Run] = {}
     for name in variants:
         for way, program in programs(parse(name), workload).items():
             placed = program.place(workload.inputs())
             program.compile(placed, FORWARD_BACKWARD)
-            runs[f"{name}, {way}"] = lambda program=program, placed=placed: program.run(
-                placed, FORWARD_BACKWARD
-            )
+            runs[f"{name}, {way}"] = partial(program.run, placed, FORWARD_BACKWARD)
     ours = runs.pop("plastikern-cpu, sequence")
     return Row("omniglot-head, forward and backward", ours, runs, 1 / 2.5)
 

@@ -444,7 +444,7 @@ class PlasticModule(nn.Module):
             ]
         return tensors
 
-    def _fits(self, state: object, leading: tuple[int, ...]) -> bool:
+    def _fits(self, state: Any, leading: tuple[int, ...]) -> bool:
         """Whether it is a state as the module itself returns it: what most calls are given, found out quickly."""
         if self._rule is not None or type(state) is not self.State:
             return False
