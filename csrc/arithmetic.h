@@ -140,17 +140,25 @@ PLASTIKERN_INLINE V exponential_of_any(V x) {
     return parts.rest * power_of_two(half) * power_of_two(parts.n - half);
 }
 
-// Near zero an odd polynomial (fitted for the smallest relative error on |x| < 0.625), else 1 - 2 /
-// (e^2|x| + 1).
+// Near zero an odd polynomial (fitted for the smallest relative error on |x| < 0.625), else
+// 1 - 2 / (e^2|x| + 1). Of e^2|x| = 2^n 2^r, |r| <= 1/2, n is put into the bits of 2^r, whose
+// polynomial is fitted so that the error of the whole is smallest: where e^2|x| is large, little of
+// its own is left. NaN takes the first way, and what is beyond 10 is 1.
 template <typename V>
 PLASTIKERN_INLINE V hyperbolic_tangent(V x) {
-    V size = size_of(x);
-    V far = 1.0f - 2.0f / (exponential(size + size) + 1.0f);
-    far = x < 0.0f ? -far : far;
-    V s = x * x;
+    typedef Integers<V> Int;
+    const Int sign = (Int)x & (Int{} + INT32_MIN);
+    const V size = (V)((Int)x ^ sign), most = size > 10.0f ? V{} + 10.0f : size;
+    const V round = number<V>(12582912.0);  // as above
+    const V n = fused(most, number<V>(2.88539008), round);
+    const V r = fused(most, number<V>(2.88539008), round - n);
+    const V rest = horner(r, number<V>(1.329340576e-3), 9.674803049e-3, 5.550642529e-2,
+                          2.402214201e-1, 6.931470582e-1, 1.000000079);
+    const V far = 1.0f - 2.0f / ((V)((Int)rest + ((Int)n << 23)) + 1.0f);
+    const V s = x * x;
     const V p = horner(s, number<V>(-5.603908450e-3), 2.055171372e-2, -5.371410532e-2,
                        1.333115278e-1, -3.333327208e-1);
-    return size < 0.625f ? fused(x, s * p, x) : far;
+    return size >= 0.625f ? (V)((Int)far | sign) : fused(x, s * p, x);
 }
 
 // ln x by x = 2^n (1 + f), 1 + f between sqrt(1/2) and sqrt(2), and ln(1 + f) = f - f^2/2 + s
