@@ -104,6 +104,7 @@ struct Job {
     // `width` values, sums of its warps, a segment.
     S *totals_of, *work;
     int64_t width, slots, sums, workers;
+    int64_t ahead;  // whether a backward unit takes states after it, too
     // Where the job lies, with all arrays that it points into behind it, and the shared memory that
     // a block takes on a device.
     int64_t home, shared;

@@ -405,7 +405,7 @@ void backward_pass(const Job<S>& job) {
                 if (k < job.steps) activate_adjoint(job, k, first, last);
                 for (int64_t b = first; b < last; ++b) {
                     const Place<S> place{job, team.rank, b - first};
-                    if (enters) recompute<Forward>(job, place, bound, start, before, b);
+                    if (enters) recompute<Forward>(job, place, bound, start, before + job.ahead, b);
                     const Binding<S>& binding = job.backward[which];
                     const Slots slots = bound.at(place, binding, k, b, before - start);
                     Backward::run(which, slots, job);
@@ -505,7 +505,8 @@ void backward_apart(const Job<S>& job, const Place<S>& place, int64_t b, std::ve
                     const Room& room, int64_t start) {
     const int64_t first_unit = start == 0 ? 0 : change_of(job, start);
     const int64_t last_unit = std::min(change_of(job, start + job.every - 1), units_of(job) - 1);
-    const int64_t changes = job.states == 0 ? 0 : state_before(job, last_unit) - start;
+    const int64_t changes =
+        job.states == 0 ? 0 : state_before(job, last_unit) + job.ahead - start;
     const int64_t size = job.slots * job.width;
     Bound* again = bounds.data();
     const auto unit = [&](int64_t k) -> Bound& { return bounds[job.every + k - first_unit]; };

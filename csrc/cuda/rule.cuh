@@ -377,7 +377,7 @@ __device__ void run_backward(const Packed<S, kWords>& given) {
                 }
             }
             __syncthreads();
-            for (int64_t state = start; state < before; ++state) {
+            for (int64_t state = start; state < before + job.ahead; ++state) {
                 const int64_t step = job.read_after != 0 ? state : state + 1;
                 slots.find(job.again, step, b, state - start);
                 Forward::run(2, slots);

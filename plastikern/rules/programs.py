@@ -13,7 +13,7 @@ from .printers import CPP, statements
 from .schedule import Part, Schedule
 from .structs import added
 from .symbols import KINDS, Symbol
-from .units import Unit, unit
+from .units import SEEN, Unit, unit
 
 VARIANTS = {"both": (True, True), "read": (False, True), "change": (True, False)}
 """Units by whether they change the states and read them, in the order of csrc/cpu/rule.h."""
@@ -195,6 +195,12 @@ class Program:
     def backward(self) -> dict[str, Printed]:
         """By variant."""
         return {name: Printed.of(each.backward) for name, each in self.units.items()}
+
+    @cached_property
+    def seen(self) -> list[str]:
+        """States of synapses that a backward pass takes as the change has left them, beside those before it."""
+        taken = {n for each in self.backward.values() for n in each.slots["synapse"]}
+        return [name for name in self.rule.states if SEEN + name in taken]
 
     @cached_property
     def rows_apart(self) -> bool:

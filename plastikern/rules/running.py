@@ -21,7 +21,7 @@ from .cells import HISTORY, POSTS, history_rows
 from .compiling import compiled
 from .firing import HIDDEN
 from .programs import Printed, Program
-from .units import READ
+from .units import READ, SEEN
 
 __all__ = ["ACTIVITIES", "SCALARS", "Run", "Sequence", "Spec"]
 SCALARS = {torch.float32: "float", torch.float64: "double"}
@@ -66,7 +66,7 @@ class _Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "drive", "clamp", "gates", "cell", "sum", "z", "y", "history", "first", "state", "checkpoint", "grad_y",
             "grad_z", "grad_drive", "grad_sum", "grad_post", "grad_cell", "totals_of", "work")),
-        *((name, ctypes.c_int64) for name in ("width", "slots", "sums", "workers", "home", "shared")),
+        *((name, ctypes.c_int64) for name in ("width", "slots", "sums", "workers", "ahead", "home", "shared")),
     ]  # fmt: skip
 
 
@@ -221,7 +221,7 @@ class Run(Call):
             every=self.every, read_after=int(self.rule.read_after),
             activity=ACTIVITIES.index(self.spec.activity), states=len(self.matrices),
             width=self._whole_lines(max(posts, pres)),
-            slots=slots, workers=min(torch.get_num_threads(), batch),
+            slots=slots, workers=min(torch.get_num_threads(), batch), ahead=int(bool(program.seen)),
         )  # fmt: skip
         job = packed.job
         job.group = self._group(job)
@@ -513,8 +513,8 @@ class Run(Call):
             name.startswith("grad_of_"),
             name.removeprefix("grad_of_").removeprefix("grad_"),
         )
-        if name in self.matrices:
-            return source("segment", None, 0, self.matrices.index(name))
+        if (matrix := name.removeprefix(SEEN)) in self.matrices:
+            return source("segment", None, 0, self.matrices.index(matrix), int(name != matrix))
         if name == "grad_sum":
             return over_time(grads[":sum"], 0)
         if name.startswith("grad_") and state in self.rule.states:

@@ -19,6 +19,11 @@ from .updates import substituted
 
 READ = "_read"
 """What a name of step k, as the read takes it, ends with, where the change takes that of step k - 1."""
+SEEN = "seen_"
+"""What the name of a state begins with, as the change has left it and the read takes it."""
+COSTS = {"tanh": 25, "sigmoid": 20, "exp": 20, "log": 25, "log1p": 40, "pow": 60, "div": 8, "sqrt": 8}
+"""Of operations that cost more than one does, in such; of a state in memory, :data:`COST_OF_STATE`."""
+COST_OF_STATE = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Unit:
     Attributes:
         forward: from what the rule is given, the states after the change, ``next_STATE``, and ``sum``.
         backward: gradients ``grad_of_NAME`` of everything that the unit is given, from ``grad_STATE`` of the states
-            after the change and ``grad_sum``; those of coefficients are each element's.
+            after the change and ``grad_sum``; those of coefficients are each element's. It may take states after the
+            change, ``seen_STATE``, beside those before it.
         multiplies: whether that of the weight is the product of ``grad_sum`` and the pre that is read, and left to one
             product of matrices over all steps.
     """
@@ -48,7 +54,7 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
     states = {name: leaves[name] for name in rule.states}
     after = regrouped(traced.states) if changes else states
     # What one of the two takes of the other.
-    seen = {name: leaf(f"seen_{name}", kind) for name, kind in rule.states.items()}
+    seen = {name: leaf(SEEN + name, kind) for name, kind in rule.states.items()}
     back = {name: leaf(f"back_{name}", kind) for name, kind in rule.states.items()}
     outputs = {f"next_{n}": _spread(value, leaves[n]) for n, value in after.items() if changes}
     total: dict[str, Symbol] = {
@@ -89,6 +95,8 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
         gather({f"grad_of_{name}": total[name] for name in states}, {})
     # A state that its change overwrites has the gradient zero.
     grads |= {f"grad_of_{n}": _zero(leaves[n]) for n in states if f"grad_of_{n}" not in grads}
+    for name, symbol in seen.items():
+        grads = _cheaper(grads, {after[name]: symbol})
     grads = {
         name: _spread(grad, leaves[name.removeprefix("grad_of_")]) for name, grad in grads.items()
     }
@@ -104,6 +112,25 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
     if multiplies:
         del grads["grad_of_w"]
     return Unit(Schedule(outputs), Schedule(grads), multiplies)
+
+
+def _cheaper(grads: dict[str, Symbol], known: dict[Symbol, Symbol]) -> dict[str, Symbol]:
+    """The gradients with a state after the change taken from memory, where that is less than to compute it again: where
+    nothing else asks for the state before, or where a function is spared that costs much."""
+    ((value, symbol),) = known.items()
+    if value.operation == "leaf" or value.axes != symbol.axes or level(value) != "synapse":
+        return grads
+    others = {name: substituted(grad, known) for name, grad in grads.items()}
+    return others if _cost(others) < _cost(grads) else grads
+
+
+def _cost(outputs: dict[str, Symbol]) -> int:
+    """Of all synapses."""
+    return sum(
+        COST_OF_STATE if symbol.operation == "leaf" else COSTS.get(symbol.operation, 1)
+        for symbol in walk(outputs.values())
+        if level(symbol) == "synapse"
+    )
 
 
 def _named(found: dict[Symbol, Symbol]) -> dict[str, Symbol]:

@@ -21,7 +21,7 @@ from ..rules.calls import CELL, CLAMP, GATES, Call, Fused, Spec
 from ..rules.compiling import kept
 from ..rules.firing import Fired, fired, gated
 from ..rules.tiles import module, parameters
-from ..rules.units import READ
+from ..rules.units import READ, SEEN
 from .launch import MAX_WARPS, block, launch_as
 
 TILE_BYTES = 8 << 10
@@ -203,6 +203,8 @@ class Run(Call):
             if number not in segment:
                 segment = self.segment(number)
             values = self.taken(k, variant, segment[number] | self.vectors[number])
+            if variant != "read":
+                values |= {SEEN + name: segment[number + 1][name] for name in self.program.seen}
             values |= {f"grad_{name}": grad for name, grad in of_state.items()}
             if k < self.steps:
                 before = self.fire_adjoint(k, of_left[k]._replace(cell=cell))
@@ -248,7 +250,7 @@ class Run(Call):
         """The states from the checkpoint before, computed again."""
         start = last // self.every * self.every
         found = {start: self.kept[start]}
-        for number in range(start, last):
+        for number in range(start, last + bool(self.program.seen)):
             k = number if self.rule.read_after else number + 1
             values = self.taken(k, "change", found[number] | self.vectors[number])
             found[number + 1] = self.changed(self.launch("forward", "change", values))

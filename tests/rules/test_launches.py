@@ -99,7 +99,7 @@ class Reach:
             for address in self.at(ctypes.c_int64, job.state, job.states):
                 self.holds(address, job.batch * matrix)
         else:
-            self.binding(job.again, job.steps - 1 - job.read_after)
+            self.binding(job.again, job.steps - 1 - job.read_after + job.ahead)
             self.holds(job.totals_of, job.workers * job.totals)
             kept = (job.steps - 1) // job.every
             for address in self.at(ctypes.c_int64, job.checkpoint, job.states):
