@@ -40,21 +40,37 @@ def by_root(scale: float) -> Made:
     return lambda of, size: scale / math.sqrt(size[-1]) * of(*size)
 
 
+def signed(low: float, high: float) -> Made:
+    """Values of both signs, whose sizes lie evenly."""
+    sizes = between(low, high)
+    return lambda of, size: torch.sign(of(*size)) * sizes(of, size)
+
+
+def either(one: Made, other: Made) -> Made:
+    """Values of one kind or of the other, by chance."""
+    return lambda of, size: torch.where(of(*size) > 0, one(of, size), other(of, size))
+
+
 USUAL = {"w": by_root(0.3), "alpha": normal(0.01)}
-# Of everything that a rule takes beside x and w: values at which activities live on and nothing grows. Names of A1 to
-# A10 stand for their rules; the sizes of what is missing are those of USUAL, and states start at zero.
+# Of everything that a rule takes beside x and w: values at which activities live on and nothing grows, and at which
+# rounding does not decide whether a synapse is clipped: a gradient passes or it does not. Names of A1 to A10 stand for
+# their rules; the sizes of what is missing are those of USUAL, and states start at zero.
 VALUES: dict[str, dict[str, Made]] = {
     "A1": {"eta": normal(0.002), **dict.fromkeys("ABCD", normal(1.0))},
     "A2": {"lam": between(0.8, 0.99), "eta": normal(0.05)},
     "A3": {"eta": normal(0.01), "tau": normal(0.0, 0.05)},
+    # Half of the synapses are clipped at every step, at 0 or at the top, which is far below any change; the others never.
     "A4": {
-        "x": between(0.0, 1.0), "H": between(0.0, 0.4), "a1": normal(0.0, 0.9), "a2": normal(0.0, 0.95),
-        "b1": normal(0.0, 0.9), "b2": normal(0.0, 0.95), "A2p": normal(0.0, 0.005), "A3p": normal(0.0, 0.001),
-        "A2m": normal(0.0, 0.005), "A3m": normal(0.0, 0.001), "top": between(0.3, 0.6),
+        "x": either(normal(0.0, 1.0), normal(0.0)), "drive": between(-1.0, 1.0), "H": between(7.0, 8.0),
+        **dict.fromkeys(("p1", "p2"), between(1.0, 3.0)), **dict.fromkeys(("q1", "q2"), between(3.0, 5.0)),
+        "a1": normal(0.0, 0.9), "a2": normal(0.0, 0.95), "b1": normal(0.0, 0.9), "b2": normal(0.0, 0.95),
+        "A2p": normal(0.0, 2e-4), "A3p": normal(0.0, 4e-5), "A2m": normal(0.0, 2e-3), "A3m": normal(0.0, 4e-4),
+        "top": either(between(1e-6, 2e-6), between(11.0, 12.0)),
     },
+    # Activities are near 0.76 and -0.76, so that E is near -1, 0 or 1: far from or far beyond the bounds of H, near 0.25.
     "A5": {
-        "w": by_root(0.1), "alpha": between(0.02, 0.08), "r": between(0.0, 1.0), "s": between(0.0, 1.0),
-        "m": normal(2.0), "tau": normal(0.0, 0.2), "c": normal(0.0, 0.02),
+        "drive": signed(0.98, 1.02), "w": by_root(1.4e-4), "alpha": between(0.0018, 0.0022), "r": between(0.95, 0.97),
+        "s": between(0.95, 0.97), "m": signed(0.98, 1.02), "tau": normal(0.0, 0.5), "c": normal(0.0, 5e-4),
     },
     "A6": {
         "L": normal(1.0), "a": normal(0.0, 0.9), "beta": between(0.0, 0.2), "rho": between(0.8, 0.95),
@@ -132,7 +148,7 @@ class RuleWorkload(Workload):
             for name, kind in rule.states.items()
         )
         steps = (self.steps, self.batch)
-        drives = [of(*steps, size)]
+        drives = [values.get("drive", normal(1.0))(of, (*steps, size))]
         if self.recurrent:
             state = (torch.zeros(self.batch, size), *state)
         else:
