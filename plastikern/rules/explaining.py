@@ -11,6 +11,7 @@ from .operations import SUMS
 from .programs import Printed, Program
 from .schedule import Schedule
 from .symbols import walk
+from .units import SEEN
 from .uses import RulePlasticity
 
 CLASSES = {
@@ -50,7 +51,11 @@ def traffic(printed: Printed, adds: Iterable[str]) -> tuple[list[str], list[str]
     writes: list[str] = []
     for sweep in printed.schedule.sweeps():
         parts = [part for each in sweep for part in each if part.level == "synapse"]
-        taken = {n: None for p in parts for n, s in p.inputs.items() if level(s) == "synapse"}
+        taken = {
+            # As the change has left it: of one name, whether it is written or read.
+            f"next_{n.removeprefix(SEEN)}" if n.startswith(SEEN) else n: None
+            for p in parts for n, s in p.inputs.items() if level(s) == "synapse"
+        }  # fmt: skip
         made = {n: None for part in parts for n in part.outputs if n not in part.sums}
         reads += [*taken, *(name for name in made if name in {*adds} - {*taken})]
         writes += made

@@ -21,7 +21,16 @@ READ = "_read"
 """What a name of step k, as the read takes it, ends with, where the change takes that of step k - 1."""
 SEEN = "seen_"
 """What the name of a state begins with, as the change has left it and the read takes it."""
-COSTS = {"tanh": 25, "sigmoid": 20, "exp": 20, "log": 25, "log1p": 40, "pow": 60, "div": 8, "sqrt": 8}
+COSTS = {
+    "tanh": 25,
+    "sigmoid": 20,
+    "exp": 20,
+    "log": 25,
+    "log1p": 40,
+    "pow": 60,
+    "div": 8,
+    "sqrt": 8,
+}
 """Of operations that cost more than one does, in such; of a state in memory, :data:`COST_OF_STATE`."""
 COST_OF_STATE = 8
 

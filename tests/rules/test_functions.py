@@ -123,3 +123,18 @@ def test_a_function_of_vectors_is_exact_to_two_units_in_the_last_place(
         unit = unit.clamp(min=2.0**-126)
     error = ((found.double() - exact).abs() / unit)[rounded.isfinite()]
     assert error.max() <= 2, f"{name}({a[rounded.isfinite()][error.argmax()]}): {error.max()} units"
+
+
+def test_tanh_is_exact_to_two_units_between_its_two_ways_and_never_beyond_one(
+    library: ctypes.CDLL,
+) -> None:
+    sizes = torch.cat([torch.linspace(0.4, 1.2, 1 << 20), torch.linspace(1.2, 12.0, 1 << 18)])
+    x = torch.cat([sizes, -sizes])
+    found = torch.full_like(x, 7.0)
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, x, found)]
+    library.run_tanh(*pointers, ctypes.c_int64(len(x)))
+    exact = x.double().tanh()
+    unit = (exact.float().abs().double().log2().floor() - 23).exp2()
+    assert ((found.double() - exact).abs() / unit).max() <= 2
+    assert found.abs().max() == 1
+    assert torch.equal(found[: len(sizes)], -found[len(sizes) :])

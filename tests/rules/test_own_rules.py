@@ -6,6 +6,7 @@ import torch
 
 from plastikern import PlasticLinear, as_pre, check, over_post, over_pre, rule, rule_sequence
 from plastikern.rules.decorator import REGISTERED
+from plastikern.rules.programs import Program
 from plastikern.rules.symbols import RuleError
 
 STEPS, BATCH, POSTS, PRES = 4, 2, 5, 9
@@ -103,6 +104,47 @@ def test_rows_that_need_no_other_ones_have_torchs_gradients_however_long_their_s
     for ours, theirs in zip(*found.values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
     assert torch.equal(alone, found["cpu"][0])
+
+
+@rule(H="synapse", p="pre", read=lambda w, H, p, x: w * (1 + H) * x)
+def bounded(H, p, x, y, lam, eta):
+    return torch.tanh(lam * H + eta * p * y), 0.5 * p + x
+
+
+def test_a_gradient_takes_the_state_after_the_change_where_that_spares_more_than_it_costs():
+    spared = Program(bounded, dict.fromkeys(("lam", "eta"), "layer") | {"w": "connection"})
+    assert spared.seen == ["H"]
+    text = spared.text
+    assert text.count("tanh(") == 2  # a change with a read, and a change: none in the backward pass
+    # What costs two operations is computed again.
+    assert not Program(
+        of_all_kinds, {"eta": "layer", "a": "pre", "b": "post", "w": "connection"}
+    ).seen
+
+
+@pytest.mark.parametrize("steps", [1, 2, 31, 32, 33, 34, 70])
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("every", [None, 1, 3])
+def test_gradients_that_take_the_state_after_the_change_are_torchs_however_long_the_segments(
+    steps, recurrent, every
+):
+    torch.manual_seed(steps)
+    posts = pres = 19
+    state = {"H": _drawn(BATCH, posts, pres), "p": _drawn(BATCH, pres)}
+    parameters = {"w": _drawn(posts, pres), "lam": _drawn(), "eta": _drawn()}
+    drive = _drawn(steps, BATCH, posts)
+    pre = _drawn(BATCH, posts) if recurrent else _drawn(steps, BATCH, pres)
+    leaves = [drive, pre, *state.values(), *parameters.values()]
+    found = {}
+    for backend in ("cpu", "reference"):
+        output, last = rule_sequence(
+            bounded, drive, pre, state, parameters, backend=backend, checkpoint_every=every
+        )
+        values = [output, *last.values()]
+        loss = sum((value**2).sum() for value in values)
+        found[backend] = [*values, *torch.autograd.grad(loss, leaves)]
+    for ours, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
 def test_gradients_of_what_nobody_has_asked_are_zero():
