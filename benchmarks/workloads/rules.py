@@ -59,7 +59,8 @@ VALUES: dict[str, dict[str, Made]] = {
     "A1": {"eta": normal(0.002), **dict.fromkeys("ABCD", normal(1.0))},
     "A2": {"lam": between(0.8, 0.99), "eta": normal(0.05)},
     "A3": {"eta": normal(0.01), "tau": normal(0.0, 0.05)},
-    # Half of the synapses are clipped at every step, at 0 or at the top, which is far below any change; the others never.
+    # Half of the synapses are clipped at every step, at 0 or at the top, which is far below a change;
+    # the others never are.
     "A4": {
         "x": either(normal(0.0, 1.0), normal(0.0)), "drive": between(-1.0, 1.0), "H": between(7.0, 8.0),
         **dict.fromkeys(("p1", "p2"), between(1.0, 3.0)), **dict.fromkeys(("q1", "q2"), between(3.0, 5.0)),
@@ -67,7 +68,8 @@ VALUES: dict[str, dict[str, Made]] = {
         "A2p": normal(0.0, 2e-4), "A3p": normal(0.0, 4e-5), "A2m": normal(0.0, 2e-3), "A3m": normal(0.0, 4e-4),
         "top": either(between(1e-6, 2e-6), between(11.0, 12.0)),
     },
-    # Activities are near 0.76 and -0.76, so that E is near -1, 0 or 1: far from or far beyond the bounds of H, near 0.25.
+    # Activities are near 0.76 and -0.76, so that E is near -1, 0 or 1: far within or far beyond the bounds of H, which
+    # are near 0.25 and -0.25.
     "A5": {
         "drive": signed(0.98, 1.02), "w": by_root(1.4e-4), "alpha": between(0.0018, 0.0022), "r": between(0.95, 0.97),
         "s": between(0.95, 0.97), "m": signed(0.98, 1.02), "tau": normal(0.0, 0.5), "c": normal(0.0, 5e-4),
