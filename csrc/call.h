@@ -100,9 +100,9 @@ inline Tensor unwritten(const Tensor& like, const Shape& shape, ScalarType dtype
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &kind));
     const auto code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
     AtenTensorHandle handle;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-        static_cast<int64_t>(shape.size()), shape.data(), strides.data(), code, kind,
-        like.get_device_index(), &handle));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()),
+                                                    shape.data(), strides.data(), code, kind,
+                                                    like.get_device_index(), &handle));
     return Tensor(handle);
 }
 
@@ -146,8 +146,7 @@ Places<N> places_of(const std::string& names, const std::span<const Operand> (&t
 template <size_t N>
 std::array<Tensors, N> named(std::vector<Tensor>& given, const std::string& names,
                              const std::span<const Operand> (&tables)[N]) {
-    const auto& places =
-        remembered<Places<N>>(names, [&] { return places_of<N>(names, tables); });
+    const auto& places = remembered<Places<N>>(names, [&] { return places_of<N>(names, tables); });
     if (places.size() > given.size()) refuse("there must be a tensor for each name; got ", names);
     require(places.size() == given.size(), "there must be a name for each tensor; got ", names);
     std::array<Tensors, N> found;

@@ -39,8 +39,8 @@ template <class Device>
 std::vector<Tensor> step(std::vector<Tensor> tensors, std::string names, std::string program,
                          double clip, bool keep) {
     const unsigned more = fact::driven | fact::last | (keep ? fact::kept : 0);
-    return forward(Call<Device>(std::move(named<1>(tensors, names, {kOperands})[0]), std::nullopt, program, clip,
-                                false, 0, more));
+    return forward(Call<Device>(std::move(named<1>(tensors, names, {kOperands})[0]), std::nullopt,
+                                program, clip, false, 0, more));
 }
 
 template <class Device>
@@ -48,8 +48,8 @@ std::vector<Tensor> sequence(std::vector<Tensor> tensors, std::string names, std
                              double clip, bool batch_first, int64_t checkpoint_every,
                              bool reversible) {
     Call<Device> call(
-        std::move(named<1>(tensors, names, {kOperands})[0]), std::nullopt, program, clip, batch_first,
-        checkpoint_every,
+        std::move(named<1>(tensors, names, {kOperands})[0]), std::nullopt, program, clip,
+        batch_first, checkpoint_every,
         fact::driven | fact::last | fact::sequence | (checkpoint_every > 0 ? fact::kept : 0));
     if (reversible && call.loses()) call.facts |= fact::reverses;
     return forward(call);

@@ -600,8 +600,8 @@ void alpha_gradient(const Connection<S>& c, const History<S>* elements, int64_t 
         }
         for (int64_t r = 0; r < rows; ++r) {
             for (int64_t i = 0; i < c.pres; i += kTile) {
-                const TileHistory of_tile{out.pres + i * steps, grads + r * steps, posts + r * steps,
-                                          modulators};
+                const TileHistory of_tile{out.pres + i * steps, grads + r * steps,
+                                          posts + r * steps, modulators};
                 alpha_gradient_tile<P>(c, elements, count, of_tile, first + r, i, out.alpha);
             }
         }

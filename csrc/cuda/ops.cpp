@@ -87,8 +87,7 @@ struct Cuda {
         cuda::Device device = cuda::device();
         const auto attempt = [&] {
             const cuda::Plan plan = planned(device);
-            const Tensor scratch =
-                unwritten(like, Shape{plan.scratch_bytes}, ScalarType::Byte);
+            const Tensor scratch = unwritten(like, Shape{plan.scratch_bytes}, ScalarType::Byte);
             run(plan, scratch.mutable_data_ptr(), on.stream());
         };
         try {

@@ -551,14 +551,17 @@ def _products(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tensor:
         if hidden is None:
             return grad.new_zeros(grad.shape[1], output.shape[1])
         return grad.t() @ hidden
-    # Rows of all steps: the activity before a step lies one batch further up in the output. One view each, for each
-    # takes as long as the product of a small network.
+    # Rows of all steps: the activity before a step lies one batch further up in the output.
     steps, batch, size = grad.shape
     rows, pres = max(steps - 1, 0) * batch, output.shape[2]
-    later = grad.contiguous().as_strided(
-        (size, rows), (1, size), grad.storage_offset() + (batch * size if rows else 0)
-    )
-    found = later @ output.contiguous().as_strided((rows, pres), (pres, 1))
+    grad, output = grad.contiguous(), output.contiguous()
+    if torch.compiler.is_compiling():
+        found = grad.flatten(0, 1)[batch:].t() @ output.flatten(0, 1)[:rows]
+    else:
+        # One view each, for each takes as long as the product of a small network.
+        start = grad.storage_offset() + (batch * size if rows else 0)
+        later = grad.as_strided((size, rows), (1, size), start)
+        found = later @ output.as_strided((rows, pres), (pres, 1))
     if hidden is None or steps == 0:
         return found
     return found.addmm_(grad[0].t(), hidden)
