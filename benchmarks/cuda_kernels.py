@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from plastikern import PlasticLSTM, library
+from plastikern import library
 from plastikern.devices import GPUS, Gpu
 from plastikern.explanation import RESOURCES, calculated, kernel_name, kernel_of, plan, resources
 from plastikern.nn.base import PlasticModule
+from plastikern.rules.cells import weights
 
 from .workloads import FORWARD_BACKWARD, NETWORKS
 
@@ -112,16 +113,15 @@ def floors(
     shared memory; else in the device's memory, at its bandwidth. Operations: 8 a synapse and step (forward: rate times
     post times pre, add, clip, read, product; backward 24).
     """
-    lstm, retroactive = (
-        isinstance(module, PlasticLSTM),
-        module.plasticity.modulation == "retroactive",
-    )
+    # Beside the plastic one, each with a product forward and two backward.
+    sums = weights(module.kind) - 1
+    retroactive = module.plasticity.modulation == "retroactive"
     synapses = float(module._posts * module._pres * batch * steps)
     matrices = 2 if retroactive else 1
     on_chip = 0.75 * gpu.processors * (gpu.shared_per_block + 256 * 1024)
     needed = 4.0 * module._posts * module._pres * batch * matrices * (2 if backward else 1)
     speed = gpu.shared_bandwidth if needed <= on_chip else gpu.bandwidth
-    operations = (24 if backward else 8) * matrices + (12 if backward else 6) * (1 if lstm else 0)
+    operations = (24 if backward else 8) * matrices + (4 if backward else 2) * sums
     return (
         16 if backward else 8
     ) * matrices * synapses / speed, operations * synapses / gpu.single_precision

@@ -104,7 +104,6 @@ def calls(
 ) -> None:
     """A forward and backward pass on the CPU: for kernels that something else is done with than to run them."""
     plasticity = network.plasticity
-    gates = 4 if network.kind == "lstm" else 1
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype).requires_grad_()
@@ -119,11 +118,11 @@ def calls(
         fan_out = [granular(plasticity.fan_out) if fans_out else None for _ in range(2)]
         modulator = Modulator(empty(neurons), empty(), *fan_out)
     connection = Connection(
-        empty(gates * neurons, neurons), granular(plasticity.alpha), None if modulated else granular(plasticity.eta),
-        granular(plasticity.eta) if retroactive else None, modulator,
+        empty(network.weights * neurons, neurons), granular(plasticity.alpha),
+        None if modulated else granular(plasticity.eta), granular(plasticity.eta) if retroactive else None, modulator,
     )  # fmt: skip
     features = empty(steps, batch, neurons) if network.kind == "linear" else None
-    inputs = Inputs(empty(steps, batch, gates * neurons), features)
+    inputs = Inputs(empty(steps, batch, network.gates * neurons), features)
     trace = empty(batch, neurons, neurons)
     state = State(None, None, trace, empty(*trace.shape) if retroactive else None)
     output, last = fused.run("triton", inputs, state, connection, network, (None, False, 2))

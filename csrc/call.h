@@ -323,7 +323,7 @@ class Call {
         n.gates = data<S>(Operands::weight);
         Connection<S>& c = n.connection;
         c.pres = pres;
-        c.weight = {n.gates + (is(fact::lstm) ? 2 * posts * pres : 0), pres};
+        c.weight = {n.gates + (is(fact::gated) ? kPlastic * posts * pres : 0), pres};
         c.alpha = coefficients<S>(Operands::alpha);
         c.rate = coefficients<S>(Operands::rate);
         c.rate_scale = coefficients<S>(Operands::rate_scale);
@@ -345,7 +345,7 @@ class Call {
         return n;
     }
 
-    int64_t gates() const { return is(fact::lstm) ? 4 : 1; }
+    int64_t gates() const { return drive_blocks(program.kind); }
     int64_t size(char letter) const {
         const int64_t every = checkpoint_every_;
         switch (letter) {
@@ -359,8 +359,10 @@ class Call {
                 return pres;
             case 'D':
                 return posts * gates();
+            case 'G':
+                return posts * weight_blocks(program.kind);
             case 'H':
-                return posts * kHistoryRows[static_cast<size_t>(program.post)];
+                return posts * history_rows(program.kind, program.post);
             case 'K':
                 return is(fact::retroactive) ? 2 : 1;
             case 'C':

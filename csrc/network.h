@@ -2,8 +2,9 @@
 // nothing of torch.
 //
 //     rnn      pre: the activities before the step; post: those after it
-//     lstm     the same, with the candidate's recurrent sum from the plastic connection and a
-//     choice of post linear   pre: features, given for every step; post: the outputs
+//     lstm,    the same, with the candidate's recurrent sum from the plastic connection and a
+//     gru      choice of post
+//     linear   pre: features, given for every step; post: the outputs
 #pragma once
 
 #include <cstdint>
@@ -94,8 +95,9 @@ struct Network {
     Modulator<S> modulator;
     const bool* modulated;  // retroactive: (O,), which rows have eligibility traces; null: all. The
                             // others learn at once
-    const S* gates;         // lstm: (4 N, N), whose third block is the connection's weight
-    Sequence<const S> drive;       // (T, B, O), lstm: (T, B, 4 N); forward only
+    const S* gates;         // with gates: (4 N, N), gru: (3 N, N); the third block is the
+                            // connection's weight
+    Sequence<const S> drive;       // (T, B, O), with gates: (T, B, 4 N); forward only
     Sequence<const S> features;    // linear: (T, B, I)
     Sequence<const bool> clamp;    // rnn, or none
     const S *hidden, *cell;        // (B, N) or null: zero
@@ -120,19 +122,19 @@ struct Network {
     PLASTIKERN_INLINE T* segment_rows(T* rows, int64_t k, int64_t b) const {
         return rows + ((k - 1) / checkpoint_every * batch + b) * posts;
     }
-    // Rows of `history`: the gates i, f, g, o after their nonlinearity, the cell, and the
-    // candidate's recurrent sum.
-    PLASTIKERN_INLINE int64_t history_size() const {
-        return kind != NetworkKind::lstm ? 0 : kHistoryRows[static_cast<int64_t>(post)] * posts;
-    }
+    // Recurrent sums beside the plastic one.
+    PLASTIKERN_INLINE int64_t others() const { return weight_blocks(kind) - 1; }
+    PLASTIKERN_INLINE bool carries_cell() const { return kind == NetworkKind::lstm; }
+    PLASTIKERN_INLINE bool has_gates() const { return gated(kind); }
+    PLASTIKERN_INLINE int64_t history_size() const { return history_rows(kind, post) * posts; }
 };
 
 // What a forward pass leaves, step by step.
 template <typename S>
 struct Activities {
-    Sequence<S> output;  // (T, B, O)
-    Sequence<S>
-        history;  // lstm: (T, B, history_size()); in the forward pass it may be one row per element
+    Sequence<S> output;   // (T, B, O)
+    Sequence<S> history;  // with gates: (T, B, history_size()), what is kept of a cell's step; in
+                          // the forward pass it may be one row per element
     Sequence<S> modulators;  // (T, B); unmodulated: one zero with strides of 0
 };
 
@@ -178,9 +180,10 @@ PLASTIKERN_INLINE const S* pre_of(const Network<S>& n, const Activities<T>& a, c
     return n.hidden == nullptr ? zeros : n.hidden + b * n.posts;
 }
 
+// Of an LSTM, whose history has its cell behind what came of its sums.
 template <typename S, typename T>
 PLASTIKERN_INLINE T* cell_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
-    return a.history.at(k, b) + 4 * n.posts;
+    return a.history.at(k, b) + generated::lstm::drives * n.posts;
 }
 
 template <typename S, typename T>
@@ -190,11 +193,18 @@ PLASTIKERN_INLINE const S* cell_before(const Network<S>& n, const Activities<T>&
     return n.cell == nullptr ? zeros : n.cell + b * n.posts;
 }
 
+// What a cell was before step k: of a GRU, the activities.
+template <typename S, typename T>
+PLASTIKERN_INLINE const S* carried(const Network<S>& n, const Activities<T>& a, const S* zeros,
+                                   int64_t k, int64_t b) {
+    return n.carries_cell() ? cell_before(n, a, zeros, k, b) : pre_of(n, a, zeros, k, b);
+}
+
 // The signal that changes the traces after step k.
 template <typename S, typename T>
 PLASTIKERN_INLINE T* post_of(const Network<S>& n, const Activities<T>& a, int64_t k, int64_t b) {
-    const int64_t row = post_row(n.post);
-    if (n.kind != NetworkKind::lstm || row < 0) return a.output.at(k, b);
+    const int64_t row = post_row(n.kind, n.post);
+    if (row < 0) return a.output.at(k, b);
     return a.history.at(k, b) + row * n.posts;
 }
 

@@ -58,15 +58,16 @@ struct Program {
         modulator_nonlinearity = kModulatorNonlinearities[modulator];
         post = static_cast<Post>(post_at);
         modulator_input = static_cast<ModulatorInput>(input);
+        const bool gated = plastikern::gated(kind);
         facts = fact::rnn << kind_at | (modulation == 0 ? fact::unmodulated : fact::modulated) |
-                (kind == NetworkKind::linear ? 0u : fact::recurrent) |
+                (kind == NetworkKind::linear ? 0u : fact::recurrent) | (gated ? fact::gated : 0u) |
                 (modulation == 2 ? fact::retroactive : 0u);
         require(kind == NetworkKind::linear || nonlinearity != Nonlinearity::softmax,
                 "softmax is for a linear layer");
-        require(
-            modulator_input == ModulatorInput::hidden || kind == NetworkKind::lstm ||
-                (kind == NetworkKind::rnn && modulator_input == ModulatorInput::previous_hidden),
-            "the modulator's input does not exist in this network");
+        require(modulator_input == ModulatorInput::hidden || kind == NetworkKind::lstm ||
+                    (is(fact::recurrent) && modulator_input == ModulatorInput::previous_hidden),
+                "the modulator's input does not exist in this network");
+        require(!gated || history_rows(kind, post) > 0, "the post does not exist in this network");
     }
     bool is(unsigned fact) const { return (facts & fact) != 0; }
 

@@ -81,24 +81,25 @@ struct Binding {
 template <typename S>
 struct Job {
     int64_t steps, batch, posts, pres, stride, every, read_after, activity, states, totals;
-    // Of an LSTM: whether it is one, what the rule sees as y (a Post), and where its history lies,
+    // A NetworkKind. With gates: what the rule sees as y (a Post), and where the history lies,
     // (T, B, rows, O); its step is 0 where each one writes over the one before. `group`: elements
     // that a worker takes through the steps together.
-    int64_t lstm, post, history_step, history_rows, group;
+    int64_t kind, post, history_step, history_rows, group;
     Binding<S> forward[3], again, backward[3];  // a change and a read, a read, a change
-    const S* drive;                             // (T, B, O); lstm: (T, B, 4 O), gates i, f, g, o
+    const S* drive;                             // (T, B, O); with gates: (T, B, 4 O)
     const S* clamp;         // (T, B, O), not 0 where the activity is the drive; or null
-    const S *gates, *cell;  // lstm: (3 O, O), recurrent weights of i, f, o; (B, O), the first one
+    const S *gates, *cell;  // with gates: (3 O, O), gru: (2 O, O), recurrent weights that are not
+                            // plastic; lstm: (B, O), the first one
     // (B, O), (T, B, O), (T, B, O) the activities, which lie behind the first ones, (B, O), of a
     // recurrent connection.
     S *sum, *z, *y;
-    S* history;                // lstm: gates i, f, g, o, the cell, and the sum where it is the post
+    S* history;                // with gates: what is kept of a cell
     const S* const* first;     // of each state of synapses (B, O, I)
     S* const* state;           // (B, O, stride), as the steps change it
     S* const* checkpoint;      // of each (C, B, O, stride), or null
     S *grad_y, *grad_z;        // (T, B, O)
     S *grad_drive, *grad_sum;  // as the drive; (T, B, O), the same memory where both are the same
-    S* grad_post;              // lstm: (T, B, O), or null where the activities are the post
+    S* grad_post;              // with gates: (T, B, O), or null where the activities are the post
     S* grad_cell;              // lstm: (B, O), of the cell after a step, then of that before it
     // Totals of each thread, of a block on a device, and what each of these works in: slots of
     // `width` values, sums of its warps, a segment.

@@ -6,15 +6,14 @@
 
 namespace plastikern {
 
-// Row `row` of the history of step k; the cell before the step.
+// Row `row` of the history of step k.
 template <typename S>
 PLASTIKERN_INLINE S* history_of(const Job<S>& job, int64_t k, int64_t b, int64_t row) {
     return job.history + k * job.history_step + (b * job.history_rows + row) * job.posts;
 }
-constexpr int64_t kInputGate = 0, kOutputGate = 3, kCell = 4, kTotal = 5;
 template <typename S>
-PLASTIKERN_INLINE const S* cell_before(const Job<S>& job, int64_t k, int64_t b) {
-    return k == 0 ? job.cell + b * job.posts : history_of(job, k - 1, b, kCell);
+PLASTIKERN_INLINE NetworkKind kind_of(const Job<S>& job) {
+    return static_cast<NetworkKind>(job.kind);
 }
 // Activities before step k of a recurrent connection, or their gradients.
 template <typename S>
@@ -52,56 +51,86 @@ PLASTIKERN_INLINE void fire_adjoint(const Job<S>& job, int64_t k, int64_t b, int
     access.store(job.grad_drive + at, grad_z + (clamped ? grad_y : grad));
 }
 
-// Step k of an LSTM, in whose history the recurrent sums of i, f and o are.
-template <typename V, typename S, class Access>
-PLASTIKERN_INLINE void fire_lstm(const Job<S>& job, int64_t k, int64_t b, int64_t j,
-                                 Access access) {
+// What the cell was before step k, N values: of a GRU, the activities.
+template <class Cell, typename S>
+PLASTIKERN_INLINE const S* carried(const Job<S>& job, int64_t k, int64_t b) {
+    if constexpr (Cell::carries) {
+        return k == 0 ? job.cell + b * job.posts : history_of(job, k - 1, b, Cell::drives);
+    } else {
+        return before_step(job, job.y, k, b);
+    }
+}
+
+// Step k of neurons with gates, in whose history the other recurrent sums are.
+template <class Cell, typename V, typename S, class Access>
+PLASTIKERN_INLINE void fire_gated(const Job<S>& job, int64_t k, int64_t b, int64_t j,
+                                  Access access) {
     const int64_t at = (k * job.batch + b) * job.posts, n = job.posts;
-    const S* drive = job.drive + 4 * at + j;
-    S* gates = history_of(job, k, b, kInputGate) + j;
-    const V total = access.load(job.sum + b * n + j), z = access.load(drive + 2 * n) + total;
-    const auto step = generated::lstm::forward<V>(
-        {.input_sum = access.load(drive) + access.load(gates),
-         .forget_sum = access.load(drive + n) + access.load(gates + n),
-         .candidate_sum = z,
-         .output_sum = access.load(drive + 3 * n) + access.load(gates + 3 * n),
-         .cell_before = access.load(cell_before(job, k, b) + j)});
-    access.store(gates, step.input);
-    access.store(gates + n, step.forget);
-    access.store(gates + 2 * n, step.candidate);
-    access.store(gates + 3 * n, step.output);
-    access.store(gates + kCell * n, step.cell);
-    if (static_cast<Post>(job.post) == Post::recurrent) access.store(gates + kTotal * n, total);
+    const auto post = static_cast<Post>(job.post);
+    const S* drive = job.drive + Cell::drives * at + j;
+    S* history = history_of(job, k, b, 0) + j;
+    const V total = access.load(job.sum + b * n + j);
+    const V z = access.load(drive + kPlastic * n) + total;
+    typename Cell::template ForwardGiven<V> given;
+    Cell::sums(
+        [&](int which, V& sum) {
+            if (which == kPlastic) {
+                sum = z;
+            } else {
+                sum = access.load(drive + which * n);
+                if (which < Cell::weights) sum = sum + access.load(history + which * n);
+            }
+        },
+        given);
+    given.before = access.load(carried<Cell>(job, k, b) + j);
+    const auto step = Cell::forward(given);
+    Cell::kept([&](int row, const V& value) { access.store(history + row * n, value); }, step);
+    const int64_t row = post_row(kind_of(job), post);
+    if (row >= Cell::kept_rows) access.store(history + row * n, total);
     access.store(job.z + at + j, z);
     access.store(job.y + at + j, step.hidden);
 }
 
-template <typename V, typename S, class Access>
-PLASTIKERN_INLINE void fire_lstm_adjoint(const Job<S>& job, int64_t k, int64_t b, int64_t j,
-                                         Access access) {
+template <class Cell, typename V, typename S, class Access>
+PLASTIKERN_INLINE void fire_gated_adjoint(const Job<S>& job, int64_t k, int64_t b, int64_t j,
+                                          Access access) {
     const int64_t at = (k * job.batch + b) * job.posts, n = job.posts;
-    const auto post = static_cast<Post>(job.post);
-    const S* gates = history_of(job, k, b, kInputGate) + j;
-    S *grad_cell = job.grad_cell + b * n + j, *grad_drive = job.grad_drive + 4 * at + j;
+    const auto own = static_cast<Post>(job.post);
+    const S* history = history_of(job, k, b, 0) + j;
+    S* grad_drive = job.grad_drive + Cell::drives * at + j;
     const V zero = arithmetic::number<V>(0.0);
     const V grad_post = job.grad_post == nullptr ? zero : access.load(job.grad_post + at + j);
-    const auto grads = generated::lstm::adjoint<V>(
-        {.input = access.load(gates),
-         .forget = access.load(gates + n),
-         .candidate = access.load(gates + 2 * n),
-         .output = access.load(gates + 3 * n),
-         .cell = access.load(gates + kCell * n),
-         .cell_before = access.load(cell_before(job, k, b) + j),
-         .grad_candidate = post == Post::candidate ? grad_post : zero,
-         .grad_cell = access.load(grad_cell) + (post == Post::cell ? grad_post : zero),
-         .grad_hidden = access.load(job.grad_y + at + j)});
-    const V grad_z = grads.grad_candidate_sum + access.load(job.grad_z + at + j);
-    access.store(grad_drive, grads.grad_input_sum);
-    access.store(grad_drive + n, grads.grad_forget_sum);
-    access.store(grad_drive + 2 * n, grad_z);
-    access.store(grad_drive + 3 * n, grads.grad_output_sum);
-    access.store(grad_cell, grads.grad_cell_before);
-    access.store(job.grad_sum + at + j, post == Post::recurrent ? grad_z + grad_post : grad_z);
+    typename Cell::template AdjointGiven<V> given;
+    Cell::kept([&](int row, V& value) { value = access.load(history + row * n); }, given);
+    given.before = access.load(carried<Cell>(job, k, b) + j);
+    Cell::posts([&](Post post, V& grad) { grad = post == own ? grad_post : zero; }, given);
+    given.grad_hidden = access.load(job.grad_y + at + j);
+    S* grad_before;
+    if constexpr (Cell::carries) {
+        grad_before = job.grad_cell + b * n + j;
+        given.grad_cell = access.load(grad_before) + given.grad_cell;
+    } else {
+        grad_before = before_step(job, job.grad_y, k, b) + j;
+    }
+    const auto grads = Cell::adjoint(given);
+    V grad_sum = zero;
+    Cell::grads(
+        [&](int which, const V& found) {
+            if (which == kPlastic) {
+                grad_sum = found + access.load(job.grad_z + at + j);
+                access.store(grad_drive + which * n, grad_sum);
+            } else {
+                access.store(grad_drive + which * n, found);
+            }
+        },
+        grads);
+    if constexpr (Cell::carries) {
+        access.store(grad_before, grads.grad_before);
+    } else {
+        access.store(grad_before, access.load(grad_before) + grads.grad_before);
+    }
+    const bool apart = post_row(kind_of(job), own) >= Cell::kept_rows;
+    access.store(job.grad_sum + at + j, apart ? grad_sum + grad_post : grad_sum);
 }
 
 }  // namespace plastikern

@@ -6,6 +6,8 @@ from .explanation import explain
 from .files import load, save
 from .network import Modulator
 from .nn import (
+    PlasticGRU,
+    PlasticGRUCell,
     PlasticLinear,
     PlasticLinearCell,
     PlasticLSTM,
@@ -29,6 +31,8 @@ __all__ = [
     "LSTMState",
     "LinearState",
     "Modulator",
+    "PlasticGRU",
+    "PlasticGRUCell",
     "PlasticLSTM",
     "PlasticLSTMCell",
     "PlasticLinear",

@@ -18,8 +18,8 @@ from .checks import (
     described,
 )
 from .network import Connection, Inputs, Modulator, State
-from .plasticity import MODULATOR_INPUTS, Plasticity, granular_shape
-from .program import Program
+from .plasticity import Plasticity, granular_shape
+from .program import Program, modulator_inputs
 
 
 def activities_of(inputs: Inputs) -> Tensor:
@@ -70,8 +70,8 @@ def check_call(
             raise ValueError(
                 f"{name}: drive must have four values per neuron; got shape {tuple(drive.shape)}"
             )
-        rows, posts = posts, posts // gates
-        pres = posts
+        pres = posts = posts // gates
+        rows = posts * program.weights
     else:
         rows, posts, pres = (
             connection.weight.shape[0],
@@ -111,6 +111,7 @@ def reset_state_of(name: str, program: Program, reset: object, given: object) ->
     fields = {
         "rnn": ("hidden", "trace"),
         "lstm": ("hidden", "cell", "trace"),
+        "gru": ("hidden", "trace"),
         "linear": ("trace",),
     }[program.kind]
     fields += ("eligibility",) if program.retroactive else ()
@@ -131,7 +132,7 @@ def _check_connection(
     name: str, connection: Connection, program: Program, rows: int, pres: int, like: Tensor,
     dtypes: tuple[torch.dtype, ...],
 ) -> None:  # fmt: skip
-    plasticity, posts = program.plasticity, rows // program.gates
+    plasticity, posts = program.plasticity, rows // program.weights
     weight, alpha, eta, eligibility_eta, modulator = connection
     modulated = getattr(modulator, "modulated", None)
     checks: list[tuple[str, Any, str | tuple[int, ...], bool | None]] = [
@@ -146,8 +147,7 @@ def _check_connection(
             raise TypeError(
                 f"{name}: modulator must be a Modulator; got {type(modulator).__name__}"
             )
-        count = {"rnn": 2, "lstm": 3, "linear": 1}[program.kind]
-        inputs = MODULATOR_INPUTS[:count]
+        inputs = modulator_inputs(program.kind)
         check_choice(name, "modulator_input", plasticity.modulator_input, inputs)
         checks += [
             ("modulator.weight", modulator.weight, (posts,), None),

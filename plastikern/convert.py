@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from .checks import check_choice, described
 from .hooks import held, run_forward_pre_hooks
 from .nn import (
+    PlasticGRU,
+    PlasticGRUCell,
     PlasticLinear,
     PlasticLinearCell,
     PlasticLSTM,
@@ -205,10 +207,17 @@ def from_torch(
 def from_torch(
     module: nn.LSTMCell, plasticity: Plasticity = ..., **options: Any
 ) -> PlasticLSTMCell: ...
+@overload
+def from_torch(module: nn.GRU, plasticity: Plasticity = ..., **options: Any) -> PlasticGRU: ...
+@overload
+def from_torch(
+    module: nn.GRUCell, plasticity: Plasticity = ..., **options: Any
+) -> PlasticGRUCell: ...
 def from_torch(
     module: nn.Module, plasticity: Plasticity = Plasticity(), **options: Any
 ) -> nn.Module:
-    """A plastic network with the weights of a ``torch.nn.RNN`` or ``LSTM``, or a cell with those of one of their cells.
+    """A plastic network with the weights of a ``torch.nn.RNN``, ``LSTM`` or ``GRU``, or a cell with those of one of
+    their cells.
 
     Args:
         module: one direction, without a projection.
@@ -217,8 +226,9 @@ def from_torch(
         options: further options of the plastic module, such as ``post`` or ``backend``.
 
     Returns:
-        A :class:`~plastikern.PlasticRNN` or :class:`~plastikern.PlasticLSTM`, or the cell; its tensors are copies of
-        those that a call of ``module`` now computes with, where they are pruned or parametrized, too.
+        A :class:`~plastikern.PlasticRNN`, :class:`~plastikern.PlasticLSTM` or :class:`~plastikern.PlasticGRU`, or the
+        cell; its tensors are copies of those that a call of ``module`` now computes with, where they are pruned or
+        parametrized, too.
 
     Raises:
         TypeError: any other module.
@@ -246,8 +256,12 @@ def to_torch(module: PlasticLSTM) -> nn.LSTM: ...
 def to_torch(module: PlasticRNNCell) -> nn.RNNCell: ...
 @overload
 def to_torch(module: PlasticLSTMCell) -> nn.LSTMCell: ...
+@overload
+def to_torch(module: PlasticGRU) -> nn.GRU: ...
+@overload
+def to_torch(module: PlasticGRUCell) -> nn.GRUCell: ...
 def to_torch(module: nn.Module) -> nn.Module:
-    """The baseline weights of a plastic network as a ``torch.nn.RNN`` or ``LSTM``, or of a cell as theirs.
+    """The baseline weights of a plastic network as a ``torch.nn.RNN``, ``LSTM`` or ``GRU``, or of a cell as theirs.
 
     What is plastic is left out. Weights that are pruned or parametrized are those that a call now computes with.
 
@@ -261,7 +275,7 @@ def to_torch(module: nn.Module) -> nn.Module:
         raise TypeError(f"to_torch: module must be one of {expected}; got {type(module).__name__}")
     if module.input_size is None:
         raise ValueError("to_torch: module must have an input layer; got input_size None")
-    if isinstance(module, (PlasticLSTM, PlasticLSTMCell)):
+    if not isinstance(module, (PlasticRNN, PlasticRNNCell)):
         return _transferred("to_torch", module, kind)
     check_choice("to_torch", "nonlinearity", module.nonlinearity, ("tanh", "relu"))
     return _transferred("to_torch", module, kind, nonlinearity=module.nonlinearity)
@@ -272,6 +286,8 @@ _TWINS: dict[type[nn.Module], type[PlasticModule]] = {
     nn.LSTM: PlasticLSTM,
     nn.RNNCell: PlasticRNNCell,
     nn.LSTMCell: PlasticLSTMCell,
+    nn.GRU: PlasticGRU,
+    nn.GRUCell: PlasticGRUCell,
 }
 
 

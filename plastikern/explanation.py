@@ -13,10 +13,10 @@ import torch
 from . import backends, issue, library
 from .checks import check_positive
 from .devices import GPUS, Gpu
-from .nn import PlasticLSTM, PlasticLSTMCell
 from .nn.base import PlasticModule
 from .program import spacing
 from .rules.calls import rows_apart
+from .rules.cells import CELLS
 from .rules.explaining import described, registers
 from .rules.programs import Program
 from .rules.running import SCALARS, checkpoint_spacing
@@ -104,7 +104,7 @@ def calculated(
     if kernel is not None:
         issued = issue.clocks(
             found, kernel, pres=module._pres, steps=steps, checkpoint_every=spacing(steps),
-            processors=gpu.processors, gated=isinstance(module, (PlasticLSTM, PlasticLSTMCell)),
+            processors=gpu.processors, gated=module.kind in CELLS,
             alpha=module._built_in.alpha == "connection",
         )  # fmt: skip
     return Calculated(float(found["clocks_per_step"] * steps), issued)

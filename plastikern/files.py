@@ -14,6 +14,8 @@ from torch import nn
 
 from .checks import HALF
 from .nn import (
+    PlasticGRU,
+    PlasticGRUCell,
     PlasticLinear,
     PlasticLinearCell,
     PlasticLSTM,
@@ -37,6 +39,8 @@ KINDS: dict[str, type[PlasticModule]] = {
         PlasticRNNCell,
         PlasticLSTM,
         PlasticLSTMCell,
+        PlasticGRU,
+        PlasticGRUCell,
         PlasticLinear,
         PlasticLinearCell,
     )

@@ -2,6 +2,8 @@
 
 With retroactive modulation every function takes an eligibility trace, and returns one more tensor behind the trace: the
 next eligibility trace.
+
+Longer than 600 lines: every function says what each of its arguments is.
 """
 
 from __future__ import annotations
@@ -32,9 +34,12 @@ from .network import Connection, Inputs, Modulator, State
 from .ops import fused
 from .plasticity import Plasticity, one_number
 from .program import Program, program_of, refused
+from .rules.cells import carries
 
 __all__ = [
     "modulator_signal",
+    "plastic_gru_sequence",
+    "plastic_gru_step",
     "plastic_linear_sequence",
     "plastic_linear_step",
     "plastic_lstm_sequence",
@@ -250,6 +255,97 @@ def plastic_lstm_sequence(
     layout, state = layout_of(name, batch_first, "4 N"), State(hidden, cell, trace, eligibility)
     connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
     return tuple(run(name, layout, program, inputs, state, connection, backend, over))
+
+
+def plastic_gru_step(
+    drive: Tensor,
+    hidden: Tensor | None,
+    trace: Tensor | None,
+    weight: Tensor,
+    alpha: Tensor,
+    eta: Tensor | None,
+    *,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
+    plasticity: Plasticity = Plasticity(),
+    post: str = "candidate",
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    r"""One step of a GRU whose candidate has a plastic recurrent connection.
+
+    :math:`r, z = \sigma(u_{r,z} + W_{r,z} h)`, :math:`s = u_s + (W_n + \alpha \circ H) h`,
+    :math:`n = \tanh(u_n + r s)`, :math:`h' = (1 - z) n + z h`; then the trace changes, with :math:`h` as pre.
+
+    Args:
+        drive: :math:`u` (B, 4 N) in the order r, z, s, n. What ``torch.nn.GRU`` adds to the recurrent sum of its
+            candidate within the reset gate, the last N values of ``bias_hh_l0``, is :math:`u_s`.
+        hidden: (B, N); None is zero.
+        trace: :math:`H` (B, N, N), ``trace[b, post, pre]``; None is zero.
+        weight: :math:`W` (3 N, N) in the order r, z, n of ``torch.nn.GRU.weight_hh_l0``.
+        alpha, eta, eligibility, eligibility_eta, modulator, plasticity, backend: as in :func:`plastic_rnn_step`.
+        post: the post-synaptic signal of the trace: ``"candidate"`` :math:`n`, ``"recurrent"`` :math:`s` or
+            ``"hidden"`` :math:`h'`.
+
+    Returns:
+        Next hidden (B, N), next trace (B, N, N) and, with retroactive modulation, next eligibility trace.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
+
+    Source: the GRU of Cho et al. (EMNLP 2014) as ``torch.nn.GRU`` has it, plastic where the LSTM of Backpropamine (ICLR
+    2019, section 4.3) is.
+    """
+    name, inputs = "plastic_gru_step", Inputs(drive)
+    program = program_of(name, "gru", plasticity, post=post)
+    state = State(hidden, None, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    return _present(*run(name, ("B", "4 N"), program, inputs, state, connection, backend))
+
+
+def plastic_gru_sequence(
+    drive: Tensor,
+    hidden: Tensor | None,
+    trace: Tensor | None,
+    weight: Tensor,
+    alpha: Tensor,
+    eta: Tensor | None,
+    *,
+    eligibility: Tensor | None = None,
+    eligibility_eta: Tensor | None = None,
+    modulator: Modulator | None = None,
+    plasticity: Plasticity = Plasticity(),
+    post: str = "candidate",
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: Sequence[Tensor | None] | None = None,
+    batch_first: bool = False,
+    checkpoint_every: int | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, ...]:
+    """A whole sequence of :func:`plastic_gru_step` in one call.
+
+    Args:
+        drive: (T, B, 4 N), or (B, T, 4 N) with ``batch_first``. T and B may be 0.
+        hidden, trace, weight, alpha, eta, eligibility, eligibility_eta, modulator, plasticity, post, backend: as in
+            :func:`plastic_gru_step`.
+        lengths, reset, reset_state, batch_first, checkpoint_every: as in :func:`plastic_rnn_sequence`.
+
+    Returns:
+        Activities (T, B, N), or (B, T, N); last hidden (B, N), last trace (B, N, N) and, with retroactive modulation,
+        last eligibility trace.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`plastic_rnn_step`.
+    """
+    name, inputs = "plastic_gru_sequence", Inputs(drive)
+    program, over = (
+        program_of(name, "gru", plasticity, post=post),
+        Over(lengths, batch_first, checkpoint_every, reset, reset_state),
+    )
+    layout, state = layout_of(name, batch_first, "4 N"), State(hidden, None, trace, eligibility)
+    connection = Connection(weight, alpha, eta, eligibility_eta, modulator)
+    return _present(*run(name, layout, program, inputs, state, connection, backend, over))
 
 
 def plastic_linear_step(
@@ -574,7 +670,7 @@ def _filled(program: Program, state: State, connection: Connection, like: Tensor
     pres = connection.weight.shape[1]
     shapes: list[tuple[int, ...] | None] = [
         None if program.kind == "linear" else (batch, posts),
-        (batch, posts) if program.kind == "lstm" else None,
+        (batch, posts) if carries(program.kind) else None,
         (batch, posts, pres),
         (batch, posts, pres) if program.retroactive else None,
     ]
@@ -589,7 +685,7 @@ def _present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _posts(program: Program, connection: Connection) -> int:
-    return connection.weight.shape[0] // program.gates
+    return connection.weight.shape[0] // program.weights
 
 
 def _linear_inputs(

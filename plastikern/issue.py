@@ -25,15 +25,16 @@ Loop = Mapping[str, float]
 def counts() -> dict[str, dict[str, dict[str, Any]]]:
     """By architecture and kernel, for each hot loop: instructions, arithmetic and memory accesses among them.
 
-    ``synapse`` is a pass over one synapse at one step, with the suffixes ``gated`` (an LSTM) and ``alpha`` (backward:
-    alpha per synapse, whose gradient is summed in place); ``rows`` what comes once for two rows; ``recomputed``
-    (backward) one synapse at a step that is computed again. Of a warp: for one synapse of each of its lanes.
+    ``synapse`` is a pass over one synapse at one step, with the suffixes ``gated`` (an LSTM; a GRU issues less) and
+    ``alpha`` (backward: alpha per synapse, whose gradient is summed in place); ``rows`` what comes once for two rows;
+    ``recomputed`` (backward) one synapse at a step that is computed again. Of a warp: for one synapse of each of its
+    lanes.
     """
     return json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
 
 
 def synapse_loop(kernel: Mapping[str, Loop], *, gated: bool, alpha: bool) -> Loop:
-    """The loop of :func:`counts` that serves a network: ``gated`` for an LSTM, ``alpha`` where it is per synapse."""
+    """The loop of :func:`counts` that serves a network: ``gated``: has gates; ``alpha``: it is per synapse."""
     name = " ".join(
         [
             "synapse",

@@ -26,10 +26,10 @@ from .plasticity import (
     RULES,
     Plasticity,
 )
-from .rules.cells import history_rows
+from .rules.cells import CELLS, carries, drives, history_of, weights
 from .rules.papers import WHERE_NOTHING_IS_CLIPPED, go_together
 
-KINDS = ("rnn", "lstm", "linear")
+KINDS = ("rnn", "lstm", "linear", "gru")
 """Kinds of networks."""
 WORDS = {
     "kind": KINDS,
@@ -47,6 +47,8 @@ FACTS = {
     "rnn": "a simple recurrent network",
     "lstm": "an LSTM",
     "linear": "a linear layer",
+    "gru": "a GRU",
+    "gated": "a network with gates",
     "recurrent": "a recurrent network",
     "unmodulated": "a network without a modulator",
     "modulated": "a network with a modulator",
@@ -98,7 +100,7 @@ OPERANDS = (
     Operand("cell", "BO", "lstm", "never"),
     Operand("trace", "BOI", needed="never"),
     Operand("eligibility", "BOI", "retroactive", "never"),
-    Operand("weight", "DI"),
+    Operand("weight", "GI"),
     Operand("alpha", "P"),
     Operand("rate", "P", needed="unmodulated"),
     Operand("rate_scale", "P", "modulated", "never"),
@@ -121,7 +123,7 @@ RESULTS = (
     Operand("cell", "BO", "lstm last"),
     Operand("trace", "BOI", "last"),
     Operand("eligibility", "BOI", "retroactive last"),
-    Operand("history", "TBH", "lstm kept"),
+    Operand("history", "TBH", "gated kept"),
     Operand("modulators", "TB", "modulated kept"),
     Operand("checkpoints", "CBKOR", "sequence kept"),
     Operand("lost", "SBO", "sequence kept reverses", value="flag"),
@@ -163,8 +165,8 @@ class Program(NamedTuple):
 
     Attributes:
         kind: one of :data:`KINDS`.
-        nonlinearity: of the activities; an LSTM's are fixed.
-        post: the signal that changes the traces of an LSTM, one of :data:`~plastikern.plasticity.POSTS`.
+        nonlinearity: of the activities; those of networks with gates are fixed.
+        post: the signal that changes the traces of a network with gates, one of its cell's.
         key: all of that, but for the bound and what is seen from the parameters' shapes, in the words of :data:`WORDS`.
     """
 
@@ -182,7 +184,12 @@ class Program(NamedTuple):
     @property
     def gates(self) -> int:
         """Values of the drive per neuron."""
-        return 4 if self.kind == "lstm" else 1
+        return drives(self.kind)
+
+    @property
+    def weights(self) -> int:
+        """Rows of weights per neuron."""
+        return weights(self.kind)
 
 
 def program_of(
@@ -203,7 +210,7 @@ def program_of(
         )
     allowed = LINEAR_NONLINEARITIES if kind == "linear" else NONLINEARITIES
     check_choice(owner, "nonlinearity", nonlinearity, allowed)
-    check_choice(owner, "post", post, POSTS)
+    check_choice(owner, "post", post, CELLS[kind].posts if kind in CELLS else POSTS)
     words = [
         kind,
         plasticity.rule,
@@ -233,7 +240,8 @@ class Sizes(NamedTuple):
     O: int  # post-synaptic neurons  # noqa: E741
     I: int  # pre-synaptic neurons  # noqa: E741
     D: int  # values of the drive
-    H: int  # values per step that an LSTM keeps
+    G: int  # rows of weights
+    H: int  # values per step that a network with gates keeps
     K: int  # kinds of traces
     C: int  # checkpoints
     S: int  # segments between them
@@ -272,16 +280,28 @@ def read(key: str) -> Facts:
     pair = words["rule"], words["constraint"]
     require(go_together(*pair), "rule {} and constraint {} do not go together".format(*pair))
     require(kind == "linear" or words["nonlinearity"] != "softmax", "softmax is for a linear layer")
-    possible = source in {"rnn": MODULATOR_INPUTS[:2], "lstm": MODULATOR_INPUTS}.get(
-        kind, ["hidden"]
+    require(
+        source in modulator_inputs(kind), "the modulator's input does not exist in this network"
     )
-    require(possible, "the modulator's input does not exist in this network")
+    gated = kind in CELLS
+    require(
+        not gated or words["post"] in CELLS[kind].posts, "the post does not exist in this network"
+    )
     true = {kind, "unmodulated" if modulation == "none" else "modulated"}
     if kind != "linear":
         true.add("recurrent")
+    if gated:
+        true.add("gated")
     if modulation == "retroactive":
         true.add("retroactive")
     return Facts(words, frozenset(true))
+
+
+def modulator_inputs(kind: str) -> tuple[str, ...]:
+    """What a modulator may be computed from in a network of that kind."""
+    if kind == "linear":
+        return MODULATOR_INPUTS[:1]
+    return MODULATOR_INPUTS if carries(kind) else MODULATOR_INPUTS[:2]
 
 
 def among(table: Iterable[Operand], true: frozenset[str]) -> list[Operand]:
@@ -329,7 +349,8 @@ def sizes_of(
     activities, alpha = named.get("drive" if driven else "output"), named.get("alpha")
     require(activities is not None and alpha is not None, "drive or alpha is missing")
     assert activities is not None and alpha is not None
-    gates = 4 if words["kind"] == "lstm" else 1
+    kind = words["kind"]
+    gates = drives(kind)
     posts = activities.shape[-1] // (gates if driven else 1)
     pres = named["features"].shape[-1] if "features" in named else posts
     step = activities.dim() == 2
@@ -337,8 +358,8 @@ def sizes_of(
     steps, every = 1 if step else activities.shape[time], checkpoint_every
     line = 64 // alpha.element_size()
     return Sizes(
-        T=steps, B=activities.shape[batch], O=posts, I=pres, D=posts * gates,
-        H=posts * history_rows(words["post"]), K=2 if words["modulation"] == "retroactive" else 1,
+        T=steps, B=activities.shape[batch], O=posts, I=pres, D=posts * gates, G=posts * weights(kind),
+        H=posts * len(history_of(kind, words["post"])), K=2 if words["modulation"] == "retroactive" else 1,
         C=(steps - 1) // every if every and steps else 0, S=(steps + every - 1) // every if every else 0,
         R=(pres + line - 1) // line * line, step=step, batch_first=batch_first,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from .network import Connection, Inputs, Modulator, State, per_connection
 from .plasticity import Plasticity
 from .program import Program
 from .rules import papers
-from .rules.cells import ACTIVITIES, lstm
+from .rules.cells import ACTIVITIES, CELLS, PLASTIC
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     **ACTIVITIES,
@@ -103,22 +103,24 @@ def plastic_rnn_step(
     )
 
 
-def plastic_lstm_step(
+def plastic_gated_step(
     inputs: Inputs, state: State, connection: Connection, program: Program
 ) -> tuple[Tensor, State]:
-    """One step: next activities and cells (B, N) and traces (B, N, N). Drive and weight hold gates i, f, g, o."""
+    """One step of a network with gates: next activities, and cells of an LSTM, (B, N), and traces (B, N, N). Drive and
+    weight hold blocks in the order of the cell's sums."""
     hidden, cell, trace, eligibility = state
-    assert hidden is not None and cell is not None and trace is not None
-    plasticity, size = program.plasticity, hidden.shape[-1]
-    weights = connection.weight.unflatten(0, (4, size))
-    drives = inputs.drive.unflatten(-1, (4, size)).unbind(-2)
-    plastic = connection._replace(weight=weights[2])
-    recurrent = excitation(hidden, trace, plastic, plasticity)
-    input_sum, forget_sum, output_sum = (drives[k] + hidden @ weights[k].mT for k in (0, 1, 3))
-    neuron = lstm(input_sum, forget_sum, drives[2] + recurrent, output_sum, cell)
-    active, cell = neuron["hidden"], neuron["cell"]
-    post = {**neuron, "recurrent": recurrent}[program.post]
+    assert hidden is not None and trace is not None
+    plasticity, size, of_kind = program.plasticity, hidden.shape[-1], CELLS[program.kind]
+    weights = connection.weight.unflatten(0, (of_kind.weights, size))
+    sums = [*inputs.drive.unflatten(-1, (len(of_kind.sums), size)).unbind(-2)]
+    recurrent = excitation(hidden, trace, connection._replace(weight=weights[PLASTIC]), plasticity)
+    for k, weight in enumerate(weights):
+        sums[k] = sums[k] + (recurrent if k == PLASTIC else hidden @ weight.mT)
+    neuron = of_kind.step(*sums, hidden if cell is None else cell)
+    active, cell = neuron["hidden"], neuron.get("cell")
+    post = {"recurrent": recurrent, **neuron}[program.post]
     source = {"hidden": active, "previous_hidden": hidden, "cell": cell}[plasticity.modulator_input]
+    assert source is not None
     rate = rate_in_force(connection, plasticity, source)
     return active, State(
         active, cell, *update(trace, eligibility, hidden, post, rate, connection, plasticity)
@@ -140,7 +142,9 @@ def plastic_linear_step(
     return active, State(None, None, *traces)
 
 
-STEPS = {"rnn": plastic_rnn_step, "lstm": plastic_lstm_step, "linear": plastic_linear_step}
+STEPS = {
+    "rnn": plastic_rnn_step, "linear": plastic_linear_step, **dict.fromkeys(CELLS, plastic_gated_step)
+}  # fmt: skip
 
 
 def step(

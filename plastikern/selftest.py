@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import backends
-from .nn import PlasticLinear, PlasticLSTM, PlasticRNN
+from .nn import PlasticGRU, PlasticLinear, PlasticLSTM, PlasticRNN
 from .nn.base import PlasticModule
 from .plasticity import MODULATIONS, Plasticity
 from .rules import papers
@@ -38,6 +38,7 @@ def cases() -> Iterator[tuple[str, PlasticModule, Tensor]]:
                 PlasticLSTM(7, 37, plasticity=plasticity),
                 torch.randn(9, 3, 7),
             )
+            yield f"gru {name}", PlasticGRU(7, 37, plasticity=plasticity), torch.randn(9, 3, 7)
             yield (
                 f"linear {name}",
                 PlasticLinear(70, 5, plasticity=plasticity),

@@ -106,12 +106,12 @@ class _Tensors(tuple[Tensor, ...]):
 
 
 class RNNState(_Tensors):
-    """State of a plastic recurrent network; every tensor is differentiable, going in and coming out.
+    """State of a plastic recurrent network or GRU; every tensor is differentiable, going in and coming out.
 
     A tuple (hidden, trace), with retroactive modulation (hidden, trace, eligibility).
 
     Attributes:
-        hidden: activities (B, N); with a leading ``num_layers`` in :class:`~plastikern.PlasticRNN`.
+        hidden: activities (B, N); with a leading ``num_layers`` in networks of layers.
         trace: Hebbian traces (B, N, N), ``trace[b, post, pre]``; with a leading ``num_layers`` likewise.
         eligibility: eligibility traces in the shape of ``trace``; None without retroactive modulation.
     """

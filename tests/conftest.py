@@ -18,7 +18,7 @@ from torch import Tensor
 import plastikern.functional as PF
 from plastikern import Plasticity, library
 from plastikern.network import Modulator
-from plastikern.plasticity import MODULATOR_INPUTS, granular_shape
+from plastikern.plasticity import MODULATOR_INPUTS, POSTS, granular_shape
 from plastikern.rules import papers
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -29,12 +29,17 @@ needs_native = pytest.mark.skipif(
 )
 BACKENDS = ["reference", pytest.param("cpu", marks=needs_native)]
 KINDS = papers.pairs()
-NETWORKS = ("rnn", "lstm", "linear")
+NETWORKS = ("rnn", "lstm", "gru", "linear")
+DRIVES = {"lstm": 4, "gru": 4}
+"""Values of the drive per neuron, where it is not one; and rows of weights."""
+WEIGHTS = {"lstm": 4, "gru": 3}
 MODULATED_BY = {
     "rnn": MODULATOR_INPUTS[:2],
     "lstm": MODULATOR_INPUTS,
+    "gru": MODULATOR_INPUTS[:2],
     "linear": MODULATOR_INPUTS[:1],
 }
+POSTS_OF = dict.fromkeys(NETWORKS, POSTS) | {"gru": ("candidate", "recurrent", "hidden")}
 INPUTS = ("drive", "hidden", "trace", "weight", "alpha", "eta")
 """Tensors of the default case, in the order of the arguments."""
 
@@ -80,7 +85,7 @@ class Case:
 
     @property
     def drive_shape(self) -> tuple[int, int, int]:
-        return self.over_time(self.neurons * (4 if self.network == "lstm" else 1))
+        return self.over_time(self.neurons * DRIVES.get(self.network, 1))
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -88,6 +93,7 @@ class Case:
         names = {
             "rnn": ("hidden", "trace"),
             "lstm": ("hidden", "cell", "trace"),
+            "gru": ("hidden", "trace"),
             "linear": ("trace",),
         }[self.network]
         return (*names, "eligibility") if self.plasticity.modulation == "retroactive" else names
@@ -121,7 +127,7 @@ class Case:
             "cell": (self.network == "lstm", (self.batch, posts), 0, 1),
             "trace": (True, traces, 0, 0.5),
             "eligibility": (retroactive, traces, 0, 0.5),
-            "weight": (True, (self.drive_shape[-1], pres), 0, scale),
+            "weight": (True, (posts * WEIGHTS.get(self.network, 1), pres), 0, scale),
             "alpha": (True, granular_shape(plasticity.alpha, posts, pres), 0, scale),
             "eta": (not modulated or self.half_modulated, rate, self.eta, rates),
             "eligibility_eta": (retroactive, rate, 0.3, rates),
@@ -151,7 +157,7 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         own: dict[str, Any] = {"nonlinearity": self.nonlinearity}
-        if self.network == "lstm":
+        if self.network in WEIGHTS:
             own = {"post": self.post}
         elif self.network == "rnn":
             own["clamp"] = None
@@ -281,6 +287,15 @@ VARIANTS = {
         network="lstm", post="recurrent",
         plasticity=ruled("hebb", "soft_clip", alpha="layer", eta="connection", fan_out="neuron", **RETROACTIVE),
     ),
+    "gru": Case(network="gru", plasticity=ruled("hebb", "decay")),
+    "gru-recurrent": Case(
+        network="gru", plasticity=ruled("hebb", "clip", alpha="neuron", eta="neuron"), post="recurrent", lengths=(7, 4)
+    ),
+    "gru-simple-half": Case(
+        network="gru", post="hidden", half_modulated=True,
+        plasticity=ruled("oja", "clip", modulator_input="previous_hidden", fan_out="connection", **SIMPLE),
+    ),
+    "gru-retroactive": Case(network="gru", plasticity=ruled("hebb", "soft_clip", fan_out="neuron", **RETROACTIVE)),
     "linear": Case(network="linear", plasticity=ruled("hebb", "decay"), nonlinearity="softmax"),
     "linear-clip": Case(
         network="linear", plasticity=ruled("oja", "clip", alpha="neuron", eta="connection"), features=9

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from conftest import KINDS, MODULATED_BY, Case, ruled
+from conftest import KINDS, MODULATED_BY, POSTS_OF, WEIGHTS, Case, ruled
 from hypothesis import strategies as st
 
 from plastikern.plasticity import (
@@ -15,7 +15,6 @@ from plastikern.plasticity import (
     MODULATIONS,
     MODULATOR_NONLINEARITIES,
     NONLINEARITIES,
-    POSTS,
 )
 
 SIZES = (1, 5, 33, 51)
@@ -37,13 +36,14 @@ def cases(draw: st.DrawFn, network: str) -> Case:
     nonlinearity = draw(
         st.sampled_from(LINEAR_NONLINEARITIES if network == "linear" else NONLINEARITIES)
     )
-    post = draw(st.sampled_from(POSTS))
+    gated = network in WEIGHTS
+    post = draw(st.sampled_from(POSTS_OF[network]))
     # Unbounded signals, and rules without a bound, grow like a power tower: only short sequences stay finite.
     unbounded_signal = (
-        post in ("recurrent", "cell") if network == "lstm" else nonlinearity in ("relu", "identity")
+        post in ("recurrent", "cell") if gated else nonlinearity in ("relu", "identity")
     )
     bounded_trace = constraint in ("clip", "soft_clip")
-    grows = (unbounded_signal and not (network == "lstm" and bounded_trace)) or (
+    grows = (unbounded_signal and not (gated and bounded_trace)) or (
         rule == "oja" and not bounded_trace
     )
     rates = (

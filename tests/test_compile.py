@@ -22,6 +22,8 @@ from torch._dynamo.utils import counters
 
 import plastikern.functional as PF
 from plastikern import (
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -35,8 +37,8 @@ from plastikern import (
 from plastikern.ops import fused
 
 SEQUENCES, CELLS = (
-    (PlasticRNN, PlasticLSTM, PlasticLinear),
-    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+    (PlasticRNN, PlasticLSTM, PlasticGRU, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticGRUCell, PlasticLinearCell),
 )
 RETROACTIVE = Plasticity(constraint="clip", modulation="retroactive", alpha_init=0.3)
 
@@ -93,7 +95,9 @@ def check_compiled(case: Case, backend: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("name", ["rnn-simple", "lstm-retroactive-fan-out", "linear-simple"])
+@pytest.mark.parametrize(
+    "name", ["rnn-simple", "lstm-retroactive-fan-out", "gru-recurrent", "linear-simple"]
+)
 def test_operators_are_what_they_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_operators(replace(VARIANTS[name], steps=3), "cpu", monkeypatch)
 
@@ -115,7 +119,9 @@ def test_a_sequence_is_compiled_without_a_graph_break() -> None:
 
 @needs_native
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rnn-retroactive-half", "lstm-simple-half", "linear-simple"])
+@pytest.mark.parametrize(
+    "name", ["rnn-retroactive-half", "lstm-simple-half", "gru-simple-half", "linear-simple"]
+)
 def test_every_network_is_compiled_without_a_graph_break(name: str) -> None:
     check_compiled(replace(VARIANTS[name], steps=3, lengths=None), "cpu")
 

@@ -16,6 +16,7 @@ from tolerances import FP64_ROUNDING
 from torch import Tensor, nn
 
 from plastikern import (
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLSTM,
@@ -433,7 +434,8 @@ def test_the_shape_of_a_layer_that_is_not_square_tells_a_wrong_orientation() -> 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("batch_first, bias", [(False, True), (True, False)])
 @pytest.mark.parametrize(
-    "kind, options", [(nn.RNN, {"nonlinearity": "relu"}), (nn.RNN, {}), (nn.LSTM, {})]
+    "kind, options",
+    [(nn.RNN, {"nonlinearity": "relu"}), (nn.RNN, {}), (nn.LSTM, {}), (nn.GRU, {})],
 )
 def test_from_torch_and_back(
     backend: str, kind: Any, options: dict[str, Any], batch_first: bool, bias: bool
@@ -449,7 +451,7 @@ def test_from_torch_and_back(
         **options,
     )
     ours = convert.from_torch(theirs.eval(), Plasticity(alpha_init=0), backend=backend)
-    assert isinstance(ours, PlasticRNN if kind is nn.RNN else PlasticLSTM) and ours.dropout == 0.3
+    assert type(ours).__name__ == f"Plastic{kind.__name__}" and ours.dropout == 0.3
     input = random(STEPS, BATCH, FEATURES)
     close(ours(input)[0], theirs(input)[0])
     back = convert.to_torch(ours)
@@ -464,8 +466,8 @@ def test_from_torch_and_back(
     "call, message",
     [
         (
-            lambda: convert.from_torch(nn.GRU(3, 4)),
-            "must be one of torch.nn's RNN, LSTM, RNNCell, LSTMCell; got GRU",
+            lambda: convert.from_torch(nn.Linear(3, 4)),
+            "must be one of torch.nn's RNN, LSTM, RNNCell, LSTMCell, GRU, GRUCell; got Linear",
         ),
         (
             lambda: convert.from_torch(nn.RNN(3, 4, bidirectional=True)),
@@ -478,7 +480,7 @@ def test_from_torch_and_back(
         ),
         (
             lambda: convert.to_torch(PlasticLinear(3, 4)),
-            "must be one of .*PlasticLSTMCell; got PlasticLinear",
+            "must be one of .*PlasticLSTMCell, PlasticGRU, PlasticGRUCell; got PlasticLinear",
         ),
         (
             lambda: convert.to_torch(PlasticRNN(None, 4)),
@@ -503,6 +505,7 @@ def test_what_torch_nn_cannot_be_is_refused(call: Callable[[], object], message:
         (nn.RNNCell, PlasticRNNCell, {"nonlinearity": "relu"}),
         (nn.RNNCell, PlasticRNNCell, {}),
         (nn.LSTMCell, PlasticLSTMCell, {}),
+        (nn.GRUCell, PlasticGRUCell, {}),
     ],
 )
 def test_cells_from_torch_and_back(

@@ -83,14 +83,20 @@ def check(case: Case, backend: str, form: str) -> None:
 
 
 @settings(max_examples=60)
-@given(case=st.one_of(cases("rnn"), cases("lstm"), cases("linear")), form=st.sampled_from(FORMS))
+@given(
+    case=st.one_of(cases("rnn"), cases("lstm"), cases("gru"), cases("linear")),
+    form=st.sampled_from(FORMS),
+)
 def test_random_networks_equal_the_reference(backend: str, case: Case, form: str) -> None:
     check(case, backend, form)
 
 
 @pytest.mark.slow
 @settings(max_examples=1500)
-@given(case=st.one_of(cases("rnn"), cases("lstm"), cases("linear")), form=st.sampled_from(FORMS))
+@given(
+    case=st.one_of(cases("rnn"), cases("lstm"), cases("gru"), cases("linear")),
+    form=st.sampled_from(FORMS),
+)
 def test_many_random_networks_equal_the_reference(backend: str, case: Case, form: str) -> None:
     check(case, backend, form)
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import plastikern.functional as PF
 from plastikern import (
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -24,8 +26,8 @@ from plastikern import (
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 TRACES = ("trace", "eligibility")
-SEQUENCES = (PlasticRNN, PlasticLSTM, PlasticLinear)
-CELLS = (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell)
+SEQUENCES = (PlasticRNN, PlasticLSTM, PlasticGRU, PlasticLinear)
+CELLS = (PlasticRNNCell, PlasticLSTMCell, PlasticGRUCell, PlasticLinearCell)
 RULE = Plasticity(constraint="clip", modulation="retroactive", alpha_init=0.3)
 
 

@@ -18,6 +18,8 @@ import plastikern
 from experiments.common import checkpoint
 from experiments.common.config import ExperimentError
 from plastikern import (
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -28,7 +30,10 @@ from plastikern import (
 )
 
 DATA = Path(__file__).parent / "data"
-KINDS = (PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticLinear, PlasticLinearCell)
+KINDS = (
+    PlasticRNN, PlasticRNNCell, PlasticLSTM, PlasticLSTMCell, PlasticGRU, PlasticGRUCell, PlasticLinear,
+    PlasticLinearCell,
+)  # fmt: skip
 HALF = torch.tensor([True, False, True, False])
 RULES = [
     Plasticity(rule="oja", constraint="none", alpha="neuron", eta="connection", learn_eta=False),
@@ -52,6 +57,8 @@ OTHERWISE: dict[type[nn.Module], dict[str, Any]] = {
     PlasticRNNCell: {"nonlinearity": "relu"},
     PlasticLSTM: {"num_layers": 2, "post": "cell", "checkpoint_every": 3},
     PlasticLSTMCell: {"post": "hidden", "bias": False},
+    PlasticGRU: {"num_layers": 2, "post": "recurrent", "batch_first": True},
+    PlasticGRUCell: {"post": "hidden", "bias": False},
     PlasticLinear: {"bias": True, "nonlinearity": "identity", "batch_first": True},
     PlasticLinearCell: {"nonlinearity": "tanh"},
 }

@@ -179,6 +179,7 @@ SMALL = {
     "rnn-oja": Case(2, 1, 2, ruled("oja", "none", eta="neuron"), "sigmoid"),
     "rnn-simple": Case(2, 1, 2, ruled("hebb", "soft_clip", fan_out="neuron", **SIMPLE)),
     "lstm-retroactive": Case(2, 1, 2, ruled("hebb", "clip", **RETROACTIVE), network="lstm"),
+    "gru-simple": Case(2, 1, 2, ruled("hebb", "clip", **SIMPLE), network="gru", post="recurrent"),
     "linear": Case(2, 1, 2, ruled("hebb", "decay"), "softmax", network="linear", features=2),
 }
 

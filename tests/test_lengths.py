@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import close
 
-from plastikern import PlasticLSTM, PlasticRNN
+from plastikern import PlasticGRU, PlasticLSTM, PlasticRNN
 from plastikern.checks import lengths_on
 
 
@@ -54,7 +54,7 @@ def test_on_the_cpu_they_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticGRU])
 def test_padding_that_is_no_number_reaches_no_gradient_of_the_input_layer(
     kind: Any, batch_first: bool
 ) -> None:

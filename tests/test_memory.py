@@ -87,9 +87,10 @@ def traces(case: Case) -> int:
 
 @each_variant
 def test_about_the_square_root_of_the_steps_are_kept_in_every_network(case: Case) -> None:
-    # Activities: of an LSTM four gates, the cell, the plastic sum and the output, each of the size of the output; else
-    # the output and what the nonlinearity's derivative needs. And rates per connection, made from several parameters.
-    activities = 7 if case.network == "lstm" else 2
+    # Activities: of an LSTM four gates, the cell, the plastic sum and the output, each of the size of the output; of a
+    # GRU two gates, the recurrent sum, the candidate and the output; else the output and what the nonlinearity's
+    # derivative needs. And rates per connection, made from several parameters.
+    activities = {"lstm": 7, "gru": 5}.get(case.network, 2)
     rates = 3
     limit = traces(case) * (math.sqrt(LONG["steps"]) + 1) + activities * ACTIVITIES + rates
     assert kept_traces(long(case), "cpu") <= limit

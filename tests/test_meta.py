@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from plastikern import (
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -21,8 +23,8 @@ from plastikern import (
 )
 
 SEQUENCES, CELLS = (
-    (PlasticRNN, PlasticLSTM, PlasticLinear),
-    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+    (PlasticRNN, PlasticLSTM, PlasticGRU, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticGRUCell, PlasticLinearCell),
 )
 SIMPLE = Plasticity(constraint="clip", modulation="simple", fan_out="connection", learn_eta=False)
 MASK = [True, False, True, True, False]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import plastikern.functional as PF
 from plastikern import (
+    PlasticGRU,
     Plasticity,
     PlasticLinear,
     PlasticLSTM,
@@ -22,7 +23,7 @@ from plastikern import (
 )
 from plastikern.nn import PlasticModule
 
-KINDS = [PlasticRNN, PlasticLSTM, PlasticLinear]
+KINDS = [PlasticRNN, PlasticLSTM, PlasticGRU, PlasticLinear]
 SIMPLE = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2, modulation="simple")
 RETROACTIVE = Plasticity(
     constraint="clip", alpha_init=0.5, eta_init=0.2, modulation="retroactive", fan_out="neuron"

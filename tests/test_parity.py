@@ -60,6 +60,12 @@ def test_an_lstm_in_double_precision_equals_the_reference(case: Case, thread_cou
 
 
 @settings(max_examples=100)
+@given(case=cases("gru"), thread_count=any_threads)
+def test_a_gru_in_double_precision_equals_the_reference(case: Case, thread_count: int) -> None:
+    check_parity(case, thread_count)
+
+
+@settings(max_examples=100)
 @given(case=cases("linear"), thread_count=any_threads)
 def test_a_layer_in_double_precision_equals_the_reference(case: Case, thread_count: int) -> None:
     check_parity(case, thread_count)
@@ -76,6 +82,7 @@ SHARED_ROWS = {
         plasticity=ruled("oja", "clip", alpha="neuron", fan_out="connection", **RETROACTIVE),
         network="lstm", post="hidden",
     ),
+    "gru-simple": Case(plasticity=ruled("hebb", "clip", **SIMPLE), network="gru", post="recurrent"),
     "linear-simple": Case(plasticity=ruled("hebb", "clip", **SIMPLE), network="linear", nonlinearity="softmax"),
 }  # fmt: skip
 
@@ -153,7 +160,7 @@ def test_a_gradient_of_one_output_alone_equals_the_reference(
             assert_close(run(alone, "cpu"), run(alone, "reference"), FP64)
 
 
-@pytest.mark.parametrize("network", ["rnn", "lstm"])
+@pytest.mark.parametrize("network", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("constraint", ["clip", "clip_on_read", "none"])
 @pytest.mark.parametrize("modulation", MODULATIONS)
 @pytest.mark.parametrize("alpha", ["connection", "neuron"])

@@ -14,6 +14,7 @@ from conftest import (
     KINDS,
     MODULATED_BY,
     NETWORKS,
+    POSTS_OF,
     RETROACTIVE,
     SIMPLE,
     Case,
@@ -32,7 +33,6 @@ from plastikern.plasticity import (
     GRANULARITIES,
     MODULATIONS,
     MODULATOR_NONLINEARITIES,
-    POSTS,
 )
 
 Array = NDArray[np.float64]
@@ -93,7 +93,7 @@ class Published:
     def recurrent(self, x: Array) -> Array:
         """Sum (w + alpha H) x of paper 1, eq. 1."""
         found = np.zeros(self.case.neurons)
-        first = 2 * self.case.neurons if self.case.network == "lstm" else 0
+        first = 2 * self.case.neurons if self.case.network in ("lstm", "gru") else 0
         for j, row in enumerate(self.state["trace"]):
             for i, h in enumerate(row):
                 read = (
@@ -133,6 +133,15 @@ class Published:
                 "cell": state["cell"],
                 "hidden": active,
             }[case.post]
+        elif case.network == "gru":
+            u, w, size = drive, self.weight, case.neurons
+            reset, keep = (
+                sigmoid((u[: 2 * size] + w[: 2 * size] @ x)[k * size :][:size]) for k in (0, 1)
+            )
+            inner = u[2 * size : 3 * size] + recurrent
+            candidate = np.tanh(u[3 * size :] + reset * inner)
+            active = (1 - keep) * candidate + keep * x
+            post = {"candidate": candidate, "recurrent": inner, "hidden": active}[case.post]
         else:
             active = PHI[case.nonlinearity](drive + recurrent)
             if "clamp" in self.given:
@@ -231,7 +240,7 @@ def test_computes_the_published_equations_of_every_network(
         case = Case(
             5, 2, 3, replace(ruled(rule, constraint, modulation=modulation, **granularities, **own), clip=0.4),
             turning(("softmax", "tanh", "sigmoid") if network == "linear" else ("tanh", "sigmoid"), turn),
-            eta=0.7, network=network, post=turning(POSTS, turn), seed=turn, features=4,
+            eta=0.7, network=network, post=turning(POSTS_OF[network], turn), seed=turn, features=4,
             half_modulated=modulation != "none" and turn % 2 == 0,
         )  # fmt: skip
         check_published(case, backend)
@@ -354,18 +363,25 @@ def test_a_gradient_passes_a_trace_that_is_exactly_on_its_bound(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("network", ["rnn", "lstm"])
+@pytest.mark.parametrize("network", ["rnn", "lstm", "gru"])
 def test_without_plasticity_it_is_the_network_of_pytorch(backend: str, network: str) -> None:
     case = Case(6, 3, 5, ruled("hebb", "clip", **SIMPLE), network=network)
     inputs = {**case.inputs(), "alpha": torch.zeros(5, 5, dtype=torch.float64)}
-    theirs: Any = (torch.nn.RNN if network == "rnn" else torch.nn.LSTM)(4, 5, dtype=torch.float64)
+    theirs: Any = getattr(torch.nn, network.upper())(4, 5, dtype=torch.float64)
     input = case.random("features", 6, 3, 4)
-    drive = input @ theirs.weight_ih_l0.mT + theirs.bias_ih_l0 + theirs.bias_hh_l0
+    drive = input @ theirs.weight_ih_l0.mT + theirs.bias_ih_l0
+    if network == "gru":
+        # Between the gates and the candidate lies what its recurrent sum gets.
+        gates, candidate = drive.split([10, 5], -1)
+        of_gates, of_sum = theirs.bias_hh_l0.split([10, 5])
+        drive = torch.cat([gates + of_gates, of_sum.expand_as(candidate), candidate], -1)
+    else:
+        drive = drive + theirs.bias_hh_l0
     weight = theirs.weight_hh_l0
     found = case.sequence({**inputs, "drive": drive, "weight": weight}, backend)
     state = tuple(inputs[name].unsqueeze(0) for name in case.state if name != "trace")
-    output, last = theirs(input, state[0] if network == "rnn" else state)
-    last = (last,) if network == "rnn" else last
+    output, last = theirs(input, state if network == "lstm" else state[0])
+    last = last if network == "lstm" else (last,)
     expected = {
         "output": output,
         **{name: tensor[0] for name, tensor in zip(case.state, last, strict=False)},

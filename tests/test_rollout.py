@@ -19,7 +19,7 @@ from conftest import (
 from tolerances import FP64_ROUNDING, fp32
 from torch import Tensor, nn
 
-from plastikern import Plasticity, PlasticLSTM, PlasticRNN, Rollout
+from plastikern import PlasticGRU, Plasticity, PlasticLSTM, PlasticRNN, Rollout
 from plastikern.program import RESULTS
 
 RULES = {
@@ -34,10 +34,11 @@ RULES = {
         constraint="soft_clip", modulation="simple", modulator_input="previous_hidden"
     ),
 }
-NETWORKS = {"rnn": PlasticRNN, "lstm": PlasticLSTM}
+NETWORKS = {"rnn": PlasticRNN, "lstm": PlasticLSTM, "gru": PlasticGRU}
 FIRST = {
     "rnn": ("hidden", "trace", "eligibility"),
     "lstm": ("hidden", "cell", "trace", "eligibility"),
+    "gru": ("hidden", "trace", "eligibility"),
 }
 
 

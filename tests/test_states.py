@@ -18,6 +18,7 @@ import plastikern
 from plastikern import (
     LinearState,
     LSTMState,
+    PlasticGRU,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -32,8 +33,8 @@ RULES = {
     "decay": Plasticity(),
     "retroactive": Plasticity(constraint="clip", modulation="retroactive"),
 }
-MODULES = {"rnn": PlasticRNN, "lstm": PlasticLSTM, "rnn-cell": PlasticRNNCell, "lstm-cell": PlasticLSTMCell,
-           "linear": PlasticLinear, "linear-cell": PlasticLinearCell}  # fmt: skip
+MODULES = {"rnn": PlasticRNN, "lstm": PlasticLSTM, "gru": PlasticGRU, "rnn-cell": PlasticRNNCell,
+           "lstm-cell": PlasticLSTMCell, "linear": PlasticLinear, "linear-cell": PlasticLinearCell}  # fmt: skip
 each = pytest.mark.parametrize("rule", RULES)
 each_module = pytest.mark.parametrize("name", MODULES)
 
@@ -41,7 +42,7 @@ each_module = pytest.mark.parametrize("name", MODULES)
 def made(name: str, rule: str, **options: Any) -> tuple[nn.Module, Tensor]:
     """A module, and an input of a batch of 3."""
     torch.manual_seed(0)
-    layers = {"num_layers": 2} if name in ("rnn", "lstm") else {}
+    layers = {"num_layers": 2} if name in ("rnn", "lstm", "gru") else {}
     shape = (3, 4) if name.endswith("cell") else (5, 3, 4)
     return MODULES[name](4, 6, plasticity=RULES[rule], **layers, **options), torch.randn(shape)
 
@@ -67,7 +68,7 @@ def test_what_a_network_lacks_is_not_in_the_tuple(name: str, rule: str) -> None:
     module, input = made(name, rule)
     state = run(module, input)
     assert all(isinstance(tensor, Tensor) for tensor in state)
-    assert len(state) == {"rnn": 2, "lstm": 3, "linear": 1}[name.split("-")[0]] + (
+    assert len(state) == {"rnn": 2, "gru": 2, "lstm": 3, "linear": 1}[name.split("-")[0]] + (
         rule == "retroactive"
     )
     assert state.trace is state[state._fields.index("trace")]
@@ -82,7 +83,7 @@ def test_what_a_network_lacks_is_not_in_the_tuple(name: str, rule: str) -> None:
 def test_a_state_is_taken_apart_and_put_together_as_those_of_torch(name: str, rule: str) -> None:
     module, input = made(name, rule)
     state, keep = run(module, input), torch.tensor([True, False, True])
-    axis = 1 if name in ("rnn", "lstm") else 0
+    axis = 1 if name in ("rnn", "lstm", "gru") else 0
     kept = tuple(h[:, keep] if axis else h[keep] for h in state)
     rest = input[keep] if name.endswith("cell") else input[:, keep]
     expected = [h[:, keep] if axis else h[keep] for h in run(module, input, state)]
@@ -106,7 +107,7 @@ def test_an_episode_begins_with_zeros(name: str, rule: str) -> None:
     """Also where the last one ended in NaN; the others keep their history."""
     module, input = made(name, rule)
     state = run(module, input)
-    begins, axis = torch.tensor([False, True, False]), 1 if name in ("rnn", "lstm") else 0
+    begins, axis = torch.tensor([False, True, False]), 1 if name in ("rnn", "lstm", "gru") else 0
     spoilt = type(state)(
         *[tensor.index_fill(axis, torch.tensor([1]), torch.nan) for tensor in state]
     )

@@ -15,6 +15,8 @@ from torch.nn.utils import parametrizations, prune
 
 from plastikern import (
     Coefficient,
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -27,8 +29,8 @@ from plastikern import (
 )
 
 SEQUENCES, CELLS = (
-    (PlasticRNN, PlasticLSTM, PlasticLinear),
-    (PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell),
+    (PlasticRNN, PlasticLSTM, PlasticGRU, PlasticLinear),
+    (PlasticRNNCell, PlasticLSTMCell, PlasticGRUCell, PlasticLinearCell),
 )
 RULE = Plasticity(constraint="clip", modulation="retroactive", fan_out="neuron", alpha_init=0.3)
 

@@ -29,12 +29,12 @@ def fp32(steps: int, neurons: int, network: str = "rnn", modulated: bool = False
     times that. The backward pass reads histories that are wrong by as much, and adds as much of its own: twice. The
     last 2 is safety for the largest of many tensor elements, and for the trace that is run backwards.
 
-    A step of an LSTM makes four such sums, a modulator one more, with independent signs: sqrt(sums) times that. And
-    what is wrong in the modulator is wrong with one sign in the changes of all connections, so that it does not average
-    out in the sums over them that read the traces and that come back to the modulator: twice more.
+    A step of an LSTM makes four such sums, one of a GRU three, a modulator one more, with independent signs: sqrt(sums)
+    times that. And what is wrong in the modulator is wrong with one sign in the changes of all connections, so that it
+    does not average out in the sums over them that read the traces and that come back to the modulator: twice more.
     """
     eps = torch.finfo(torch.float32).eps
-    sums = (4 if network == "lstm" else 1) + modulated
+    sums = {"lstm": 4, "gru": 3}.get(network, 1) + modulated
     return (
         (2 if modulated else 1)
         * 2

@@ -89,13 +89,21 @@ def test_every_network_equals_the_reference_and_the_cuda_kernels(case: Case) -> 
 
 @pytest.mark.slow
 @settings(max_examples=60)
-@given(case=st.one_of(cases("rnn"), cases("lstm"), cases("linear")))
+@given(case=st.one_of(cases("rnn"), cases("lstm"), cases("gru"), cases("linear")))
 def test_random_networks_equal_the_reference_and_the_cuda_kernels(case: Case) -> None:
     check_against_cuda(replace(case, steps=min(case.steps, 5), lengths=None))
 
 
 @pytest.mark.parametrize(
-    "name", ["rnn-retroactive-half", "lstm-recurrent", "lstm-simple", "linear-retroactive"]
+    "name",
+    [
+        "rnn-retroactive-half",
+        "lstm-recurrent",
+        "lstm-simple",
+        "gru-simple-half",
+        "gru-retroactive",
+        "linear-retroactive",
+    ],
 )
 def test_several_blocks_equal_the_reference(form: str, name: str) -> None:
     check(replace(VARIANTS[name], steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))

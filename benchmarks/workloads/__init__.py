@@ -19,6 +19,7 @@ from .base import (
     Step,
     Workload,
 )
+from .gru import PlasticGRUWorkload
 from .linear import PlasticLinearWorkload
 from .lstm import PlasticLSTMWorkload
 from .rnn import ActingRNNWorkload, ModulatedRNNWorkload, PlasticRNNWorkload, RetroactiveRNNWorkload
@@ -51,6 +52,7 @@ WORKLOADS: dict[str, Workload] = {
         RetroactiveRNNWorkload("cue-reward", batch=30, steps=120, neurons=200, clip=1.0),
         PlasticLSTMWorkload("lm-small", batch=20, steps=20, neurons=200, clip=1.0),
         PlasticLSTMWorkload("lm-large", batch=6, steps=70, neurons=1149, clip=2.0, features=400),
+        PlasticGRUWorkload("gru", batch=20, steps=20, neurons=200, clip=1.0),
         PlasticLinearWorkload("omniglot-head", batch=32, steps=6, features=64, classes=5),
         HebbRuleWorkload("rule-hebb", batch=30, steps=120, neurons=200),
         *(RuleWorkload(f"rule-{tag}", batch=30, steps=120, neurons=200) for tag in RULES),
@@ -72,6 +74,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cue-reward": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.004},
     "lm-small": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.006},
     "lm-large": {"batch": 2, "steps": 9, "neurons": 6, "clip": 0.006, "features": 5},
+    "gru": {"batch": 3, "steps": 9, "neurons": 7, "clip": 0.006},
     "omniglot-head": {"batch": 3, "features": 8},
     **{f"rule-{tag}": {"batch": 3, "steps": 9, "neurons": 7} for tag in ("hebb", *RULES)},
 }

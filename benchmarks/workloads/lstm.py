@@ -35,13 +35,15 @@ class PlasticLSTMWorkload(Workload):
     neurons: int
     clip: float
     features: int | None = None
+    # Recurrent sums beside the plastic one.
+    gates: ClassVar[int] = 3
     # The weight is shared by the batch in both; they differ in how the traces change.
     eager: ClassVar[Formulations] = {"addcmul": ADDCMUL, "baddbmm": BADDBMM}
 
     def inputs(self) -> Inputs:
         normal, neurons = Normal(), self.neurons
         parameters = {
-            "weight": 0.5 / math.sqrt(neurons) * normal(4 * neurons, neurons),
+            "weight": 0.5 / math.sqrt(neurons) * normal((1 + self.gates) * neurons, neurons),
             "alpha": 0.01 * normal(neurons),
         }
         parameters |= modulator_parameters(normal, neurons, fan_out=True)
@@ -49,15 +51,18 @@ class PlasticLSTMWorkload(Workload):
             parameters["input_weight"] = normal(4 * neurons, self.features) / math.sqrt(
                 self.features
             )
-        zero = torch.zeros(self.batch, neurons)
-        state = (zero, zero.clone(), torch.zeros(self.batch, neurons, neurons))
         sequence = (self.steps, self.batch)
         return Inputs(
             parameters,
-            state,
+            self.first(),
             (normal(*sequence, self.features or 4 * neurons),),
             normal(*sequence, neurons),
         )
+
+    def first(self) -> State:
+        """What the sequence starts from."""
+        zero = torch.zeros(self.batch, self.neurons)
+        return zero, zero.clone(), torch.zeros(self.batch, self.neurons, self.neurons)
 
     def begin(self, parameters: Any, state: Any, drives: Any) -> tuple[Any, Any]:
         if self.features is None:
@@ -116,23 +121,23 @@ class PlasticLSTMWorkload(Workload):
 
     def traffic(self, kernel: str) -> Traffic:
         size = self.neurons**2
-        # Per synapse the candidate's weight and its trace; per step the weights of the three gates, for all elements.
+        # Per synapse the candidate's weight and its trace; per step the weights of the gates, for all elements.
         traffic = connection_traffic(
             kernel, self.steps, self.batch, size, matrices=1, element_per_thread=True
         )
-        # Once: the input layer, and in the backward pass its gradient and those of the three gates.
+        # Once: the input layer, and in the backward pass its gradient and those of the gates.
         once = 4 * self.neurons * (self.features or 0)
         if kernel == "backward":
-            once = 2 * once + 3 * size
+            once = 2 * once + self.gates * size
         traffic = dataclasses.replace(
-            traffic, shared=3 * size * self.steps, once=traffic.once + once
+            traffic, shared=self.gates * size * self.steps, once=traffic.once + once
         )
         if traffic.arrays * size <= CORE_CACHE:
             return traffic
         # Else a step goes over all weights and the traces of all elements.
         per_element = traffic.arrays - 1
         return dataclasses.replace(
-            traffic, arrays=4 + self.batch * per_element, element_per_thread=False
+            traffic, arrays=1 + self.gates + self.batch * per_element, element_per_thread=False
         )
 
     def jax_step(self, jnp: ModuleType) -> Callable[[Any, Any, Any], Any]:

@@ -21,48 +21,68 @@ void activate(plastikern::Nonlinearity kind, const S* drive, const bool* clamp, 
         sum_to_activity[i] = clamp[i] ? drive[i] : sum_to_activity[i];
 }
 
-// Neurons [begin, end) of an LSTM: gates in the order i, f, g, o.
-void lstm_forward(const plastikern::LstmStep<S>& s, int64_t begin, int64_t end) {
-    for_lanes(end - begin, [&](int64_t lane, auto access, int) {
-        const int64_t i = begin + lane, f = i + s.neurons, g = f + s.neurons, o = g + s.neurons;
-        const auto sum = [&](int64_t gate) {
-            return access.load(s.gates + gate) + access.load(s.drive + gate);
-        };
-        if (s.recurrent != nullptr) access.store(s.recurrent + i, access.load(s.gates + g));
-        const auto step = plastikern::generated::lstm::forward<V>(
-            {.input_sum = sum(i),
-             .forget_sum = sum(f),
-             .candidate_sum = sum(g),
-             .output_sum = sum(o),
-             .cell_before = access.load(s.cell_before + i)});
-        access.store(s.gates + i, step.input);
-        access.store(s.gates + f, step.forget);
-        access.store(s.gates + g, step.candidate);
-        access.store(s.gates + o, step.output);
-        access.store(s.cell + i, step.cell);
-        access.store(s.hidden + i, step.hidden);
+// Neurons [begin, end) with gates, of the cell of a kind of network.
+void gated_forward(plastikern::NetworkKind kind, const plastikern::GatedStep<S>& s, int64_t begin,
+                   int64_t end) {
+    plastikern::with_cell(kind, [&](auto cell) {
+        using Cell = decltype(cell);
+        for_lanes(end - begin, [&](int64_t lane, auto access, int) {
+            const int64_t i = begin + lane;
+            typename Cell::template ForwardGiven<V> given;
+            Cell::sums(
+                [&](int which, V& sum) {
+                    sum = access.load(s.drive + which * s.neurons + i);
+                    if (which < Cell::weights)
+                        sum = access.load(s.history + which * s.neurons + i) + sum;
+                },
+                given);
+            given.before = access.load(s.before + i);
+            if (s.recurrent != nullptr)
+                access.store(s.recurrent + i,
+                             access.load(s.history + plastikern::kPlastic * s.neurons + i));
+            const auto step = Cell::forward(given);
+            Cell::kept(
+                [&](int row, const V& value) {
+                    access.store(s.history + row * s.neurons + i, value);
+                },
+                step);
+            access.store(s.hidden + i, step.hidden);
+        });
     });
 }
 
-void lstm_backward(const plastikern::LstmStepGrad<S>& s, int64_t begin, int64_t end) {
-    for_lanes(end - begin, [&](int64_t lane, auto access, int) {
-        const int64_t i = begin + lane, f = i + s.neurons, g = f + s.neurons, o = g + s.neurons;
-        const auto grads = plastikern::generated::lstm::adjoint<V>(
-            {.input = access.load(s.gates + i),
-             .forget = access.load(s.gates + f),
-             .candidate = access.load(s.gates + g),
-             .output = access.load(s.gates + o),
-             .cell = access.load(s.cell + i),
-             .cell_before = access.load(s.cell_before + i),
-             .grad_candidate =
-                 s.grad_candidate == nullptr ? V{} : access.load(s.grad_candidate + i),
-             .grad_cell = access.load(s.grad_cell + i),
-             .grad_hidden = access.load(s.grad_hidden + i)});
-        access.store(s.grad_drive + i, grads.grad_input_sum);
-        access.store(s.grad_drive + f, grads.grad_forget_sum);
-        access.store(s.grad_drive + g, grads.grad_candidate_sum);
-        access.store(s.grad_drive + o, grads.grad_output_sum);
-        access.store(s.grad_cell + i, grads.grad_cell_before);
+void gated_backward(plastikern::NetworkKind kind, const plastikern::GatedStepGrad<S>& s,
+                    int64_t begin, int64_t end) {
+    plastikern::with_cell(kind, [&](auto cell) {
+        using Cell = decltype(cell);
+        for_lanes(end - begin, [&](int64_t lane, auto access, int) {
+            const int64_t i = begin + lane;
+            typename Cell::template AdjointGiven<V> given{};
+            Cell::kept(
+                [&](int row, V& value) { value = access.load(s.history + row * s.neurons + i); },
+                given);
+            given.before = access.load(s.before + i);
+            given.grad_hidden = access.load(s.grad_hidden + i);
+            V carried{};
+            if constexpr (Cell::carries) {
+                given.grad_cell = access.load(s.grad_before + i);
+            } else {
+                carried = access.load(s.grad_before + i);
+            }
+            const V grad_post = access.load(s.grad_post + i);
+            Cell::posts(
+                [&](plastikern::Post post, V& grad) {
+                    if (post == s.post) grad = grad + grad_post;
+                },
+                given);
+            const auto grads = Cell::adjoint(given);
+            Cell::grads(
+                [&](int which, const V& grad) {
+                    access.store(s.grad_drive + which * s.neurons + i, grad);
+                },
+                grads);
+            access.store(s.grad_before + i, carried + grads.grad_before);
+        });
     });
 }
 

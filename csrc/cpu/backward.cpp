@@ -11,7 +11,7 @@ template <typename S>
 Sequence<S> grad_sums(const Network<S>& n, const Gradients<S>& g) {
     if (g.sum) return g.sum;
     Sequence<S> sums = g.drive;
-    if (n.kind == NetworkKind::lstm) sums.data += 2 * n.posts;
+    if (n.has_gates()) sums.data += kPlastic * n.posts;
     return sums;
 }
 
@@ -90,7 +90,7 @@ class BackwardGroup {
             for (int64_t b = group_.first; b < group_.last; ++b) {
                 if (runs(k, b)) finish(k, b);
             }
-            if (k > 0 && n_.kind == NetworkKind::lstm) through_gates(k - 1);
+            if (k > 0 && n_.has_gates()) through_gates(k - 1);
             if (k % kGatheredSteps == 0) gather();
         }
         team_.barrier();
@@ -185,7 +185,7 @@ class BackwardGroup {
         S* grad_cell = of_slot(at_.grad_cells, b);
         const S* last = g_.cell == nullptr ? zeros_ : g_.cell + b * n_.posts;
         std::copy(last + begin_, last + end_, grad_cell + begin_);
-        const int64_t parts = n_.kind == NetworkKind::lstm ? 4 : 1;
+        const int64_t parts = drive_blocks(n_.kind);
         for (int64_t t = length; t < n_.steps; ++t) {
             for (int64_t part = 0; part < parts; ++part) {
                 S* row = g_.drive.at(t, b) + part * n_.posts;
@@ -384,30 +384,29 @@ class BackwardGroup {
     // Through the activities of step t, whose gradient is complete but for that of post.
     void through_step(int64_t t, int64_t b, S* grad_hidden) const {
         const S* grad_post = of_slot(at_.grad_posts, b);
-        S *grad_cell = of_slot(at_.grad_cells, b), *grad_drive = g_.drive.at(t, b);
+        S* grad_drive = g_.drive.at(t, b);
         const auto add = [&](S* to) {
             for (int64_t j = begin_; j < end_; ++j) to[j] += grad_post[j];
         };
-        if (n_.kind != NetworkKind::lstm) {
+        if (!n_.has_gates()) {
             add(grad_hidden);
             return through_activity(
                 n_.nonlinearity, a_.output.at(t, b), n_.clamp ? n_.clamp.at(t, b) : nullptr,
                 static_cast<const S*>(grad_hidden), grad_drive, sums_.at(t, b), begin_, end_);
         }
-        if (n_.post == Post::hidden) add(grad_hidden);
-        if (n_.post == Post::cell) add(grad_cell);
-        LstmStepGrad<S> grad{};
+        GatedStepGrad<S> grad{};
         grad.neurons = n_.posts;
-        grad.gates = a_.history.at(t, b);
-        grad.cell_before = cell_before(n_, a_, zeros_, t, b);
-        grad.cell = cell_of(n_, a_, t, b);
+        grad.history = a_.history.at(t, b);
+        grad.before = carried(n_, a_, zeros_, t, b);
         grad.grad_hidden = grad_hidden;
-        grad.grad_candidate = n_.post == Post::candidate ? grad_post : nullptr;
-        grad.grad_cell = grad_cell;
+        grad.grad_post = grad_post;
+        grad.post = n_.post;
         grad.grad_drive = grad_drive;
-        kernels<S>().lstm_backward(grad, begin_, end_);
-        if (n_.post != Post::recurrent) return;
-        const S* grad_candidate = grad_drive + 2 * n_.posts;
+        grad.grad_before =
+            n_.carries_cell() ? of_slot(at_.grad_cells, b) : grad_pre(team_.rank, t, b);
+        kernels<S>().gated_backward(n_.kind, grad, begin_, end_);
+        if (!g_.sum) return;
+        const S* grad_candidate = grad_drive + kPlastic * n_.posts;
         for (int64_t j = begin_; j < end_; ++j)
             sums_.at(t, b)[j] = grad_candidate[j] + grad_post[j];
     }
@@ -421,7 +420,8 @@ class BackwardGroup {
             grad_pres[count] = grad_pre(team_.rank, t, b);
             elements[count++] = b;
         }
-        for (const int64_t gate : {0, 1, 3}) {
+        for (int64_t gate = 0; gate < weight_blocks(n_.kind); ++gate) {
+            if (gate == kPlastic) continue;
             const int64_t row = gate * n_.posts + begin_;
             const S* factors[kMaxGroup];
             for (int64_t e = 0; e < count; ++e) factors[e] = g_.drive.at(t, elements[e]) + row;
@@ -452,7 +452,7 @@ class BackwardGroup {
             history.pre = n_.features.at(first, b) + n_.features.step;
             history.pre_stride = n_.features.step;
         }
-        const bool in_history = n_.kind == NetworkKind::lstm && n_.post != Post::hidden;
+        const bool in_history = post_row(n_.kind, n_.post) >= 0;
         history.post = post_of(n_, a_, first, b);
         history.post_stride = in_history ? a_.history.step : a_.output.step;
         history.modulators = a_.modulators.at(first, b);

@@ -109,26 +109,25 @@ struct RuleKernels {
     const LayoutKernels<S>*traces[2], *free[2];
 };
 
-// Rows of the gates of one LSTM element, N values each.
+// One element of a network with gates: rows of N values.
 template <typename S>
-struct LstmStep {
+struct GatedStep {
     int64_t neurons;
-    const S* drive;  // (4 N)
-    S* gates;        // (4 N): in, the recurrent sums; out, the activities of the gates i, f, g, o
-    const S* cell_before;  // (N)
-    S *cell, *hidden;      // (N), written
-    S* recurrent;          // (N), written: the candidate's recurrent sum; null: not wanted
+    const S* drive;   // its blocks
+    S* history;       // in, the recurrent sums; out, what is kept
+    const S* before;  // the cell; of a GRU the activities before
+    S* hidden;        // written
+    S* recurrent;     // written: the plastic sum, of an LSTM; null: not wanted
 };
 
 template <typename S>
-struct LstmStepGrad {
+struct GatedStepGrad {
     int64_t neurons;
-    const S *gates, *cell_before, *cell;  // as they came out of the step
-    const S* grad_hidden;                 // (N)
-    const S*
-        grad_candidate;  // (N), of the candidate beside what comes through the cell; null: none
-    S* grad_cell;        // (N), in: of the cell; out: of the cell before
-    S* grad_drive;       // (4 N), written
+    const S *history, *before;         // as they came out of the step
+    const S *grad_hidden, *grad_post;  // without that of the post
+    Post post;
+    S* grad_drive;   // written
+    S* grad_before;  // of an LSTM: in, of its cell; out, of the cell before. Of a GRU: added to
 };
 
 template <typename S>
@@ -142,8 +141,8 @@ struct Kernels {
                          int64_t first_tile, int64_t last_tile);
     void (*activate)(Nonlinearity, const S* drive, const bool* clamp, S* sum_to_activity,
                      int64_t count);
-    void (*lstm_forward)(const LstmStep<S>&, int64_t begin, int64_t end);
-    void (*lstm_backward)(const LstmStepGrad<S>&, int64_t begin, int64_t end);
+    void (*gated_forward)(NetworkKind, const GatedStep<S>&, int64_t begin, int64_t end);
+    void (*gated_backward)(NetworkKind, const GatedStepGrad<S>&, int64_t begin, int64_t end);
     // out[e][r] = row r of a matrix times vectors[e]: rows of `columns` values, next to each other.
     void (*multiply)(const S* matrix, int64_t rows, int64_t columns, const S* const* vectors,
                      S* const* out, int64_t count);

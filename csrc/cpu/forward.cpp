@@ -67,11 +67,13 @@ template <typename S>
 void activate(const Network<S>& n, const Activities<S>& a, const S* zeros, const Running& running,
               int64_t k, int64_t begin, int64_t end) {
     const Kernels<S>& kernel = kernels<S>();
-    if (n.kind == NetworkKind::lstm) {
+    const bool gated = n.has_gates();
+    if (gated) {
         const S* before[kMaxGroup];
         for (int64_t e = 0; e < running.count; ++e)
             before[e] = pre_of(n, a, zeros, k, running.elements[e]);
-        for (const int64_t gate : {0, 1, 3}) {
+        for (int64_t gate = 0; gate < weight_blocks(n.kind); ++gate) {
+            if (gate == kPlastic) continue;
             S* sums[kMaxGroup];
             const int64_t row = gate * n.posts + begin;
             for (int64_t e = 0; e < running.count; ++e)
@@ -84,12 +86,12 @@ void activate(const Network<S>& n, const Activities<S>& a, const S* zeros, const
         const int64_t b = running.elements[e];
         const S* drive = n.drive.at(k, b);
         S* output = a.output.at(k, b);
-        if (n.kind == NetworkKind::lstm) {
-            S* gates = a.history.at(k, b);
-            S* recurrent = n.post == Post::recurrent ? gates + 5 * n.posts : nullptr;
-            kernel.lstm_forward({n.posts, drive, gates, cell_before(n, a, zeros, k, b),
-                                 cell_of(n, a, k, b), output, recurrent},
-                                begin, end);
+        if (gated) {
+            const bool apart = n.carries_cell() && n.post == Post::recurrent;
+            kernel.gated_forward(n.kind,
+                                 {n.posts, drive, a.history.at(k, b), carried(n, a, zeros, k, b),
+                                  output, apart ? post_of(n, a, k, b) : nullptr},
+                                 begin, end);
         } else if (n.nonlinearity == Nonlinearity::softmax) {
             softmax(drive, output, n.posts);
         } else {
@@ -182,8 +184,8 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemo
             }
             if (k < length) {
                 unit.pre = pres.filled(k, e, pre_of<S, S>(n, a, zeros, k, b));
-                unit.sum = n.kind == NetworkKind::lstm ? a.history.at(k, b) + 2 * n.posts
-                                                       : a.output.at(k, b);
+                unit.sum =
+                    n.has_gates() ? a.history.at(k, b) + kPlastic * n.posts : a.output.at(k, b);
                 running.elements[running.count++] = b;
             }
             units[count++] = unit;
@@ -201,7 +203,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemo
         if (n.modulator) modulate<S>(n, a, zeros, running, k, team, modulators);
         // Where the history is one row, the next step writes what another thread still computes its
         // modulator from.
-        if (n.modulator && a.history.step == 0 && n.kind == NetworkKind::lstm) team.barrier();
+        if (n.modulator && a.history.step == 0 && n.carries_cell()) team.barrier();
     }
     for (int64_t b = group.first; b < group.last && last_unit == end_step; ++b) {
         const int64_t length = n.length(b);
@@ -216,7 +218,7 @@ void forward_group(const Network<S>& n, const Outputs<S>& out, const ForwardMemo
         for (int64_t t = length; t < n.steps; ++t) {
             std::fill(a.output.at(t, b) + begin, a.output.at(t, b) + end, S(0));
             // The gradient of a modulator's weight runs over all cells that are kept.
-            if (n.kind == NetworkKind::lstm && a.history.step != 0)
+            if (n.carries_cell() && a.history.step != 0)
                 std::fill(cell_of(n, a, t, b) + begin, cell_of(n, a, t, b) + end, S(0));
         }
     }
@@ -260,7 +262,7 @@ int64_t acting_bytes(const Network<S>& n) {
 template <typename S>
 void forward_unit(Network<S> n, const Outputs<S>& out, int64_t k, void* memory) {
     // One step of a small batch is not worth waking threads, or many of them.
-    const int64_t work = n.batch * n.synapses() * (n.kind == NetworkKind::lstm ? 4 : 1);
+    const int64_t work = n.batch * n.synapses() * weight_blocks(n.kind);
     n.threads = worthwhile(n.threads, work, 2 * kSplitSynapses);
     const ForwardLayout at = forward_layout(n, out.activities, true);
     const Workspace workspace(bytes_of<S>(at.scratch));

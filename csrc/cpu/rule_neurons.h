@@ -43,42 +43,58 @@ inline void softmax(S* z_to_y, int64_t count) {
     });
 }
 
-// The recurrent sums of i, f and o of an LSTM: every weight is read once for the group.
-inline void sum_gates(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
+// The other recurrent sums of neurons with gates: those before the plastic one, those behind it.
+template <class Cell>
+constexpr int64_t kBehind = Cell::weights - kPlastic - 1;
+
+// Every weight is read once for the group.
+template <class Cell>
+void sum_gates(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
     const int64_t n = job.posts;
     const OfGroup<const S> before(first, last,
                                   [&](int64_t b) { return before_step(job, job.y, k, b); });
-    const OfGroup<S> input_forget(first, last,
-                                  [&](int64_t b) { return history_of(job, k, b, kInputGate); });
-    const OfGroup<S> output(first, last,
-                            [&](int64_t b) { return history_of(job, k, b, kOutputGate); });
-    multiply(job.gates, 2 * n, n, before.at, input_forget.at, before.count);
-    multiply(job.gates + 2 * n * n, n, n, before.at, output.at, before.count);
+    const OfGroup<S> sums(first, last, [&](int64_t b) { return history_of(job, k, b, 0); });
+    multiply(job.gates, kPlastic * n, n, before.at, sums.at, before.count);
+    if constexpr (kBehind<Cell> > 0) {
+        const OfGroup<S> behind(first, last,
+                                [&](int64_t b) { return history_of(job, k, b, kPlastic + 1); });
+        multiply(job.gates + kPlastic * n * n, kBehind<Cell> * n, n, before.at, behind.at,
+                 before.count);
+    }
 }
 
 // What they give back to the activities before the step.
-inline void sum_gates_adjoint(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
+template <class Cell>
+void sum_gates_adjoint(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
     const int64_t n = job.posts;
-    const auto grad_drive = [&](int64_t b) { return job.grad_drive + 4 * (k * job.batch + b) * n; };
+    const auto grad_drive = [&](int64_t b) {
+        return job.grad_drive + Cell::drives * (k * job.batch + b) * n;
+    };
     const OfGroup<S> to(first, last, [&](int64_t b) { return before_step(job, job.grad_y, k, b); });
-    const OfGroup<const S> input_forget(first, last, [&](int64_t b) { return grad_drive(b); });
-    const OfGroup<const S> output(first, last,
-                                  [&](int64_t b) { return grad_drive(b) + kOutputGate * n; });
-    add_rows(job.gates, 2 * n, n, input_forget.at, to.at, to.count);
-    add_rows(job.gates + 2 * n * n, n, n, output.at, to.at, to.count);
+    const OfGroup<const S> grads(first, last, [&](int64_t b) { return grad_drive(b); });
+    add_rows(job.gates, kPlastic * n, n, grads.at, to.at, to.count);
+    if constexpr (kBehind<Cell> > 0) {
+        const OfGroup<const S> behind(
+            first, last, [&](int64_t b) { return grad_drive(b) + (kPlastic + 1) * n; });
+        add_rows(job.gates + kPlastic * n * n, kBehind<Cell> * n, n, behind.at, to.at, to.count);
+    }
 }
 
 inline void activate(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
-    if (job.lstm != 0) sum_gates(job, k, first, last);
+    with_cell(kind_of(job), [&](auto cell) {
+        using Cell = decltype(cell);
+        sum_gates<Cell>(job, k, first, last);
+        for (int64_t b = first; b < last; ++b) {
+            for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
+                fire_gated<Cell, V>(job, k, b, j, access);
+            });
+        }
+    });
+    if (gated(kind_of(job))) return;
     for (int64_t b = first; b < last; ++b) {
-        for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
-            if (job.lstm != 0) {
-                fire_lstm<V>(job, k, b, j, access);
-            } else {
-                fire<V>(job, k, b, j, access);
-            }
-        });
-        if (static_cast<Nonlinearity>(job.activity) == Nonlinearity::softmax && job.lstm == 0)
+        for_lanes(job.posts, [&](int64_t j, auto access, int)
+                                 __attribute__((always_inline)) { fire<V>(job, k, b, j, access); });
+        if (static_cast<Nonlinearity>(job.activity) == Nonlinearity::softmax)
             softmax(job.y + (k * job.batch + b) * job.posts, job.posts);
     }
 }
@@ -94,18 +110,23 @@ inline V softmax_mean(const Job<S>& job, int64_t k, int64_t b) {
 }
 
 inline void activate_adjoint(const Job<S>& job, int64_t k, int64_t first, int64_t last) {
+    with_cell(kind_of(job), [&](auto cell) {
+        using Cell = decltype(cell);
+        for (int64_t b = first; b < last; ++b) {
+            for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
+                fire_gated_adjoint<Cell, V>(job, k, b, j, access);
+            });
+        }
+        sum_gates_adjoint<Cell>(job, k, first, last);
+    });
+    if (gated(kind_of(job))) return;
     for (int64_t b = first; b < last; ++b) {
         const bool whole = static_cast<Nonlinearity>(job.activity) == Nonlinearity::softmax;
         const V mean = whole ? softmax_mean(job, k, b) : V{};
         for_lanes(job.posts, [&](int64_t j, auto access, int) __attribute__((always_inline)) {
-            if (job.lstm != 0) {
-                fire_lstm_adjoint<V>(job, k, b, j, access);
-            } else {
-                fire_adjoint<V>(job, k, b, j, access, mean);
-            }
+            fire_adjoint<V>(job, k, b, j, access, mean);
         });
     }
-    if (job.lstm != 0) sum_gates_adjoint(job, k, first, last);
 }
 
 }  // namespace

@@ -128,9 +128,9 @@ inline int64_t worthwhile(int64_t threads, int64_t work, int64_t smallest) {
 
 template <typename S>
 Sharing sharing_of(const Network<S>& n) {
-    // All gates of an LSTM are read at every step: by as many elements together as there are.
-    const bool gated = n.kind == NetworkKind::lstm;
-    const int64_t synapses = n.synapses() * (gated ? 4 : 1);
+    // All gates are read at every step: by as many elements together as there are.
+    const bool gated = n.has_gates();
+    const int64_t synapses = n.synapses() * weight_blocks(n.kind);
     // A softmax is over all neurons.
     const bool splits = synapses >= kSplitSynapses && n.nonlinearity != Nonlinearity::softmax;
     const int64_t group = gated ? std::min(n.batch, kMaxGroup) : 1;

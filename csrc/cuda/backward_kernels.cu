@@ -47,7 +47,7 @@ class BackwardBlock {
           grad_tile_(n_, (plan_.traces_on_chip ? chip_ : own_) + layout_.grad_traces, plan_.rows),
           counter_(layout_.counter_in(job.scratch, at_.group)),
           sums_(g_.sum ? g_.sum : g_.drive) {
-        if (!g_.sum && n_.kind == NetworkKind::lstm) sums_.data += 2 * n_.posts;
+        if (!g_.sum && n_.has_gates()) sums_.data += kPlastic * n_.posts;
     }
 
     __device__ __forceinline__ void run() {
@@ -169,7 +169,7 @@ class BackwardBlock {
     // comes back to the last state goes on to the first.
     __device__ __forceinline__ void begin() const {
         for (int64_t b = first_; b < last_; ++b) {
-            const int64_t length = n_.length(b), parts = n_.kind == NetworkKind::lstm ? 4 : 1;
+            const int64_t length = n_.length(b), parts = drive_blocks(n_.kind);
             for_threads((n_.steps - length) * at_.rows, [&](int64_t i) {
                 const int64_t t = length + i / at_.rows, j = at_.first_row + i % at_.rows;
                 for (int64_t part = 0; part < parts; ++part)
@@ -234,49 +234,54 @@ class BackwardBlock {
                     grad += load_fresh(g_.modulator.at(k + 1, b)) * n_.modulator.weight[j];
             }
         }
-        S& grad_cell = grad_cells(b)[row];
+        S& grad_carried = grad_cells(b)[row];
+        if (n_.has_gates() && !n_.carries_cell()) grad += grad_carried;
         if (k < 0) {
             g_.hidden_in[of_state] = grad;
-            if (g_.cell_in != nullptr) g_.cell_in[of_state] = grad_cell;
+            if (g_.cell_in != nullptr) g_.cell_in[of_state] = grad_carried;
             return;
         }
         if (g_.output) grad += g_.output.at(k, b)[j];
         if (n_.modulator && n_.modulator.input == ModulatorInput::hidden)
             grad += through_modulator * n_.modulator.weight[j];
-        const S grad_post = grad_posts(b)[row];
-        S *drive = g_.drive.at(k, b) + j, *sum = sums_.at(k, b) + j;
-        if (n_.kind != NetworkKind::lstm) {
+        if (!n_.has_gates()) {
+            S *drive = g_.drive.at(k, b) + j, *sum = sums_.at(k, b) + j;
             const S y = a_.output.at(k, b)[j];
             const bool clamped = n_.clamp && n_.clamp.at(k, b)[j];
-            grad += grad_post;
+            grad += grad_posts(b)[row];
             const S through = activity_adjoint(n_.nonlinearity, y, grad);
             *sum = clamped ? S(0) : through;
             *drive = clamped ? grad : through;
             return;
         }
-        const S* kept = a_.history.at(k, b) + j;
-        const int64_t next = n_.posts;
-        if (n_.post == Post::hidden) grad += grad_post;
-        S through_cell = grad_cell;
-        if (n_.post == Post::cell) through_cell += grad_post;
-        if (n_.modulator && n_.modulator.input == ModulatorInput::cell)
-            through_cell = fused(through_modulator, n_.modulator.weight[j], through_cell);
-        const auto grads = generated::lstm::adjoint<S>(
-            {.input = kept[0],
-             .forget = kept[next],
-             .candidate = kept[2 * next],
-             .output = kept[3 * next],
-             .cell = kept[4 * next],
-             .cell_before = cell_before(n_, a_, zeros_, k, b)[j],
-             .grad_candidate = n_.post == Post::candidate ? grad_post : S(0),
-             .grad_cell = through_cell,
-             .grad_hidden = grad});
-        drive[0] = grads.grad_input_sum;
-        drive[next] = grads.grad_forget_sum;
-        drive[2 * next] = grads.grad_candidate_sum;
-        drive[3 * next] = grads.grad_output_sum;
-        if (n_.post == Post::recurrent) *sum = grads.grad_candidate_sum + grad_post;
-        grad_cell = grads.grad_cell_before;
+        with_cell(n_.kind, [&](auto cell) {
+            grad_carried =
+                through_cell<decltype(cell)>(k, b, row, grad, grad_carried, through_modulator);
+        });
+    }
+
+    // Through a neuron with gates, to its drives and sums: the gradient of what the cell was before
+    // the step. `grad_hidden` is without that of the post.
+    template <class Cell>
+    __device__ __forceinline__ S through_cell(int64_t k, int64_t b, int row, S grad_hidden,
+                                              S grad_carried, S through_modulator) const {
+        const int64_t j = at_.first_row + row, next = n_.posts;
+        const S *history = a_.history.at(k, b) + j, grad_post = grad_posts(b)[row];
+        S* drive = g_.drive.at(k, b) + j;
+        typename Cell::template AdjointGiven<S> given;
+        Cell::kept([&](int kept, S& value) { value = history[kept * next]; }, given);
+        given.before = carried(n_, a_, zeros_, k, b)[j];
+        Cell::posts([&](Post post, S& grad) { grad = post == n_.post ? grad_post : S(0); }, given);
+        given.grad_hidden += grad_hidden;
+        if constexpr (Cell::carries) {
+            given.grad_cell += grad_carried;
+            if (n_.modulator && n_.modulator.input == ModulatorInput::cell)
+                given.grad_cell = fused(through_modulator, n_.modulator.weight[j], given.grad_cell);
+        }
+        const auto grads = Cell::adjoint(given);
+        Cell::grads([&](int which, const S& grad) { drive[which * next] = grad; }, grads);
+        if (g_.sum) g_.sum.at(k, b)[j] = drive[kPlastic * next] + grad_post;
+        return grads.grad_before;
     }
 
     // Of the whole layer, which one block has; `activity` has left the gradients of the activities.
@@ -450,14 +455,14 @@ class BackwardBlock {
         }
     }
 
-    // What the other gates of step k give back to one of the activities before it.
+    // What the other recurrent sums of step k give back to one of the activities before it.
     __device__ __forceinline__ S through_gates(int64_t k, int64_t b, int row, int i) const {
         const S* drive = g_.drive.at(k, b) + at_.first_row + row;
         S sum = 0;
-#pragma unroll
-        for (int gate = 0; gate < 3; ++gate)
+        parameters_.for_others([&](int gate) {
             sum = fused(parameters_.gates[gate][row * n_.pres + i],
-                        drive[(gate == 2 ? 3 : gate) * n_.posts], sum);
+                        drive[block_of(gate) * n_.posts], sum);
+        });
         return sum;
     }
 

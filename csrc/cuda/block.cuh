@@ -84,8 +84,9 @@ __device__ __forceinline__ TraceRows<S> below(TraceRows<S> all, int64_t row) {
 template <typename S>
 struct BlockParameters {
     Coefficients<S> weight, alpha, rate, rate_scale, eligibility_rate;
-    bool alpha_per_synapse, rates_per_synapse, modulated, gated;
-    const S* gates[3];  // i, f, o: rows of I values
+    bool alpha_per_synapse, rates_per_synapse, modulated;
+    bool gated, most_gates;  // some recurrent sums beside the plastic one; as many as there are
+    const S* gates[kMostOthers];  // rows of I values
     const bool* eligible_rows;
     int64_t pres;
 
@@ -100,7 +101,8 @@ struct BlockParameters {
           alpha_per_synapse(n.connection.layout != Layout::per_neuron),
           rates_per_synapse(n.connection.layout == Layout::per_synapse),
           modulated(n.modulator),
-          gated(n.kind == NetworkKind::lstm),
+          gated(n.has_gates()),
+          most_gates(n.others() == kMostOthers),
           gates{},
           eligible_rows(n.modulated == nullptr ? nullptr : n.modulated + at.first_row),
           pres(n.pres) {
@@ -110,11 +112,9 @@ struct BlockParameters {
         if (rate_scale.data != nullptr) rate_scale.data = rate_scale.row(at.first_row);
         if (eligibility_rate.data != nullptr)
             eligibility_rate.data = eligibility_rate.row(at.first_row);
-        if (gated) {
-            gates[0] = n.gates + at.first_row * pres;
-            gates[1] = gates[0] + n.posts * pres;
-            gates[2] = gates[1] + 2 * n.posts * pres;
-        }
+        for_others([&](int gate) {
+            gates[gate] = n.gates + (block_of(gate) * n.posts + at.first_row) * pres;
+        });
         if (!plan.parameters_on_chip) return;
         const int64_t count = at.rows * pres;
         S *weights = chip + layout.weight, *alphas = chip + layout.alpha;
@@ -122,13 +122,22 @@ struct BlockParameters {
         for_threads(count, [&](int64_t i) {
             weights[i] = weight.data[i];
             if (alpha_per_synapse) alphas[i] = alpha.data[i];
-            for (int64_t gate = 0; gated && gate < 3; ++gate)
-                of_gates[gate * count + i] = gates[gate][i];
+            for_others([&](int gate) { of_gates[gate * count + i] = gates[gate][i]; });
         });
         weight.data = weights;
         if (alpha_per_synapse) alpha.data = alphas;
-        for (int64_t gate = 0; gated && gate < 3; ++gate) gates[gate] = of_gates + gate * count;
+        for_others([&](int gate) { gates[gate] = of_gates + gate * count; });
         __syncthreads();
+    }
+    // Each by a number that is known at compilation: an array with another index would lie in local
+    // memory, and what lies beside it, too.
+    template <class Run>
+    __device__ __forceinline__ void for_others(const Run& run) const {
+        if (!gated) return;
+#pragma unroll
+        for (int gate = 0; gate < kMostOthers; ++gate) {
+            if (gate < kFewestOthers || most_gates) run(gate);
+        }
     }
     __device__ __forceinline__ bool eligible(int row) const {
         return eligible_rows == nullptr || eligible_rows[row];

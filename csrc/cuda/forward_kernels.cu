@@ -109,7 +109,7 @@ class ForwardBlock {
                 const int64_t t = length + i / at_.rows, j = at_.first_row + i % at_.rows;
                 a_.output.at(t, b)[j] = 0;
                 // The gradient of a modulator's weight runs over all cells.
-                if (n_.kind == NetworkKind::lstm) cell_of(n_, a_, t, b)[j] = 0;
+                if (n_.carries_cell()) cell_of(n_, a_, t, b)[j] = 0;
             });
         }
     }
@@ -181,7 +181,7 @@ class ForwardBlock {
                       rows_kept[kRows] = {{kept, row}, {kept, second}};
             const S* weights[kRows] = {parameters_.weight.row(row), parameters_.weight.row(second)};
             const S* alphas[kRows] = {parameters_.alpha.row(row), parameters_.alpha.row(second)};
-            S sums[kRows] = {}, gates[3][kRows] = {}, post[kRows] = {};
+            S sums[kRows] = {}, gates[kMostOthers][kRows] = {}, post[kRows] = {};
             Given<Update, S> given[kRows];
             bool eligible[kRows];
             RowValues<Rule, S> values[kRows];
@@ -219,13 +219,10 @@ class ForwardBlock {
                         if (kept.trace != nullptr) rows_kept[r].store(i, states);
                         const S alpha = alphas[r][parameters_.alpha_per_synapse ? i : 0];
                         sums[r] = Read::sum(reading, weights[r][i], alpha, states.H, x, sums[r]);
-                        if (parameters_.gated) {
-#pragma unroll
-                            for (int gate = 0; gate < 3; ++gate)
-                                gates[gate][r] =
-                                    fused(parameters_.gates[gate][(row + r) * n_.pres + i], x,
-                                          gates[gate][r]);
-                        }
+                        parameters_.for_others([&](int gate) {
+                            gates[gate][r] = fused(parameters_.gates[gate][(row + r) * n_.pres + i],
+                                                   x, gates[gate][r]);
+                        });
                     }
                 }
             }
@@ -233,47 +230,56 @@ class ForwardBlock {
             S* to_sums = sums_of(b) + row + at_.row_of_lane();
             const S sum = sums_of_two(sums[0], sums[1], at_.lane);
             if (at_.tells(count)) *to_sums = sum;
-            if (!parameters_.gated) continue;
-#pragma unroll
-            for (int gate = 0; gate < 3; ++gate) {
+            parameters_.for_others([&](int gate) {
                 const S other = sums_of_two(gates[gate][0], gates[gate][1], at_.lane);
                 if (at_.tells(count)) to_sums[(gate + 1) * plan_.rows] = other;
-            }
+            });
         }
     }
 
-    // The sums of the connection for this block's rows, then those of the gates i, f and o.
+    // The sums of the connection for this block's rows, then the other recurrent ones.
     __device__ __forceinline__ S* sums_of(int64_t b) const {
         return vectors_ + layout_.sums + (b - first_) * layout_.element_sums;
     }
 
     // One neuron, from its sums to its activity.
     __device__ __forceinline__ void activate(int64_t k, int64_t b, int row) const {
-        const int64_t j = at_.first_row + row, neurons = n_.posts;
-        const S *drive = n_.drive.at(k, b) + j, *sums = sums_of(b) + row;
-        const S z = sums[0] + drive[n_.kind == NetworkKind::lstm ? 2 * neurons : 0];
-        S y = z;
-        if (n_.kind == NetworkKind::lstm) {
-            S* kept = a_.history.at(k, b) + j;
-            const auto step = generated::lstm::forward<S>(
-                {.input_sum = sums[plan_.rows] + drive[0],
-                 .forget_sum = sums[2 * plan_.rows] + drive[neurons],
-                 .candidate_sum = z,
-                 .output_sum = sums[3 * plan_.rows] + drive[3 * neurons],
-                 .cell_before = cell_before(n_, a_, zeros_, k, b)[j]});
-            y = step.hidden;
-            kept[0] = step.input;
-            kept[neurons] = step.forget;
-            kept[2 * neurons] = step.candidate;
-            kept[3 * neurons] = step.output;
-            kept[4 * neurons] = step.cell;
-            if (n_.post == Post::recurrent) kept[5 * neurons] = sums[0];
+        const int64_t j = at_.first_row + row;
+        S y;
+        if (n_.has_gates()) {
+            with_cell(n_.kind, [&](auto cell) { y = fire<decltype(cell)>(k, b, row); });
         } else {
-            y = plastikern::activity(n_.nonlinearity, z);
-            if (n_.clamp && n_.clamp.at(k, b)[j]) y = drive[0];
+            const S drive = n_.drive.at(k, b)[j];
+            y = plastikern::activity(n_.nonlinearity, sums_of(b)[row] + drive);
+            if (n_.clamp && n_.clamp.at(k, b)[j]) y = drive;
         }
         a_.output.at(k, b)[j] = y;
         if (plan_.alone() && n_.recurrent()) copied_pre(k + 1, b)[j] = y;
+    }
+
+    // One neuron with gates.
+    template <class Cell>
+    __device__ __forceinline__ S fire(int64_t k, int64_t b, int row) const {
+        const int64_t j = at_.first_row + row, neurons = n_.posts;
+        const S *drive = n_.drive.at(k, b) + j, *sums = sums_of(b) + row;
+        S* history = a_.history.at(k, b) + j;
+        typename Cell::template ForwardGiven<S> given;
+        Cell::sums(
+            [&](int which, S& sum) {
+                sum = drive[which * neurons];
+                if (which == kPlastic) {
+                    sum = sums[0] + sum;
+                } else if (which < Cell::weights) {
+                    sum = sums[(which < kPlastic ? which + 1 : which) * plan_.rows] + sum;
+                }
+            },
+            given);
+        given.before = carried(n_, a_, zeros_, k, b)[j];
+        const auto step = Cell::forward(given);
+        Cell::kept([&](int kept, const S& value) { history[kept * neurons] = value; }, step);
+        const int64_t own = post_row(n_.kind, n_.post);
+        if (own >= Cell::kept_rows) history[own * neurons] = sums[0];
+        return step.hidden;
     }
 
     // Of the whole layer, which one block has: a warp takes an element.

@@ -45,7 +45,7 @@ struct Pass {
     const Device& device;
 
     bool backward() const { return g != nullptr; }
-    bool gated() const { return n.kind == NetworkKind::lstm; }
+    double others() const { return static_cast<double>(n.others()); }
     bool per_synapse() const { return n.connection.layout != Layout::per_neuron; }
     bool alphas() const { return backward() && g->alpha != nullptr && per_synapse(); }
     bool whole_layer() const { return n.nonlinearity == Nonlinearity::softmax; }
@@ -94,7 +94,7 @@ struct Pass {
     void set_clocks(Plan& plan) const {
         const double value = sizeof(S), matrices = n.retroactive ? 2 : 1;
         const double traces = value * matrices * trace_accesses(), sums = alphas() ? 2 * value : 0;
-        const double parameters = value * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
+        const double parameters = value * (1 + (per_synapse() ? 1 : 0) + others());
         const double segment = backward() ? value * matrices * segment_accesses() : 0;
         const double chip = std::min(kChipBytes, kWarpBytes * static_cast<double>(plan.warps));
         const auto speed = [&](bool on_chip, double elsewhere) {
@@ -135,7 +135,7 @@ struct Pass {
         if (alphas())
             bytes += matrix *
                      (plan.alphas_on_chip ? static_cast<double>(plan.groups) : 2 * steps * batch);
-        const double parameters = matrix * (1 + (per_synapse() ? 1 : 0) + (gated() ? 3 : 0));
+        const double parameters = matrix * (1 + (per_synapse() ? 1 : 0) + others());
         bytes += parameters *
                  (plan.parameters_on_chip ? static_cast<double>(plan.groups) : steps * batch);
         plan.memory_bytes = bytes;
@@ -228,7 +228,7 @@ void place_parameters(BlockLayout& at, const Network<S>& n, const Plan& plan) {
     const int64_t count = plan.parameters_on_chip ? plan.rows * n.pres : 0;
     at.weight = placed(at.chip, count);
     at.alpha = placed(at.chip, n.connection.layout == Layout::per_neuron ? 0 : count);
-    at.gates = placed(at.chip, n.kind == NetworkKind::lstm ? 3 * count : 0);
+    at.gates = placed(at.chip, n.others() * count);
 }
 
 // Once the sizes of all areas are known.
@@ -257,7 +257,7 @@ template <typename S>
 ForwardLayout forward_layout(const Network<S>& n, const Plan& plan) {
     ForwardLayout at{};
     int64_t& vectors = plan.vectors_on_chip ? at.chip : at.own.size;
-    at.element_sums = (n.kind == NetworkKind::lstm ? 4 : 1) * plan.rows;
+    at.element_sums = (1 + n.others()) * plan.rows;
     at.pres = placed(at.chip, plan.vectors_on_chip ? plan.together * 3 * n.pres : 0);
     at.sums = placed(vectors, plan.together * at.element_sums);
     at.traces =

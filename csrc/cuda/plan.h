@@ -20,6 +20,13 @@
 namespace plastikern::cuda {
 
 constexpr int64_t kRows = 2;  // of a warp at once
+// Recurrent sums of neurons with gates beside the plastic one, at least and at most: those of a
+// GRU and of an LSTM. And the block of the drive that one of them is of.
+constexpr int kFewestOthers = generated::gru::weights - 1,
+              kMostOthers = generated::lstm::weights - 1;
+PLASTIKERN_INLINE constexpr int64_t block_of(int other) {
+    return other < kPlastic ? other : other + 1;
+}
 
 // Warps of a block at most: so many that each thread has the registers that it needs.
 PLASTIKERN_INLINE constexpr int64_t most_warps(bool backward, bool retroactive,
@@ -108,7 +115,7 @@ struct BlockLayout {
     // On the chip.
     int64_t pres;           // (together, 3, I): of three steps
     int64_t weight, alpha;  // (rows, I)
-    int64_t gates;          // (3, rows, I)
+    int64_t gates;          // (others, rows, I)
 
     // Of the scratch, values that start as zero.
     PLASTIKERN_INLINE int64_t cleared() const { return group.start; }
@@ -121,8 +128,8 @@ struct BlockLayout {
 
 struct ForwardLayout : BlockLayout {
     int64_t traces;        // chip: Tile of (together)
-    int64_t sums;          // chip or own, as `vectors_on_chip` says: (together, 4 or 1, rows): of
-                           // the connection, and of an LSTM's gates i, f, o
+    int64_t sums;          // chip or own, as `vectors_on_chip` says: (together, 1 + others,
+                           // rows): of the connection, and the other recurrent sums
     int64_t element_sums;  // distance from one element's sums to those of the next one
 };
 

@@ -48,45 +48,47 @@ __device__ S softmax_mean(const Job<S>& job, int64_t k, int64_t b) {
     return sum_of_lanes(mean);
 }
 
-// The recurrent sums of i, f and o of an LSTM: a warp takes a row of weights.
-template <typename S>
+// The other recurrent sums of neurons with gates: a warp takes a row of weights.
+template <class Cell, typename S>
 __device__ void sum_gates(const Job<S>& job, int64_t k, int64_t b) {
     const int64_t n = job.posts;
     const S* before = before_step(job, job.y, k, b);
-    for (int64_t row = threadIdx.x / kLanes; row < 3 * n; row += blockDim.x / kLanes) {
+    const int64_t rows = (Cell::weights - 1) * n;
+    for (int64_t row = threadIdx.x / kLanes; row < rows; row += blockDim.x / kLanes) {
         S sum = 0;
         for (int64_t i = threadIdx.x % kLanes; i < n; i += kLanes)
             sum += job.gates[row * n + i] * before[i];
         sum = sum_of_lanes(sum);
-        // The candidate's row of the history lies before that of o.
+        // The plastic row of the history lies between them.
         if (threadIdx.x % kLanes == 0)
-            history_of(job, k, b, kInputGate)[row < 2 * n ? row : row + n] = sum;
+            history_of(job, k, b, 0)[row < kPlastic * n ? row : row + n] = sum;
     }
     __syncthreads();
 }
 
 // What they give back to the activities before the step: a thread takes a column.
-template <typename S>
+template <class Cell, typename S>
 __device__ void sum_gates_adjoint(const Job<S>& job, int64_t k, int64_t b) {
     const int64_t n = job.posts;
-    const S* grad_drive = job.grad_drive + 4 * (k * job.batch + b) * n;
+    const S* grad_drive = job.grad_drive + Cell::drives * (k * job.batch + b) * n;
     S* to = before_step(job, job.grad_y, k, b);
     __syncthreads();
     for_neurons(n, [&](int64_t i) {
         S sum = 0;
-        for (int64_t row = 0; row < 3 * n; ++row)
-            sum += job.gates[row * n + i] * grad_drive[row < 2 * n ? row : row + n];
+        for (int64_t row = 0; row < (Cell::weights - 1) * n; ++row)
+            sum += job.gates[row * n + i] * grad_drive[row < kPlastic * n ? row : row + n];
         to[i] += sum;
     });
 }
 
 template <typename S>
 __device__ void activate(const Job<S>& job, int64_t k, int64_t b) {
-    if (job.lstm != 0) {
-        sum_gates(job, k, b);
-        for_neurons(job.posts, [&](int64_t j) { fire_lstm<S>(job, k, b, j, Single()); });
-        return;
-    }
+    with_cell(kind_of(job), [&](auto cell) {
+        using Cell = decltype(cell);
+        sum_gates<Cell>(job, k, b);
+        for_neurons(job.posts, [&](int64_t j) { fire_gated<Cell, S>(job, k, b, j, Single()); });
+    });
+    if (gated(kind_of(job))) return;
     for_neurons(job.posts, [&](int64_t j) { fire<S>(job, k, b, j, Single()); });
     if (static_cast<Nonlinearity>(job.activity) != Nonlinearity::softmax) return;
     __syncthreads();
@@ -95,11 +97,13 @@ __device__ void activate(const Job<S>& job, int64_t k, int64_t b) {
 
 template <typename S>
 __device__ void activate_adjoint(const Job<S>& job, int64_t k, int64_t b) {
-    if (job.lstm != 0) {
-        for_neurons(job.posts, [&](int64_t j) { fire_lstm_adjoint<S>(job, k, b, j, Single()); });
-        sum_gates_adjoint(job, k, b);
-        return;
-    }
+    with_cell(kind_of(job), [&](auto cell) {
+        using Cell = decltype(cell);
+        for_neurons(job.posts,
+                    [&](int64_t j) { fire_gated_adjoint<Cell, S>(job, k, b, j, Single()); });
+        sum_gates_adjoint<Cell>(job, k, b);
+    });
+    if (gated(kind_of(job))) return;
     const bool whole = static_cast<Nonlinearity>(job.activity) == Nonlinearity::softmax;
     const S mean = whole ? softmax_mean(job, k, b) : S(0);
     for_neurons(job.posts, [&](int64_t j) { fire_adjoint<S>(job, k, b, j, Single(), mean); });

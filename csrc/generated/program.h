@@ -5,18 +5,47 @@
 
 namespace plastikern {
 
-enum class NetworkKind : int64_t { rnn, lstm, linear };
+enum class NetworkKind : int64_t { rnn, lstm, linear, gru };
 enum class Nonlinearity : int64_t { tanh, relu, sigmoid, identity, softmax };
 enum class Post : int64_t { candidate, recurrent, cell, hidden };
 enum class ModulatorInput : int64_t { hidden, previous_hidden, cell };
 constexpr Nonlinearity kModulatorNonlinearities[] = {Nonlinearity::tanh, Nonlinearity::sigmoid, Nonlinearity::identity};
-// Rows of an LSTM's history that a post is; -1: its output. And how many rows are kept.
-PLASTIKERN_INLINE constexpr int64_t post_row(Post post) { return post == Post::candidate ? 2 : post == Post::recurrent ? 5 : post == Post::cell ? 4 : -1; }
-constexpr int64_t kHistoryRows[] = {5, 6, 5, 5};
+// Of networks with gates: the block of the drive that the plastic sum goes to; the row of the history
+// that a post is, -1 for the output; how many rows are kept. Of all: blocks of N values of the drive,
+// and of N rows of the recurrent weights.
+constexpr int64_t kPlastic = 2;
+PLASTIKERN_INLINE constexpr int64_t post_row(NetworkKind kind, Post post) {
+    if (kind == NetworkKind::lstm && post == Post::candidate) return 2;
+    if (kind == NetworkKind::lstm && post == Post::recurrent) return 5;
+    if (kind == NetworkKind::lstm && post == Post::cell) return 4;
+    if (kind == NetworkKind::gru && post == Post::candidate) return 3;
+    if (kind == NetworkKind::gru && post == Post::recurrent) return 2;
+    return -1;
+}
+PLASTIKERN_INLINE constexpr int64_t history_rows(NetworkKind kind, Post post) {
+    if (kind == NetworkKind::lstm && post == Post::candidate) return 5;
+    if (kind == NetworkKind::lstm && post == Post::recurrent) return 6;
+    if (kind == NetworkKind::lstm && post == Post::cell) return 5;
+    if (kind == NetworkKind::lstm && post == Post::hidden) return 5;
+    if (kind == NetworkKind::gru && post == Post::candidate) return 4;
+    if (kind == NetworkKind::gru && post == Post::recurrent) return 4;
+    if (kind == NetworkKind::gru && post == Post::hidden) return 4;
+    return 0;
+}
+PLASTIKERN_INLINE constexpr int64_t drive_blocks(NetworkKind kind) {
+    if (kind == NetworkKind::lstm) return 4;
+    if (kind == NetworkKind::gru) return 4;
+    return 1;
+}
+PLASTIKERN_INLINE constexpr int64_t weight_blocks(NetworkKind kind) {
+    if (kind == NetworkKind::lstm) return 4;
+    if (kind == NetworkKind::gru) return 3;
+    return 1;
+}
 
 // What a key says, in its order, and by which words.
 constexpr const char* kWords[][9] = {
-    {"kind", "rnn", "lstm", "linear"},
+    {"kind", "rnn", "lstm", "linear", "gru"},
     {"rule", "hebb", "oja"},
     {"constraint", "decay", "clip", "soft_clip", "clip_on_read", "none"},
     {"nonlinearity", "tanh", "relu", "sigmoid", "identity", "softmax"},
@@ -31,22 +60,26 @@ namespace fact {
 constexpr unsigned rnn = 1u << 0;
 constexpr unsigned lstm = 1u << 1;
 constexpr unsigned linear = 1u << 2;
-constexpr unsigned recurrent = 1u << 3;
-constexpr unsigned unmodulated = 1u << 4;
-constexpr unsigned modulated = 1u << 5;
-constexpr unsigned retroactive = 1u << 6;
-constexpr unsigned driven = 1u << 7;
-constexpr unsigned sequence = 1u << 8;
-constexpr unsigned last = 1u << 9;
-constexpr unsigned kept = 1u << 10;
-constexpr unsigned reverses = 1u << 11;
-constexpr unsigned apart = 1u << 12;
-constexpr unsigned never = 1u << 13;
+constexpr unsigned gru = 1u << 3;
+constexpr unsigned gated = 1u << 4;
+constexpr unsigned recurrent = 1u << 5;
+constexpr unsigned unmodulated = 1u << 6;
+constexpr unsigned modulated = 1u << 7;
+constexpr unsigned retroactive = 1u << 8;
+constexpr unsigned driven = 1u << 9;
+constexpr unsigned sequence = 1u << 10;
+constexpr unsigned last = 1u << 11;
+constexpr unsigned kept = 1u << 12;
+constexpr unsigned reverses = 1u << 13;
+constexpr unsigned apart = 1u << 14;
+constexpr unsigned never = 1u << 15;
 }  // namespace fact
 constexpr const char* kFacts[] = {
     "a simple recurrent network",
     "an LSTM",
     "a linear layer",
+    "a GRU",
+    "a network with gates",
     "a recurrent network",
     "a network without a modulator",
     "a network with a modulator",
@@ -76,7 +109,7 @@ constexpr Operand kOperands[] = {
     {"cell", "BO", fact::lstm, fact::never, Value::number, false},
     {"trace", "BOI", 0, fact::never, Value::number, false},
     {"eligibility", "BOI", fact::retroactive, fact::never, Value::number, false},
-    {"weight", "DI", 0, 0, Value::number, false},
+    {"weight", "GI", 0, 0, Value::number, false},
     {"alpha", "P", 0, 0, Value::number, false},
     {"rate", "P", 0, fact::unmodulated, Value::number, false},
     {"rate_scale", "P", fact::modulated, fact::never, Value::number, false},
@@ -94,7 +127,7 @@ constexpr Operand kResults[] = {
     {"cell", "BO", fact::lstm | fact::last, 0, Value::number, false},
     {"trace", "BOI", fact::last, 0, Value::number, false},
     {"eligibility", "BOI", fact::retroactive | fact::last, 0, Value::number, false},
-    {"history", "TBH", fact::lstm | fact::kept, 0, Value::number, false},
+    {"history", "TBH", fact::gated | fact::kept, 0, Value::number, false},
     {"modulators", "TB", fact::modulated | fact::kept, 0, Value::number, false},
     {"checkpoints", "CBKOR", fact::sequence | fact::kept, 0, Value::number, false},
     {"lost", "SBO", fact::sequence | fact::kept | fact::reverses, 0, Value::flag, false},
@@ -102,7 +135,7 @@ constexpr Operand kResults[] = {
 enum class Kept : int { output, history, modulators, checkpoints, lost, trace_out, eligibility_out };
 constexpr Operand kKept[] = {
     {"output", "TBO", 0, 0, Value::number, false},
-    {"history", "TBH", fact::lstm | fact::kept, 0, Value::number, false},
+    {"history", "TBH", fact::gated | fact::kept, 0, Value::number, false},
     {"modulators", "TB", fact::modulated | fact::kept, 0, Value::number, false},
     {"checkpoints", "CBKOR", fact::sequence | fact::kept, 0, Value::number, false},
     {"lost", "SBO", fact::sequence | fact::kept | fact::reverses, fact::never, Value::flag, false},

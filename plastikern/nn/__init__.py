@@ -1,12 +1,15 @@
 """Drop-in plastic modules, in the shape of ``torch.nn``."""
 
 from .base import PlasticModule
+from .gru import PlasticGRU, PlasticGRUCell
 from .linear import PlasticLinear, PlasticLinearCell
 from .lstm import PlasticLSTM, PlasticLSTMCell
 from .rnn import PlasticRNN, PlasticRNNCell
 from .rollout import Rollout
 
 __all__ = [
+    "PlasticGRU",
+    "PlasticGRUCell",
     "PlasticLSTM",
     "PlasticLSTMCell",
     "PlasticLinear",

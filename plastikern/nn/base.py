@@ -64,7 +64,7 @@ class PlasticModule(nn.Module):
     gates: ClassVar[int] = 1
     """Rows of weights for each neuron."""
     kind: ClassVar[str]
-    """Of network: ``"rnn"``, ``"lstm"`` or ``"linear"``."""
+    """Of network: ``"rnn"``, ``"lstm"``, ``"gru"`` or ``"linear"``."""
     _version = 2
     """Of the state dict, the same on every backend: a change that older ones do not fit raises it, and
     ``_load_from_state_dict`` then brings the older ones up to it. One without version, such as a plain dict of tensors,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .. import backends
@@ -23,6 +23,7 @@ from ..functional import Over
 from ..hooks import run_forward_hooks, run_forward_pre_hooks
 from ..network import Inputs, by_name
 from ..ops import fused
+from ..rules.cells import drives as drives_of
 from .ruled import Signals, check_signals, with_eligibility
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Rollout:
     What an agent sees next depends on what it does, so that it must take single steps; but it learns from whole
     episodes. A rollout keeps of every step what the backward pass needs: :meth:`finish` returns what the network itself
     returns for the inputs of all steps, to rounding, without computing it again. Made by
-    :meth:`PlasticRNN.rollout <plastikern.PlasticRNN>` and :meth:`PlasticLSTM.rollout <plastikern.PlasticLSTM>`.
+    :meth:`PlasticRNN.rollout <plastikern.PlasticRNN>`, and that of :class:`~plastikern.PlasticLSTM` and
+    :class:`~plastikern.PlasticGRU`.
 
     .. code-block:: python
 
@@ -130,14 +132,14 @@ class Rollout:
                     [None if tensor is None else tensor[layer] for tensor in tensors]
                     for tensors in (firsts, fresh)
                 )
-                like = weight.new_empty(batch_size, network.gates * network.hidden_size)
+                like = weight.new_empty(batch_size, drives_of(network.kind) * network.hidden_size)
                 begin = _Beginning(network, first, reset_to, connection, like)
                 self._layers.append(
                     _Recorded(begin, steps, backend) if advances else _Stepped(begin)
                 )
         # Else a reset before the first step changes nothing.
         self._begins_elsewhere = any(tensor is not None for tensor in (*firsts, *fresh))
-        drives = [_drive_of(*input_layer) for input_layer, _ in self._parameters]
+        drives = [network._driver(*input_layer) for input_layer, _ in self._parameters]
         self._layers_and_drives = list(zip(self._layers, drives, strict=True))
         self._finished = False
         self._last = self._layers[-1]  # whose activities the steps return
@@ -478,14 +480,3 @@ def _alike(inputs: Tensor, taken: Tensor) -> bool:
     if not has_values(inputs) or bool((inputs - taken).abs_().amax() <= 1e-5):
         return True
     return torch.allclose(inputs, taken, rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-def _drive_of(weight: Tensor | None, *biases: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """What drives a layer's neurons, from its input, with the biases added up before: a step is little work."""
-    with torch.inference_mode(False), torch.no_grad():
-        given = [bias.detach() for bias in biases if bias is not None]
-        bias = sum(given[1:], given[0]) if given else None
-    if weight is not None:
-        # Under autocast it comes in half precision; the plastic connection keeps its own.
-        return lambda input: nn.functional.linear(input, weight, bias).to(weight.dtype)
-    return (lambda input: input) if bias is None else (lambda input: input + bias)

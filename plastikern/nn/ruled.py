@@ -12,6 +12,7 @@ from ..checks import check_positive, check_tensor, checked_lengths, lengths_on
 from ..functional import Over
 from ..network import Inputs
 from ..rules.calls import CELL
+from ..rules.cells import CELLS, PLASTIC
 from ..rules.sequences import PRE, How, Layer, Starts, run
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run_rule(
 
     drive, features, clamp = (None if x is None else in_time(x) for x in inputs)
     assert drive is not None
-    steps, batch, rows = drive.shape
+    steps, batch, _ = drive.shape
     state = dict(zip(module.State._fields, first, strict=True))
     for name, tensor in state.items():
         if tensor is None:
@@ -78,10 +79,10 @@ def run_rule(
     hidden, cell = state.pop("hidden", None), state.pop("cell", None)
     parameters, gates = dict(parameters), None
     if module.gates > 1:
-        parts = parameters.pop("w").unflatten(0, (module.gates, rows // module.gates))
-        gates = torch.cat([parts[:2], parts[3:]]).flatten(0, 1)
+        parts = parameters.pop("w").unflatten(0, (module.gates, module._posts))
+        gates = torch.cat([parts[number] for number in CELLS[module.kind].others])
         if "w" in rule.rule.taken:
-            parameters["w"] = parts[2]
+            parameters["w"] = parts[PLASTIC]
     options = over or STEP
     if options.checkpoint_every is not None:
         check_positive(owner, "checkpoint_every", options.checkpoint_every)

@@ -27,7 +27,7 @@ from ..program import (
     results_of,
     spacing,
 )
-from ..rules.cells import HISTORY
+from ..rules.cells import CELLS, PLASTIC, history_of
 from ..rules.updates import runs_backwards
 from . import fakes
 
@@ -140,7 +140,7 @@ def checkpoint_spacing(
     root, constraint = spacing(steps), plasticity.constraint
     bounded = {
         "rnn": program.nonlinearity in ("tanh", "sigmoid"),
-        "lstm": program.post in ("candidate", "hidden"),
+        **dict.fromkeys(CELLS, program.post in ("candidate", "hidden")),
         "linear": False,
     }[program.kind]
     if connection.modulator is not None and (
@@ -206,7 +206,7 @@ def operands_of(
         # The kernels know rates per connection only together with everything else per connection.
         if modulator is not None and rate is None:
             rate, scale = alpha.new_zeros(()), alpha.new_ones(())
-        shape = (connection.weight.shape[0] // program.gates, connection.weight.shape[1])
+        shape = (connection.weight.shape[0] // program.weights, connection.weight.shape[1])
         alpha = per_connection(alpha).expand(shape)
         rate, scale, fading = (
             None if tensor is None else per_connection(tensor).expand(shape)
@@ -294,7 +294,7 @@ class Recording:
     are checked by :mod:`plastikern.nn.rollout`.
 
     Args:
-        like: (B, N), an LSTM (B, 4 N): of the dtype and on the device of the drive.
+        like: (B, N), of a network with gates (B, 4 N): of the dtype and on the device of the drive.
         steps: at most so many.
     """
 
@@ -382,7 +382,8 @@ class Recording:
         """Activities (T, B, N) of the T steps so far and the last state, as a sequence returns them.
 
         Args:
-            drive: (T, B, N), an LSTM (T, B, 4 N); that of the steps: gradients go there, its numbers are not read.
+            drive: (T, B, N), of a network with gates (T, B, 4 N); that of the steps: gradients go there, its numbers
+                are not read.
             state: the first state.
             connection: the parameters.
         """
@@ -530,12 +531,15 @@ def _weight_gradient(
     plan: Plan, grad_drive: Tensor, grad_sum: Tensor | None, tensors: list[Tensor]
 ) -> Tensor:
     """Of the baseline weight: the products of what came back to every sum with what went into it, over all steps."""
-    if grad_sum is None:  # it is the drive's gradient
-        return _products(plan, grad_drive, tensors)
-    if plan.call.program.kind != "lstm":
+    program = plan.call.program
+    size = grad_drive.shape[-1] // program.gates
+    if grad_sum is not None and program.kind not in CELLS:
         return _products(plan, grad_sum, tensors)
-    grad, size = _products(plan, grad_drive, tensors), grad_sum.shape[-1]
-    grad[2 * size : 3 * size] = _products(plan, grad_sum, tensors)
+    if program.weights < program.gates:
+        grad_drive = grad_drive[..., : size * program.weights]
+    grad = _products(plan, grad_drive, tensors)
+    if grad_sum is not None:  # else it is the drive's gradient
+        grad[PLASTIC * size : (PLASTIC + 1) * size] = _products(plan, grad_sum, tensors)
     return grad
 
 
@@ -601,8 +605,8 @@ def _modulator_gradient(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tens
     )
     activity = _before(plan, tensors) if source == "previous_hidden" else output
     if source == "cell":
-        size = output.shape[-1]
-        row = HISTORY.index("cell") * size
+        size, program = output.shape[-1], plan.call.program
+        row = history_of(program.kind, program.post).index("cell") * size
         activity = tensors[plan.places["history"]][..., row : row + size]
     return grad.flatten() @ activity.flatten(0, -2)
 

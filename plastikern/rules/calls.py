@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..program import spacing
-from .cells import POSTS
+from .cells import CELLS, POSTS, carries, drives, history_of
 from .decorator import Rule
 from .programs import Program
 
-KINDS = ("rnn", "linear", "lstm")
+KINDS = ("rnn", "linear", *CELLS)
 ACTIVITIES = ("tanh", "relu", "sigmoid", "identity", "softmax")
 """In the order of csrc/generated/program.h."""
 CLAMP, GATES, CELL = "_clamp", "_gates", "_cell"
@@ -29,14 +29,15 @@ class Spec:
 
     Attributes:
         names: of the tensors that ``Sequence`` takes after drive and pre, in their order: states, what else the rule is
-            given, and what the neurons are: :data:`CLAMP` (T, B, O), bool, where the activity is the drive; of an LSTM
-            :data:`GATES` (3 N, N), recurrent weights of i, f and o, and :data:`CELL` (B, N), the first one.
-        activity: of neurons that are no LSTM's; a softmax is of all O neurons of an element.
+            given, and what the neurons are: :data:`CLAMP` (T, B, O), bool, where the activity is the drive; of a
+            network with gates :data:`GATES` (3 N, N), of a GRU (2 N, N), the recurrent weights that are not plastic,
+            and of an LSTM :data:`CELL` (B, N), the first one.
+        activity: of neurons without gates; a softmax is of all O neurons of an element.
         recurrent: whether the activities before a step are its pre.
-        kind: ``"rnn"``, ``"linear"`` or ``"lstm"``. The drive of an LSTM is (T, B, 4 N) in the order i, f, g, o, and
-            its candidate is plastic.
+        kind: ``"rnn"``, ``"linear"``, ``"lstm"`` or ``"gru"``. The drive of the latter two is (T, B, 4 N) in the order
+            of their cells' sums, and their candidate is plastic.
         target: ``"cpu"``, ``"cuda"``, or the folder of an emulator of CUDA.
-        post: of an LSTM, what the rule sees as ``y``.
+        post: of a network with gates, what the rule sees as ``y``.
         every: steps from one checkpoint to the next; None: as :func:`spacing` says.
 
     Raises:
@@ -55,7 +56,9 @@ class Spec:
     def __post_init__(self) -> None:
         """Checks that the options go together."""
         for what, value, known in (
-            ("kind", self.kind, KINDS), ("post", self.post, POSTS), ("activity", self.activity, ACTIVITIES),
+            ("kind", self.kind, KINDS),
+            ("post", self.post, CELLS[self.kind].posts if self.gated else POSTS),
+            ("activity", self.activity, ACTIVITIES),
         ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
@@ -67,15 +70,28 @@ class Spec:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f"names must differ from each other; {', '.join(twice)} stands twice")
-        if self.lstm and not (self.recurrent and {GATES, CELL} <= {*self.names}):
-            raise ValueError("an LSTM is recurrent, and is given gates and cell")
-        if self.clamps and (self.lstm or self.activity == "softmax"):
+        needed = {GATES, *([CELL] if self.carries else [])}
+        if self.gated and not (self.recurrent and needed <= {*self.names}):
+            raise ValueError(
+                f"a network of kind {self.kind!r} is recurrent, and is given gates{' and cell' * self.carries}"
+            )
+        if self.clamps and (self.gated or self.activity == "softmax"):
             raise ValueError("clamp is for neurons that have an activity each by itself")
 
     @property
-    def lstm(self) -> bool:
-        """Whether the neurons are an LSTM's."""
-        return self.kind == "lstm"
+    def gated(self) -> bool:
+        """Whether the neurons have gates."""
+        return self.kind in CELLS
+
+    @property
+    def carries(self) -> bool:
+        """Whether a cell goes on from step to step beside the activities."""
+        return carries(self.kind)
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """What is kept of each step of neurons with gates."""
+        return history_of(self.kind, self.post)
 
     @property
     def clamps(self) -> bool:
@@ -95,7 +111,7 @@ class Spec:
     @property
     def last_names(self) -> list[str]:
         """What comes out after the activities, by name: an LSTM's cell, and the states."""
-        return [*(["cell"] if self.lstm else []), *self.program.rule.states]
+        return [*(["cell"] if self.carries else []), *self.program.rule.states]
 
 
 def rows_apart(program: Program, recurrent: bool, activity: str) -> bool:
@@ -120,8 +136,8 @@ class Call:
     @cached_property
     def sizes(self) -> tuple[int, int, int, int]:
         """T, B, O, I."""
-        steps, batch, drives = self.drive.shape
-        return steps, batch, drives // (4 if self.spec.lstm else 1), self.pre.shape[-1]
+        steps, batch, width = self.drive.shape
+        return steps, batch, width // drives(self.spec.kind), self.pre.shape[-1]
 
     @property
     def rule(self) -> Rule:
@@ -148,9 +164,9 @@ class Call:
         return grad.flatten(0, 1).mT @ before.flatten(0, 1)
 
     def gates_gradient(self, grad_drive: Tensor, before: Tensor) -> Tensor:
-        """Of the recurrent weights of i, f and o, from that of the drive (T, B, 4 N)."""
-        _, _, posts, _ = self.sizes
-        of_gates = torch.cat([grad_drive[..., : 2 * posts], grad_drive[..., 3 * posts :]], -1)
+        """Of the recurrent weights that are not plastic, from that of the drive (T, B, 4 N)."""
+        blocks = grad_drive.split(self.sizes[2], -1)
+        of_gates = torch.cat([blocks[number] for number in CELLS[self.spec.kind].others], -1)
         return self.product_gradient(of_gates, before)
 
 

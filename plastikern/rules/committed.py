@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from textwrap import wrap
 
 from .. import program
-from . import cells, papers
-from .cells import ACTIVITIES
+from . import papers
+from .cells import ACTIVITIES, CELLS, PLASTIC, history_of
 from .classes import neuron_class, read_class, update_class
-from .neurons import Neuron, activity, long_short_term_memory
-from .structs import neuron_struct, read_struct, update_struct
+from .neurons import Neuron, activity, gated
+from .structs import cell_struct, neuron_struct, read_struct, update_struct
 from .updates import Read, Update, read, stem, update
 
 WRITTEN = (
@@ -78,8 +79,10 @@ def _activities() -> dict[str, Neuron]:
 def _neurons_file() -> str:
     structs = [neuron_struct(f"activity_{name}", of) for name, of in _activities().items()]
     names = " ".join(f"X({name})" for name in _activities())
-    text = _text([*structs, neuron_struct("lstm", long_short_term_memory())])
-    return f"{text}\n#define PLASTIKERN_ACTIVITIES(X) {names}\n"
+    cells_of = [cell_struct(kind, gated(kind)) for kind in CELLS]
+    text = _text([*structs, *cells_of], ['#include "program.h"'])
+    of_cells = " ".join(f"X({kind})" for kind in CELLS)
+    return f"{text}\n#define PLASTIKERN_ACTIVITIES(X) {names}\n#define PLASTIKERN_CELLS(X) {of_cells}\n"
 
 
 def _table(stems: list[str]) -> str:
@@ -120,16 +123,22 @@ def _program_file() -> str:
     activities = ", ".join(
         f"Nonlinearity::{one}" for name in program.WORDS["modulator_nonlinearity"] for one in [_one_of_each()[name]]
     )  # fmt: skip
-    rows = "".join(
-        f" : post == Post::{x} ? {cells.HISTORY.index(x)}"
-        for x in cells.POSTS
-        if x in cells.HISTORY
-    )
     lines += [
         f"constexpr Nonlinearity kModulatorNonlinearities[] = {{{activities}}};",
-        "// Rows of an LSTM's history that a post is; -1: its output. And how many rows are kept.",
-        f"PLASTIKERN_INLINE constexpr int64_t post_row(Post post) {{ return{rows[2:]} : -1; }}",
-        f"constexpr int64_t kHistoryRows[] = {{{', '.join(str(cells.history_rows(x)) for x in cells.POSTS)}}};",
+        "// Of networks with gates: the block of the drive that the plastic sum goes to; the row of the history",
+        "// that a post is, -1 for the output; how many rows are kept. Of all: blocks of N values of the drive,",
+        "// and of N rows of the recurrent weights.",
+        f"constexpr int64_t kPlastic = {PLASTIC};",
+        *_function("post_row", "Post post", {
+            f"kind == NetworkKind::{kind} && post == Post::{post}": of.history(post).index(post)
+            for kind, of in CELLS.items() for post in of.posts if post in of.history(post)
+        }, -1),
+        *_function("history_rows", "Post post", {
+            f"kind == NetworkKind::{kind} && post == Post::{post}": len(history_of(kind, post))
+            for kind, of in CELLS.items() for post in of.posts
+        }, 0),
+        *_function("drive_blocks", "", {f"kind == NetworkKind::{x}": len(of.sums) for x, of in CELLS.items()}, 1),
+        *_function("weight_blocks", "", {f"kind == NetworkKind::{x}": of.weights for x, of in CELLS.items()}, 1),
         "", "// What a key says, in its order, and by which words.",
         "constexpr const char* kWords[][9] = {",
         *(_row([name, *words], "    ") for name, words in program.WORDS.items()), "};", "",
@@ -149,6 +158,15 @@ def _program_file() -> str:
         ]  # fmt: skip
     lines.append(f"constexpr int kDifferentiable = {program.DIFFERENTIABLE};")
     return "\n".join([*lines, "", "}  // namespace plastikern", ""])
+
+
+def _function(name: str, more: str, cases: dict[str, int], other: int) -> list[str]:
+    """The value of the first case that is true."""
+    taken = ", ".join(["NetworkKind kind", *([more] if more else [])])
+    return [
+        f"PLASTIKERN_INLINE constexpr int64_t {name}({taken}) {{",
+        *(f"    if ({case}) return {value};" for case, value in cases.items()), f"    return {other};", "}",
+    ]  # fmt: skip
 
 
 def _row(words: list[str], indent: str) -> str:
@@ -176,7 +194,8 @@ def _triton_files(stems: dict[str, tuple[str, str]]) -> dict[str, str]:
     ])  # fmt: skip
     found["__init__"] = _triton_table(sorted(found))
     activities = [neuron_class(f"activity_{name}", of) for name, of in _activities().items()]
-    found["neurons"] = _module([*activities, neuron_class("lstm", long_short_term_memory())])
+    cells_of = [neuron_class(kind, gated(kind)) for kind in CELLS]
+    found["neurons"] = _module([*activities, *cells_of])
     return {f"plastikern/triton/generated/{name}.py": text for name, text in found.items()}
 
 
@@ -204,6 +223,8 @@ def _triton_table(modules: list[str]) -> str:
         "CHANGES = {", *changes, "}", "",
         "# What the sums read, by constraint.", "READS = {", *reads, "}", "",
         "# Activities by name.", "ACTIVITIES = {", *activities, "}", "",
+        "# Cells by the kind of their network.",
+        "CELLS = {", *(f'    "{kind}": neurons.{kind},' for kind in CELLS), "}", "",
     ])  # fmt: skip
 
 
@@ -220,8 +241,9 @@ def _commented(text: str, sign: str = "// ") -> list[str]:
     return wrap(text, WIDTH, initial_indent=sign, subsequent_indent=sign)
 
 
-def _text(structs: list[list[str]]) -> str:
-    found = [HEADER, *INCLUDE]
+def _text(structs: list[list[str]], includes: Iterable[str] = ()) -> str:
+    before = INCLUDE.index("", 2)
+    found = [HEADER, *INCLUDE[:before], *includes, *INCLUDE[before:]]
     for line in (line for struct in structs for line in (*struct, "")):
         indent = line[: len(line) - len(line.lstrip())] + " " * 8
         long = len(line) > WIDTH

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cells import lstm
+from .cells import CELLS, PLASTIC
 
 HIDDEN = "_hidden"
-"""The name of the activities after the step, which read-outs take: an LSTM's rule sees as y what its ``post`` says."""
+"""The name of the activities after the step, which read-outs take: with gates a rule sees as y what ``post`` says."""
 
 
 class Fired(NamedTuple):
@@ -45,19 +45,24 @@ def fired(
     return Fired(y, y, z)
 
 
-def gated(drive: Tensor, total: Tensor, gates: Tensor, cell: Tensor, post: str) -> Fired:
-    """Neurons of an LSTM, whose candidate's sum is plastic.
+def gated(
+    kind: str, drive: Tensor, total: Tensor, gates: Tensor, before: Tensor, post: str
+) -> Fired:
+    """Neurons with gates.
 
     Args:
-        drive: (B, 4 N), of the sums in the order i, f, g, o.
+        kind: of network, which names its cell.
+        drive: (B, 4 N), in the order of the cell's sums.
         total: (B, N), the plastic sum.
-        gates: (B, 3 N), the recurrent sums of i, f and o.
-        cell: (B, N), before the step.
-        post: ``"candidate"``, ``"recurrent"`` (``total``), ``"cell"`` or ``"hidden"``: what the rule sees as ``y``.
+        gates: (B, 3 N), of a GRU (B, 2 N): the other recurrent sums.
+        before: (B, N), what the cell was before the step; of a GRU, the activities.
+        post: what the rule sees as ``y``, one of the cell's posts. It sees as ``z`` the plastic sum with its drive.
     """
-    to_input, to_forget, to_candidate, to_output = drive.chunk(4, -1)
-    from_input, from_forget, from_output = gates.chunk(3, -1)
-    z = to_candidate + total
-    neuron = lstm(to_input + from_input, to_forget + from_forget, z, to_output + from_output, cell)
-    y = total if post == "recurrent" else neuron[post]
-    return Fired(neuron["hidden"], y, z, neuron["cell"])
+    cell = CELLS[kind]
+    sums = [*drive.chunk(len(cell.sums), -1)]
+    for number, recurrent in zip(cell.others, gates.chunk(len(cell.others), -1), strict=True):
+        sums[number] = sums[number] + recurrent
+    sums[PLASTIC] = sums[PLASTIC] + total
+    neuron = cell.step(*sums, before)
+    y = {"recurrent": total, **neuron}[post]
+    return Fired(neuron["hidden"], y, sums[PLASTIC], neuron.get("cell"))

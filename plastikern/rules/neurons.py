@@ -1,4 +1,4 @@
-"""What is derived of a neuron: activities and the LSTM's step, with their adjoints from what a step leaves."""
+"""What is derived of a neuron: activities and the steps of cells, with their adjoints from what a step leaves."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from .adjoint import adjoint, regrouped
-from .cells import ACTIVITIES, lstm
+from .cells import ACTIVITIES, CELLS
 from .schedule import Stage
 from .symbols import Symbol, leaf
-
-SUMS = ("input", "forget", "candidate", "output")
-"""The gates i, f, g and o of an LSTM, in the order in which their sums and activities lie."""
-OUTPUTS = ("candidate", "cell", "hidden")
 
 
 @dataclass(frozen=True)
@@ -33,21 +29,18 @@ def activity(name: str) -> Neuron:
 
 
 @cache
-def long_short_term_memory() -> Neuron:
-    """The LSTM's step from the sums of its gates and the ``cell_before``: activities of gates, ``cell`` and ``hidden``.
-    Its adjoint knows all of these but ``hidden``."""
-    sums = {f"{name}_sum": leaf(f"{name}_sum", "post") for name in SUMS}
-    cell_before = leaf("cell_before", "post")
-    after = lstm(**sums, cell=cell_before)
-    gates = {
-        name: ACTIVITIES["tanh" if name == "candidate" else "sigmoid"](sums[f"{name}_sum"])
-        for name in SUMS
-    }
-    left = {**gates, "cell": after["cell"]}
+def gated(kind: str) -> Neuron:
+    """The step of a cell, from its sums and what was ``before``: what is kept of it, and ``hidden``. Its adjoint knows
+    what is kept, and what was before; gradients come in for every post, and for what goes on."""
+    cell = CELLS[kind]
+    sums = {f"{name}_sum": leaf(f"{name}_sum", "post") for name in cell.sums}
+    before = leaf("before", "post")
+    found = cell.step(**sums, before=before)
+    left = {name: found[name] for name in cell.kept}
     return _neuron(
-        {**left, "hidden": after["hidden"]}, {**left, "cell_before": cell_before},
-        [(after[name], leaf(f"grad_{name}", "post")) for name in OUTPUTS],
-        {**sums, "cell_before": cell_before},
+        {**left, "hidden": found["hidden"]}, {**left, "before": before},
+        [(found[name], leaf(f"grad_{name}", "post")) for name in cell.posts if name in found],
+        {**sums, "before": before},
     )  # fmt: skip
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from .. import library
 from ..ops.fused import first_order
-from ..program import spacing
+from ..program import KINDS, spacing
 from . import cuda, layout
 from .adjoint import LEVELS, level
 from .calls import ACTIVITIES, CELL, GATES, Call, Fused, Spec
-from .cells import HISTORY, POSTS, history_rows
+from .cells import POSTS
 from .compiling import compiled
 from .firing import HIDDEN
 from .programs import Printed, Program
@@ -28,7 +28,7 @@ SCALARS = {torch.float32: "float", torch.float64: "double"}
 WARPS = 8
 """Of a block, as in csrc/cuda/rule.cuh."""
 MAX_GROUP = 16
-"""Elements that a worker takes through the steps of an LSTM together, at most, as in csrc/cpu/rule.h."""
+"""Elements that a worker takes through the steps of neurons with gates together, at most, as in csrc/cpu/rule.h."""
 SIDE_BY_SIDE = 6 << 20
 """Bytes that their segments take at most, where there is more than one: what stays in the caches."""
 SEGMENT = 32
@@ -61,7 +61,7 @@ class _Job(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
             "steps", "batch", "posts", "pres", "stride", "every", "read_after", "activity", "states", "totals",
-            "lstm", "post", "history_step", "history_rows", "group")),
+            "kind", "post", "history_step", "history_rows", "group")),
         ("forward", _Binding * 3), ("again", _Binding), ("backward", _Binding * 3),
         *((name, ctypes.c_void_p) for name in (
             "drive", "clamp", "gates", "cell", "sum", "z", "y", "history", "first", "state", "checkpoint", "grad_y",
@@ -186,7 +186,7 @@ class Run(Call):
         states = [
             f"{n}:checkpoints" if kind == "synapse" else n for n, kind in self.rule.states.items()
         ]
-        history = [":history"] if self.spec.lstm else []
+        history = [":history"] if self.spec.gated else []
         return [":activities", ":z", ":pre_count", ":post_count", *history, *states]
 
     @property
@@ -201,10 +201,9 @@ class Run(Call):
 
     @property
     def own_post(self) -> int | None:
-        """The row of an LSTM's history that the rule sees as y; None: the rule sees the activities."""
-        if not self.spec.lstm or self.spec.post == "hidden":
-            return None
-        return HISTORY.index(self.spec.post)
+        """The row of the history that the rule sees as y; None: the rule sees the activities."""
+        history, post = self.spec.history, self.spec.post
+        return history.index(post) if post in history else None
 
     @property
     def before(self) -> Tensor:
@@ -232,16 +231,18 @@ class Run(Call):
         job.drive = self.drive.data_ptr()
         if self.clamp is not None:
             job.clamp = self._memory(self.clamp.to(self.drive.dtype))
-        if self.spec.lstm:
-            job.lstm, job.post = 1, POSTS.index(self.spec.post)
-            job.gates, job.cell = (self._memory(self.given[name]) for name in (GATES, CELL))
+        job.kind, job.post = KINDS.index(self.spec.kind), POSTS.index(self.spec.post)
+        if self.spec.gated:
+            job.gates = self._memory(self.given[GATES])
+        if self.spec.carries:
+            job.cell = self._memory(self.given[CELL])
         job.first = packed.pointers([self.given[name] for name in self.matrices])
         return packed
 
     def _group(self, job: _Job) -> int:
-        """Elements that a worker takes through the steps together: they share every reading of an LSTM's gates, and
+        """Elements that a worker takes through the steps together: they share every reading of the gates, and
         their segments lie side by side."""
-        if not self.spec.lstm or self.spec.target != "cpu":
+        if not self.spec.gated or self.spec.target != "cpu":
             return 1
         segment = (job.every + 1) * job.states * job.posts * job.stride
         most = min(MAX_GROUP, SIDE_BY_SIDE // (max(segment, 1) * self.drive.element_size()))
@@ -255,8 +256,8 @@ class Run(Call):
         return self.held[-1].data_ptr()
 
     def _bind_history(self, job: _Job) -> None:
-        """Of an LSTM, the gates, cells and sums of its steps."""
-        if self.spec.lstm:
+        """Of neurons with gates, what is kept of their steps."""
+        if self.spec.gated:
             history = self.kept[":history"]
             job.history, job.history_step = history.data_ptr(), history.stride(0)
             job.history_rows = history.shape[2]
@@ -333,8 +334,8 @@ class Run(Call):
             kept[":activities"][0] = self.pre
         kept[":z"], kept[":sum"] = new(steps, batch, posts), new(batch, posts)
         kept[":pre_count"], kept[":post_count"] = (new(1).fill_(size) for size in (pres, posts))
-        if self.spec.lstm:
-            rows = history_rows(self.spec.post)
+        if self.spec.gated:
+            rows = len(self.spec.history)
             # What nobody asks for again is written over by the next step.
             of_steps = new(steps if keep else min(steps, 1), batch, rows, posts)
             kept[":history"] = of_steps if keep else of_steps.expand(steps, -1, -1, -1)
@@ -381,7 +382,9 @@ class Run(Call):
         """After a forward pass, what comes out of it: the activities and what is last, as views."""
         steps, _, _, pres = self.sizes
         cell = (
-            [self.kept[":history"][steps - 1, :, HISTORY.index("cell")]] if self.spec.lstm else []
+            [self.kept[":history"][steps - 1, :, self.spec.history.index("cell")]]
+            if self.spec.carries
+            else []
         )
         states = [
             self.kept[name][..., :pres] if kind == "synapse" else self.kept[name][-1]
@@ -431,7 +434,7 @@ class Run(Call):
         job.grad_sum = grads[":sum"].data_ptr()
         if self.own_post is not None:
             job.grad_post = grads[":seen"].data_ptr()
-        if self.spec.lstm:
+        if self.spec.carries:
             job.grad_cell = grads[":cell"].data_ptr()
         job.checkpoint = packed.pointers(
             [self.kept[f"{name}:checkpoints"] for name in self.matrices]
@@ -473,9 +476,9 @@ class Run(Call):
         grads[":before"] = activities[:steps] if recurrent else grads[":pre"]
         grads[":seen"] = grads[":outputs"] if self.own_post is None else zeros(steps, batch, posts)
         # That of the drive is that of the sum, where nothing else reaches the drive.
-        apart = self.spec.lstm or self.clamp is not None
+        apart = self.spec.gated or self.clamp is not None
         grads[":sum"] = zeros(steps, batch, posts) if apart else grads[":drive"]
-        if self.spec.lstm:
+        if self.spec.carries:
             grads[":cell"] = self.drive.new_zeros(batch, posts)
             if (of_cell := last["cell"]) is not None:
                 grads[":cell"].copy_(of_cell)
@@ -503,8 +506,9 @@ class Run(Call):
                 total = totals[at : at + lines.numel()].view(lines.shape)
                 total = total[:, : self.sizes[3]] if lines.dim() == 2 else total
                 grads[name] = total.to(like.dtype).view(like.shape)
-        if self.spec.lstm:
+        if self.spec.gated:
             grads[GATES] = self.gates_gradient(grads[":drive"], self.before)
+        if self.spec.carries:
             grads[CELL] = grads[":cell"]
 
     def _backward_slot(self, name: str, of: str, variant: str, grads: dict[str, Tensor]) -> _Source:

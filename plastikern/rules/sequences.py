@@ -24,6 +24,7 @@ from ..episodes import Resets, chosen, resets_of
 from ..reference import ACTIVATIONS
 from . import cuda
 from .calls import ACTIVITIES, CELL, CLAMP, GATES, Spec, rows_apart, target_of
+from .cells import CELLS, carries, drives
 from .compiling import CompilationError, compiled
 from .decorator import GRANULARITIES, Rule, granular_shape, kind_shape
 from .firing import Fired, fired, gated
@@ -146,8 +147,8 @@ class How(NamedTuple):
     """Options of a call.
 
     Attributes:
-        kind: ``"rnn"``, ``"linear"`` or ``"lstm"``.
-        post: what an LSTM's rule takes as ``y``.
+        kind: ``"rnn"``, ``"linear"``, ``"lstm"`` or ``"gru"``.
+        post: what the rule of a network with gates takes as ``y``.
         every: spacing of checkpoints, or None.
     """
 
@@ -162,7 +163,8 @@ class Layer(NamedTuple):
     """A rule with the tensors of a layer under it.
 
     Attributes:
-        gates, cell: of an LSTM, recurrent weights (3 N, N) of the gates i, f and o, and the first cell (B, N).
+        gates: of a network with gates, its recurrent weights that are not plastic (3 N, N), of a GRU (2 N, N).
+        cell: the first one of an LSTM (B, N).
     """
 
     rule: Rule
@@ -196,7 +198,7 @@ def run(
         narrow = output.to(drive.dtype), None if cell is None else cell.to(drive.dtype)
         return *narrow, last
     rule, granularities, parameters, clamp, gates, cell = layer
-    posts = drive.shape[-1] // (4 if how.kind == "lstm" else 1)
+    posts = drive.shape[-1] // drives(how.kind)
     of_use = _checked(rule, drive, pre, state, parameters, signals, granularities, posts)
     if starts is not None and _backend(rule, drive, how.backend) != "reference":
         return _of_episodes(layer, drive, pre, state, signals, lengths, how, starts)
@@ -205,7 +207,7 @@ def run(
         running = running_steps(lengths, len(drive), drive.device)
         rule = rule.with_lengths
         drive, pre, signals = _held(running, drive, pre, signals)
-        if how.kind == "lstm":
+        if carries(how.kind):
             drive = _closed(running, drive)
         elif pre.dim() == 2 and how.activity in UNBOUNDED:
             drive, clamp = _resting(running, drive, clamp)
@@ -318,7 +320,7 @@ def _named(rule: Rule, how: How, found: Iterable[Tensor]) -> tuple[Tensor, Tenso
     """What a sequence returns, in its places; what it keeps besides is left out."""
     output, *rest = found
     # torch.compile of PyTorch 2.11 takes the rest for a tuple.
-    if how.kind == "lstm":
+    if carries(how.kind):
         return output, rest[0], dict(zip(rule.states, rest[1:], strict=False))
     return output, None, dict(zip(rule.states, rest, strict=False))
 
@@ -432,8 +434,7 @@ def _by_torch(
     how: How, starts: Starts | None = None,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
     """All steps on the reference, of what :func:`_run` is given."""
-    lstm = how.kind == "lstm"
-    posts = drive.shape[-1] // (4 if lstm else 1)
+    posts = drive.shape[-1] // drives(how.kind)
     states = {name: given[name] for name in rule.states}
     parameters = {
         name: given[name].unsqueeze(-1) if kind_of == "post" else given[name]
@@ -441,7 +442,7 @@ def _by_torch(
     }
     clamps = given.get(CLAMP)
     outputs = []
-    active, cell = pre, given[CELL] if lstm else None
+    active, cell = pre, given.get(CELL)
     fresh, begins = ({}, None) if starts is None else (starts.fresh, starts.resets.on_device())
     for t in range(drive.shape[0]):
         if begins is not None:
@@ -452,9 +453,9 @@ def _by_torch(
         x = active if pre.dim() == 2 else pre[t]
 
         def neurons(total: Tensor, t: int = t, x: Tensor = x, cell: Tensor | None = cell) -> Fired:
-            if lstm:
-                assert cell is not None
-                return gated(drive[t], total, x @ given[GATES].mT, cell, how.post)
+            if how.kind in CELLS:
+                before = x if cell is None else cell
+                return gated(how.kind, drive[t], total, x @ given[GATES].mT, before, how.post)
             clamp = None if clamps is None else clamps[t]
             return fired(drive[t], total, ACTIVATIONS[how.activity], clamp)
 

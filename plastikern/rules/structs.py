@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from .cells import CELLS
 from .neurons import Neuron
 from .printers import CPP, statements
 from .schedule import Stage
@@ -162,6 +164,22 @@ def neuron_struct(name: str, neuron: Neuron) -> list[str]:
     return _struct(name, lines)
 
 
+def cell_struct(kind: str, neuron: Neuron) -> list[str]:
+    """The struct of a cell's step. Its visitors name the members by their place: sums, what is kept in the records of
+    either function, gradients of sums; and by their Post gradients that may come in for them."""
+    cell = CELLS[kind]
+    posts = [name for name in cell.posts if f"grad_{name}" in neuron.adjoint.inputs]
+    return _struct(kind, [
+        f"static constexpr int drives = {len(cell.sums)}, weights = {cell.weights}, kept_rows = {len(cell.kept)};",
+        f"static constexpr bool carries = {_truth(cell.carries)};",
+        *_visitor("sums", [f"{name}_sum" for name in cell.sums]),
+        *_visitor("kept", cell.kept),
+        *_visitor("grads", [f"grad_{name}_sum" for name in cell.sums]),
+        *_visitor("posts", [f"grad_{name}" for name in posts], [f"Post::{name}" for name in posts]),
+        *(line.removeprefix(INDENT) for line in neuron_struct(kind, neuron)[1:-1]),
+    ])  # fmt: skip
+
+
 def _members(names: Iterable[str], of: Callable[[str], str]) -> str:
     return _braces(map(of, names))
 
@@ -194,8 +212,11 @@ def _record(name: str, members: Iterable[str], *lines: str) -> list[str]:
     return ["template <typename V>", f"struct {name} {{", *(INDENT + line for line in inside), "};"]
 
 
-def _visitor(name: str, members: Iterable[str]) -> list[str]:
-    calls = " ".join(f"f({place}, a.{member}...);" for place, member in enumerate(members))
+def _visitor(name: str, members: Sequence[str], keys: Iterable[Any] | None = None) -> list[str]:
+    places = range(len(members)) if keys is None else keys
+    calls = " ".join(
+        f"f({key}, a.{member}...);" for key, member in zip(places, members, strict=True)
+    )
     return [
         "template <class F, class... A>",
         f"static PLASTIKERN_INLINE void {name}(const F& f, A&... a) {{", f"{INDENT}{calls}", "}",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..network import State
+from ..rules.cells import PLASTIC
 from . import graphs
 from .alpha import plastic_alpha_gradient
 from .call import Call
@@ -63,13 +64,12 @@ def forward_by_steps(
 ) -> None:  # fmt: skip
     """Launches for every step, a graph where they come again."""
     size, options = call.sizes, call.options
-    lstm = options.kind == "lstm"
     # The steps need them of each other: where they are not kept, the row of one step does.
-    if lstm and activities.history.data is None:
+    if options.gated and activities.history.data is None:
         activities = activities._replace(history=sequence_of(call.new(size.B, size.H), 0, size.H))
     if options.modulated and activities.modulators.data is None:
         activities = activities._replace(modulators=sequence_of(call.new(size.B), 0, 1))
-    sums = call.new(4 if lstm else 1, size.B, size.O)
+    sums = call.new(options.weights, size.B, size.O)
     graphs.run(
         forward_steps, Given(call.inputs, call.first, call.parameters), activities, last, checkpoints, sums, size,
         options, every, device=call.like.device, steps=size.T,
@@ -182,7 +182,7 @@ def backward_by_steps(
     segment = call.traces(max(min(every, size.T) - 1, 0))
     vectors, parts = (size.B, size.O), (programs, size.B, size.I)
     waiting = Waiting(
-        sums=call.new(4 if options.kind == "lstm" else 1, *vectors), cell=call.new(*vectors), before=call.new(*vectors),
+        sums=call.new(options.weights, *vectors), cell=call.new(*vectors), before=call.new(*vectors),
         pres=call.new(*parts), total=call.new(*parts[1:]), changes=call.new(*parts), post=call.new(*vectors),
         modulator=call.new(*parts[:2]),
     )  # fmt: skip
@@ -199,8 +199,8 @@ def alpha_gradient(call: Call, activities: Activities, grads: Gradients) -> Tens
     grad_sum = grads.sum
     if grad_sum.data is None:
         grad_sum = grads.drive
-        if options.kind == "lstm":
-            grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, 2 * size.O, size.O))
+        if options.gated:
+            grad_sum = grad_sum._replace(data=grad_sum.data.narrow(-1, PLASTIC * size.O, size.O))
     tile = alpha_tile(options)
     tiles = -(-size.O // tile["ROWS"]), -(-size.I // tile["COLUMNS"])
     parts = max(1, min(size.B, ALPHA_PROGRAMS // (tiles[0] * tiles[1])))

@@ -18,7 +18,7 @@ RESIDENT_BYTES = 64 << 10
 keeps them, and as many eligibility traces, in registers."""
 TILE_BYTES = 16 << 10
 """Of the traces of one kind that a program takes at once: rows of them in a step, columns where it serves all steps.
-An LSTM, with four weights a synapse, takes half of it: else registers would be spilled."""
+One with gates, with three or four weights a synapse, takes half of it: else registers would be spilled."""
 ALPHA_TILE = (16, 64)
 """Rows and columns of which a program computes the gradient of alpha."""
 BYTES_PER_THREAD = 64
@@ -72,7 +72,7 @@ def resident(options: Options) -> bool:
 
 def tile_elements(options: Options) -> int:
     """Synapses that a program takes at once."""
-    return TILE_BYTES // item_size(options) // (2 if options.kind == "lstm" else 1)
+    return TILE_BYTES // item_size(options) // (2 if options.gated else 1)
 
 
 def rows_of_step(options: Options) -> int:

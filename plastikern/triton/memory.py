@@ -150,7 +150,7 @@ def pre_of(t, b, columns, inputs, first, activities, network: tl.constexpr):
 
 @triton.jit
 def post_of(t, b, rows, activities, network: tl.constexpr):
-    if network.kind == "lstm" and network.post != "hidden":
+    if network.post_in_history >= 0:
         history = at(activities.history, t, b) + network.post_in_history
         post = load_vector(history, rows, network.posts, network)
     else:

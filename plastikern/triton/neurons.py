@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .arithmetic import exponential
-from .memory import at, load_first, load_vector
+from .memory import activity_before, at, load_first, load_vector
 
 
 @triton.jit
@@ -37,13 +37,23 @@ def activity_adjoint(y, grad, network: tl.constexpr):
 
 @triton.jit
 def cell_before(t, b, rows, first, activities, network: tl.constexpr):
-    if t > 0:
-        cell = load_vector(
-            at(activities.history, t - 1, b) + 4 * network.posts, rows, network.posts, network
-        )
+    """What a cell was before step t: of a GRU, the activities."""
+    if network.carries:
+        if t > 0:
+            cell = load_vector(
+                at(activities.history, t - 1, b) + network.drives * network.posts, rows, network.posts, network
+            )  # fmt: skip
+        else:
+            cell = load_first(first.cell, b, rows, network.posts, network)
     else:
-        cell = load_first(first.cell, b, rows, network.posts, network)
+        cell = activity_before(t, b, rows, first.hidden, activities, network)
     return cell
+
+
+@triton.jit
+def part(row, rows, PART: tl.constexpr, network: tl.constexpr):
+    """Block PART of a row of blocks."""
+    return load_vector(row + PART * network.posts, rows, network.posts, network)
 
 
 @triton.jit
@@ -55,34 +65,43 @@ def store_vector(sequence, t, b, rows, value, network: tl.constexpr, PART: tl.co
 def neurons_forward(t, b, rows, total, gates, cell, inputs, activities, network: tl.constexpr):
     """Activities, cell and post of step t, all but the post written too.
 
-    ``total``: the connection's sums; ``gates``: those of an LSTM's gates i, f and o; ``cell``: before the step.
+    ``total``: the connection's sums; ``gates``: the other recurrent sums; ``cell``: before the step, of a GRU the
+    activities.
     """
     here = rows < network.posts
     drive = at(inputs.drive, t, b)
-    if network.kind == "lstm":
-        input_gate, forget_gate, candidate, output_gate, cell, active = network.lstm.forward(
-            load_vector(drive, rows, network.posts, network) + gates[0],
-            load_vector(drive + network.posts, rows, network.posts, network) + gates[1],
-            load_vector(drive + 2 * network.posts, rows, network.posts, network) + total,
-            load_vector(drive + 3 * network.posts, rows, network.posts, network) + gates[2],
-            cell,
-        )
+    if network.gated:
+        first, second = part(drive, rows, 0, network), part(drive, rows, 1, network)
+        plastic, last = part(drive, rows, 2, network), part(drive, rows, 3, network)
+        if network.weights == 4:
+            last += gates[2]
+        if network.kind == "lstm":
+            first, second, plastic, last, cell, active = network.cell.forward(
+                first + gates[0], second + gates[1], plastic + total, last, cell
+            )
+            candidate, recurrent = plastic, total
+        else:
+            first, second, plastic, last, active = network.cell.forward(
+                first + gates[0], second + gates[1], plastic + total, last, cell
+            )
+            cell, candidate, recurrent = active, last, plastic
         if network.post == "candidate":
             post = candidate
         elif network.post == "recurrent":
-            post = total
+            post = recurrent
         elif network.post == "cell":
             post = cell
         else:
             post = active
         if activities.history.data is not None:
-            store_vector(activities.history, t, b, rows, input_gate, network, 0)
-            store_vector(activities.history, t, b, rows, forget_gate, network, 1)
-            store_vector(activities.history, t, b, rows, candidate, network, 2)
-            store_vector(activities.history, t, b, rows, output_gate, network, 3)
-            store_vector(activities.history, t, b, rows, cell, network, 4)
-            if network.post == "recurrent":
-                store_vector(activities.history, t, b, rows, total, network, 5)
+            store_vector(activities.history, t, b, rows, first, network, 0)
+            store_vector(activities.history, t, b, rows, second, network, 1)
+            store_vector(activities.history, t, b, rows, plastic, network, 2)
+            store_vector(activities.history, t, b, rows, last, network, 3)
+            if network.carries:
+                store_vector(activities.history, t, b, rows, cell, network, 4)
+                if network.post == "recurrent":
+                    store_vector(activities.history, t, b, rows, total, network, 5)
     else:
         driven = load_vector(drive, rows, network.posts, network)
         active = activity(driven + total, here, network)
@@ -123,11 +142,11 @@ def neurons_backward(
     t, b, rows, grad_hidden, grad_cell, grad_post, grad_modulator, inputs, first, parameters, activities, grads,
     network: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the connection's sums, of an LSTM's other gates' sums, of the cell and of the activities before.
+    """Gradients of the connection's sums, of the other recurrent sums, of the cell and of the activities before.
 
     ``grad_hidden`` holds what later steps gave, ``grad_post`` and ``grad_modulator`` what the change of the traces did.
     Gradients of the drive, of the sums and of what goes into the modulator's nonlinearity are written. Of the
-    activities before, only what comes through the modulator is given.
+    activities before, what comes through sums is not given.
     """
     here = rows < network.posts
     active = load_vector(at(activities.output, t, b), rows, network.posts, network)
@@ -147,32 +166,37 @@ def neurons_backward(
             grad_cell += through
         else:
             grad_before += through
-    if network.kind == "lstm":
+    if network.gated:
         history = at(activities.history, t, b)
-        input_gate = load_vector(history, rows, network.posts, network)
-        forget_gate = load_vector(history + network.posts, rows, network.posts, network)
-        candidate = load_vector(history + 2 * network.posts, rows, network.posts, network)
-        output_gate = load_vector(history + 3 * network.posts, rows, network.posts, network)
-        cell = load_vector(history + 4 * network.posts, rows, network.posts, network)
+        of_first, of_second = part(history, rows, 0, network), part(history, rows, 1, network)
+        of_plastic, of_last = part(history, rows, 2, network), part(history, rows, 3, network)
         before = cell_before(t, b, rows, first, activities, network)
-        grad_candidate = tl.zeros(rows.shape, network.dtype)
+        grad_candidate, grad_recurrent = tl.zeros_like(before), tl.zeros_like(before)
         if network.post == "hidden":
             grad_hidden += grad_post
         elif network.post == "cell":
             grad_cell += grad_post
         elif network.post == "candidate":
             grad_candidate = grad_post
-        grad_input, grad_forget, grad_total, grad_output, grad_cell = network.lstm.adjoint(
-            input_gate, forget_gate, candidate, output_gate, cell, before,
-            grad_candidate, grad_cell, grad_hidden,
-        )  # fmt: skip
-        store_vector(grads.drive, t, b, rows, grad_input, network, 0)
-        store_vector(grads.drive, t, b, rows, grad_forget, network, 1)
+        else:
+            grad_recurrent = grad_post
+        if network.kind == "lstm":
+            cell = part(history, rows, 4, network)
+            grad_first, grad_second, grad_total, grad_last, grad_cell = network.cell.adjoint(
+                of_first, of_second, of_plastic, of_last, cell, before, grad_candidate, grad_cell, grad_hidden
+            )  # fmt: skip
+        else:
+            grad_first, grad_second, grad_total, grad_last, through = network.cell.adjoint(
+                of_first, of_second, of_plastic, of_last, before, grad_candidate, grad_recurrent, grad_hidden
+            )  # fmt: skip
+            grad_before += through
+        store_vector(grads.drive, t, b, rows, grad_first, network, 0)
+        store_vector(grads.drive, t, b, rows, grad_second, network, 1)
         store_vector(grads.drive, t, b, rows, grad_total, network, 2)
-        store_vector(grads.drive, t, b, rows, grad_output, network, 3)
-        if network.post == "recurrent":
-            grad_total += grad_post
-        gates = grad_input, grad_forget, grad_output
+        store_vector(grads.drive, t, b, rows, grad_last, network, 3)
+        if network.kind == "lstm" and network.post == "recurrent":
+            grad_total += grad_recurrent
+        gates = grad_first, grad_second, grad_last
     else:
         grad_hidden += grad_post
         grad_total = activity_adjoint(active, grad_hidden, network)

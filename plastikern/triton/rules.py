@@ -95,14 +95,15 @@ class Run(Call):
 
     def cell_before(self, t: int) -> Tensor | None:
         """An LSTM's cell before step t."""
-        if not self.spec.lstm:
+        if not self.spec.carries:
             return None
         return self.given[CELL] if t == 0 else self.left[t - 1].cell
 
     def fire(self, t: int, drive: Tensor, total: Tensor, x: Tensor, cell: Tensor | None) -> Fired:
         """The neurons at step t, from the plastic sums."""
-        if cell is not None:
-            return gated(drive, total, x @ self.given[GATES].mT, cell, self.spec.post)
+        if self.spec.gated:
+            gates, before = x @ self.given[GATES].mT, x if cell is None else cell
+            return gated(self.spec.kind, drive, total, gates, before, self.spec.post)
         clamp = None if self.clamp is None else self.clamp[t]
         return fired(drive, total, ACTIVATIONS[self.spec.activity], clamp)
 
@@ -181,10 +182,12 @@ class Run(Call):
         of_state = {name: last[name].clone() for name in self.rule.states}
         # Of what each step has left; the rule's y of its own, beside the activity.
         of_left = [
-            Fired(grad.clone(), zeros(grad), zeros(grad), zeros(grad) if self.spec.lstm else None)
+            Fired(
+                grad.clone(), zeros(grad), zeros(grad), zeros(grad) if self.spec.carries else None
+            )
             for grad in upstream
         ]
-        cell = last["cell"].clone() if self.spec.lstm else None
+        cell = last["cell"].clone() if self.spec.carries else None
         of_total = zeros(upstream)
         matrices: dict[str, Tensor] = {}
         segment: dict[int, dict[str, Tensor]] = {}
@@ -241,8 +244,9 @@ class Run(Call):
             pre = torch.stack([self.pre, *(each.output for each in self.left[:-1])])
         if self.program.multiplies:
             grads["w"] = self.product_gradient(of_total, pre)
-        if cell is not None:
+        if self.spec.gated:
             grads[GATES] = self.gates_gradient(grads[":drive"], pre)
+        if cell is not None:
             grads[CELL] = cell
         return grads | of_state
 

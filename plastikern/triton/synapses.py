@@ -11,9 +11,9 @@ from .memory import coefficient, load_matrix
 
 @triton.jit
 def weight_of(GATE: tl.constexpr, tile, parameters, network: tl.constexpr):
-    """The baseline weight of a gate i, f, g or o of an LSTM; of other networks, that of the connection."""
+    """The baseline weight of a recurrent sum of neurons with gates; of other networks, that of the connection."""
     weight = parameters.weight
-    if network.kind == "lstm":
+    if network.gated:
         weight += GATE * network.matrix
     return load_matrix(weight, tile, network)
 
@@ -40,12 +40,15 @@ def excitation(trace, tile, pre, parameters, network: tl.constexpr):
 
 @triton.jit
 def add_gate_sums(sums, tile, pre, parameters, network: tl.constexpr):
-    """Sums of an LSTM's gates i, f and o, added to those of other columns."""
-    if network.kind == "lstm":
+    """The recurrent sums that are not plastic, added to those of other columns."""
+    if network.gated:
+        last = sums[2]
+        if network.weights == 4:
+            last += tl.sum(weight_of(3, tile, parameters, network) * pre[None, :], 1)
         sums = (
             sums[0] + tl.sum(weight_of(0, tile, parameters, network) * pre[None, :], 1),
             sums[1] + tl.sum(weight_of(1, tile, parameters, network) * pre[None, :], 1),
-            sums[2] + tl.sum(weight_of(3, tile, parameters, network) * pre[None, :], 1),
+            last,
         )
     return sums
 
@@ -58,8 +61,9 @@ def excitation_adjoint(
     alpha, weight = alpha_of(tile, parameters, network), weight_of(2, tile, parameters, network)
     row = read_of_rows(alpha, grad_total, network)
     grad_trace, grad_pre = network.read.adjoint(row, weight, alpha, trace, pre[None, :], grad_trace)
-    if network.kind == "lstm":
+    if network.gated:
         grad_pre = tl.fma(gates[0][:, None], weight_of(0, tile, parameters, network), grad_pre)
         grad_pre = tl.fma(gates[1][:, None], weight_of(1, tile, parameters, network), grad_pre)
-        grad_pre = tl.fma(gates[2][:, None], weight_of(3, tile, parameters, network), grad_pre)
+        if network.weights == 4:
+            grad_pre = tl.fma(gates[2][:, None], weight_of(3, tile, parameters, network), grad_pre)
     return grad_trace, tl.sum(grad_pre, 0)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..network import State
-from ..rules.cells import HISTORY
+from ..rules.cells import carries, drives, history_of, weights
 from . import arithmetic, generated
-from .generated import ACTIVITIES, CHANGES, READS, neurons
+from .generated import ACTIVITIES, CELLS, CHANGES, READS
 
 # Tensors on the host, pointers in a kernel; None is known at compilation, so that a kernel asks for no flags.
 Data = Any
@@ -48,7 +48,7 @@ def sequence_of(data: Data, step: int, element: int) -> Sequence:
 
 
 class Inputs(NamedTuple):
-    """What a sequence is given: ``drive`` (T, B, O), of an LSTM (T, B, 4 O); ``features`` (T, B, I) of a layer."""
+    """What a sequence is given: ``drive`` (T, B, O), with gates (T, B, 4 O); ``features`` (T, B, I) of a layer."""
 
     drive: Sequence
     features: Sequence
@@ -70,8 +70,7 @@ class Parameters(NamedTuple):
 
 
 class Activities(NamedTuple):
-    """What a forward pass leaves, step by step: ``history`` has the gates i, f, g, o of an LSTM after their
-    nonlinearity, its cell and, where that is the post, the candidate's recurrent sum."""
+    """What a forward pass leaves, step by step: ``history`` has what is kept of a cell (plastikern/rules/cells.py)."""
 
     output: Sequence
     history: Sequence
@@ -193,9 +192,29 @@ class Options:
         return ACTIVITIES[self.modulator_nonlinearity]
 
     @property
-    def lstm(self) -> Any:
-        """The printed functions of an LSTM's neuron."""
-        return neurons.lstm
+    def gated(self) -> bool:
+        """Whether the neurons have gates."""
+        return self.kind in CELLS
+
+    @property
+    def carries(self) -> bool:
+        """Whether a cell goes on from step to step beside the activities."""
+        return carries(self.kind)
+
+    @property
+    def drives(self) -> int:
+        """Values of the drive per neuron."""
+        return drives(self.kind)
+
+    @property
+    def weights(self) -> int:
+        """Rows of recurrent weights per neuron: with gates, sums of which one is plastic."""
+        return weights(self.kind)
+
+    @property
+    def cell(self) -> Any:
+        """The printed functions of a neuron with gates."""
+        return CELLS[self.kind]
 
     @property
     def read(self) -> Any:
@@ -221,8 +240,9 @@ class Options:
 
     @property
     def post_in_history(self) -> int:
-        """Where an LSTM's post lies in a row of its history, unless it is the output."""
-        return HISTORY.index(self.post) * self.posts if self.post in HISTORY else 0
+        """Where the post lies in a row of the history; -1: it is the output."""
+        history = history_of(self.kind, self.post)
+        return history.index(self.post) * self.posts if self.post in history else -1
 
     @property
     def recurrent(self) -> bool:
@@ -249,10 +269,10 @@ def kinds(traces: Tensor) -> State:
 class Waiting(NamedTuple):
     """What the launches of a backward pass by steps hand to each other; P programs share the rows of an element.
 
-    Of the neurons: gradients of a step's ``sums`` (1, B, O), of an LSTM (4, B, O), of the ``cell`` (B, O), and of the
-    activities ``before`` it (B, O) as far as the modulator gave them. Of the synapses: gradients of pre, ``pres``
-    (P, B, I) and their ``total`` (B, I); those that the ``changes`` of the traces gave, which wait for the step to be
-    read (P, B, I); gradients of ``post`` (B, O) and ``modulator`` (P, B).
+    Of the neurons: gradients of a step's ``sums`` (1, B, O), with gates (3 or 4, B, O), of the ``cell`` (B, O), and of
+    the activities ``before`` it (B, O) as far as they do not come through sums. Of the synapses: gradients of pre,
+    ``pres`` (P, B, I) and their ``total`` (B, I); those that the ``changes`` of the traces gave, which wait for the
+    step to be read (P, B, I); gradients of ``post`` (B, O) and ``modulator`` (P, B).
     """
 
     sums: Data

@@ -14,7 +14,7 @@ from benchmarks.workloads import WORKLOADS, Workload, rules, small, workload_nam
 
 # One of each network.
 NAMES = (
-    "tiny", "maze", "maze-act", "cue-reward", "lm-small", "lm-large", "omniglot-head",
+    "tiny", "maze", "maze-act", "cue-reward", "lm-small", "lm-large", "gru", "omniglot-head",
     "rule-hebb", "rule-A3", "rule-A5", "rule-A8",
 )  # fmt: skip
 SMALL: list[Workload] = [small(workload_named(name)) for name in NAMES]

@@ -72,7 +72,7 @@ class Drawn {
                             : Sequence<T>{data, n.batch * size, size};
     }
     int64_t cells() const { return n.batch * n.posts; }
-    int64_t drive_size() const { return n.posts * (n.kind == NetworkKind::lstm ? 4 : 1); }
+    int64_t drive_size() const { return n.posts * drive_blocks(n.kind); }
     const std::string& name() const { return name_; }
 
     Network<S> n{};
@@ -85,14 +85,14 @@ class Drawn {
 
    private:
     void draw_options(bool large) {
-        n.kind = static_cast<NetworkKind>(draw_.below(3));
+        n.kind = static_cast<NetworkKind>(draw_.below(4));
         n.rule = draw_.below(kRuleCount);
         n.steps = large ? draw_.of({1, 5, 12}) : draw_.of({0, 1, 2, 5, 5});
         n.batch = large ? draw_.of({1, 3, 30}) : draw_.of({1, 3});
         n.posts = large ? draw_.of({33, 100, 257, 600}) : draw_.of({1, 5, 33});
         n.pres = n.recurrent() ? n.posts : large ? draw_.of({37, 300}) : draw_.of({1, 4, 37});
         n.checkpoint_every = draw_.below(4);
-        n.nonlinearity = n.kind == NetworkKind::lstm
+        n.nonlinearity = n.has_gates()
                              ? Nonlinearity::tanh
                              : static_cast<Nonlinearity>(draw_.below(n.recurrent() ? 4 : 5));
         // Without a bound, sums over many neurons grow.
@@ -100,6 +100,7 @@ class Drawn {
             (n.nonlinearity == Nonlinearity::relu || n.nonlinearity == Nonlinearity::identity))
             n.nonlinearity = Nonlinearity::tanh;
         n.post = static_cast<Post>(draw_.below(4));
+        if (n.has_gates() && n.history_size() == 0) n.post = Post::hidden;
     }
     // Rule hebb, constraint clip, as benchmarks/workloads has them.
     void draw_maze() {
@@ -135,9 +136,9 @@ class Drawn {
         c.pres = n.pres;
         c.layout = maze ? Layout::alpha_per_synapse : static_cast<Layout>(draw_.below(3));
         const double size = 0.8 / std::sqrt(static_cast<double>(n.pres));
-        const int64_t rows = n.kind == NetworkKind::lstm ? 4 * n.posts : n.posts;
+        const int64_t rows = weight_blocks(n.kind) * n.posts;
         n.gates = uniform("weight", rows * n.pres, -size, size);
-        c.weight = {n.gates + (n.kind == NetworkKind::lstm ? 2 * n.synapses() : 0), n.pres};
+        c.weight = {n.gates + (n.has_gates() ? kPlastic * n.synapses() : 0), n.pres};
         c.alpha = coefficients("alpha", c.layout != Layout::per_neuron, -size, size);
         const bool per_synapse = c.layout == Layout::per_synapse;
         // Many connections that change fast amplify what rounding does.
@@ -225,7 +226,7 @@ inline Outputs<S> outputs(const Drawn& drawn, Tensors& tensors) {
     const auto take = [&](const char* name, int64_t count) { return tensors.take<S>(name, count); };
     Outputs<S> out{};
     out.activities.output = drawn.sequence(take("output", rows * n.posts), n.posts);
-    if (lstm)
+    if (n.has_gates())
         out.activities.history =
             drawn.sequence(take("kept: history", rows * n.history_size()), n.history_size());
     if (n.modulator) out.activities.modulators = drawn.sequence(take("kept: modulators", rows), 1);

@@ -57,7 +57,7 @@ def test_every_variant_equals_the_reference(case: Case, kind: tuple[str, str], w
 # Under unit_rows alone all traces stay bounded, whatever the rates.
 @settings(max_examples=400)
 @given(
-    case=st.one_of(cases("rnn"), cases("lstm"), cases("linear")),
+    case=st.one_of(cases("rnn"), cases("lstm"), cases("gru"), cases("linear")),
     way=st.sampled_from(WAYS),
     kind=st.sampled_from([kind for kind in KINDS if "unit_rows" in kind]),
 )

@@ -16,6 +16,8 @@ from torch.utils import _pytree
 import plastikern
 from plastikern import (
     Coefficient,
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -87,7 +89,7 @@ def same(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticLinear])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticGRU, PlasticLinear])
 def test_hebbs_rule_written_by_oneself_is_the_librarys_in_every_network(
     kind: Any, batch_first: bool
 ) -> None:
@@ -101,7 +103,9 @@ def test_hebbs_rule_written_by_oneself_is_the_librarys_in_every_network(
         same(outcome(own, given, **options), outcome(ours, given, **options))
 
 
-@pytest.mark.parametrize("kind", [PlasticRNNCell, PlasticLSTMCell, PlasticLinearCell])
+@pytest.mark.parametrize(
+    "kind", [PlasticRNNCell, PlasticLSTMCell, PlasticGRUCell, PlasticLinearCell]
+)
 def test_cells_under_a_rule_take_the_steps_of_the_librarys(kind: Any) -> None:
     rules = on_kernels_of_its_own(hebb.use()), Plasticity()
     own, ours = (kind(FEATURES, NEURONS, plasticity=p, **DOUBLE) for p in rules)

@@ -19,7 +19,7 @@ from plastikern.network import Connection, Inputs, State
 from plastikern.program import Program as Network
 from plastikern.rules import running
 from plastikern.rules.calls import CELL, CLAMP, GATES
-from plastikern.rules.cells import POSTS
+from plastikern.rules.cells import CELLS, drives, weights
 from plastikern.rules.programs import Program
 from plastikern.rules.running import Run, Sequence, Spec
 from plastikern.rules.sequences import How, _by_torch
@@ -33,7 +33,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rnn-clamp": {"activity": "sigmoid", "clamps": True},
     "linear-clamp": {"kind": "linear", "activity": "relu", "clamps": True},
     "linear-softmax": {"kind": "linear", "activity": "softmax"},
-    **{f"lstm-{post}": {"kind": "lstm", "post": post} for post in POSTS},
+    **{
+        f"{kind}-{post}": {"kind": kind, "post": post}
+        for kind, cell in CELLS.items()
+        for post in cell.posts
+    },
 }
 RECURRENT = {"A5"}
 """They ask for the other role of their neurons."""
@@ -86,10 +90,12 @@ class Drawn:
             given[name], self.of_use[name] = leaf(posts, pres, low=0.2), "connection"
         if clamps:
             given[CLAMP] = torch.rand(steps, batch, posts, generator=generator) < 0.4
+        if kind in CELLS:
+            given[GATES] = leaf(len(CELLS[kind].others) * posts, posts)
         if kind == "lstm":
-            given |= {GATES: leaf(3 * posts, posts), CELL: leaf(batch, posts)}
+            given[CELL] = leaf(batch, posts)
         self.given = given
-        self.drive = leaf(steps, batch, posts * (4 if kind == "lstm" else 1), low=-1, high=1)
+        self.drive = leaf(steps, batch, posts * drives(kind), low=-1, high=1)
         self.pre = leaf(batch, posts) if recurrent else leaf(steps, batch, pres)
         self.spec = Spec(
             Program(self.rule, self.of_use), tuple(given), activity, recurrent, kind=kind, post=post, every=every
@@ -244,15 +250,17 @@ def test_the_definition_is_that_of_the_librarys_own_networks(option: str) -> Non
     if kind == "linear" and said.get("clamps"):
         pytest.skip("no linear layer of the library's own is clamped")
     clamp = torch.rand(steps, batch, posts) < 0.5 if said.get("clamps") else None
-    drive = normal(steps, batch, posts * (4 if kind == "lstm" else 1))
+    drive = normal(steps, batch, posts * drives(kind))
     trace = normal(batch, posts, pres)
     features, hidden = normal(steps, batch, pres), normal(batch, posts)
     cell = normal(batch, posts) if kind == "lstm" else None
-    weight, alpha, eta = normal(drive.shape[-1], pres), normal(posts, pres), normal()
+    weight, alpha, eta = normal(posts * weights(kind), pres), normal(posts, pres), normal()
     given = {"H": trace, "w": weight, "alpha": alpha, "eta": eta}
+    if kind in CELLS:
+        blocks = weight.view(-1, posts, posts)
+        given |= {"w": blocks[2], GATES: blocks[CELLS[kind].others].flatten(0, 1)}
     if cell is not None:
-        blocks = weight.view(4, posts, posts)
-        given |= {"w": blocks[2], GATES: blocks[[0, 1, 3]].flatten(0, 1), CELL: cell}
+        given[CELL] = cell
     if clamp is not None:
         given[CLAMP] = clamp
     output, last_cell, last = _by_torch(
@@ -311,12 +319,14 @@ def test_options_that_do_not_go_together_are_refused() -> None:
     program, names = Program(hebb, {}), ("H", "w", "alpha", "eta")
     given = (*names, GATES, CELL)
     for wrong, message in (
-        ({"kind": "gru"}, "kind must be one of rnn, linear, lstm; got 'gru'"),
+        ({"kind": "qrnn"}, "kind must be one of rnn, linear, lstm, gru; got 'qrnn'"),
+        ({"kind": "gru", "post": "cell"}, "post must be one of candidate, recurrent, hidden; got 'cell'"),
+        ({"kind": "gru"}, "a network of kind 'gru' is recurrent, and is given gates$"),
         ({"kind": "lstm", "post": "gate", "names": given}, "post must be one of candidate, .*; got 'gate'"),
         ({"activity": "elu"}, "activity must be one of tanh, .*, softmax; got 'elu'"),
         ({"every": 0}, "every must be at least one step; got 0"),
-        ({"kind": "lstm"}, "an LSTM is recurrent, and is given gates and cell"),
-        ({"kind": "lstm", "names": given, "recurrent": False}, "an LSTM is recurrent"),
+        ({"kind": "lstm"}, "a network of kind 'lstm' is recurrent, and is given gates and cell"),
+        ({"kind": "lstm", "names": given, "recurrent": False}, "a network of kind 'lstm' is recurrent"),
         ({"names": (*given, CLAMP), "kind": "lstm"}, "clamp is for neurons"),
         ({"names": (*names, CLAMP), "activity": "softmax"}, "clamp is for neurons"),
         ({"names": (*names, CLAMP, CLAMP)}, "clamp stands twice"),

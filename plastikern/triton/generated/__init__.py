@@ -39,3 +39,9 @@ ACTIVITIES = {
     "identity": neurons.activity_identity,
     "linear": neurons.activity_identity,
 }
+
+# Cells by the kind of their network.
+CELLS = {
+    "lstm": neurons.lstm,
+    "gru": neurons.gru,
+}

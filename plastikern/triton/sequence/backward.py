@@ -174,7 +174,7 @@ def end_step_backward(t, b, rows, columns, grads, network: tl.constexpr):
     """Zeros: nothing comes back from beyond the end."""
     zero = tl.zeros(rows.shape, network.dtype)
     store_vector(grads.drive, t, b, rows, zero, network)
-    if network.kind == "lstm":
+    if network.gated:
         store_vector(grads.drive, t, b, rows, zero, network, 1)
         store_vector(grads.drive, t, b, rows, zero, network, 2)
         store_vector(grads.drive, t, b, rows, zero, network, 3)

@@ -43,13 +43,16 @@ def plastic_sequence_forward(
             tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
             pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
             total += excitation(traces[chunk][0], tile, pre, parameters, network)
-        if network.kind == "lstm":
+        if network.gated:
             for chunk in range(CHUNKS):
                 tile = tile_at(0, chunk * COLUMNS, POSTS, COLUMNS, network)
                 pre = pre_of(t, b, tile.columns, inputs, first, activities, network)
                 gates = add_gate_sums(gates, tile, pre, parameters, network)
+        before = hidden
+        if network.carries:
+            before = cell
         active, cell, post = neurons_forward(
-            t, b, rows, total, gates, cell, inputs, activities, network
+            t, b, rows, total, gates, before, inputs, activities, network
         )
         modulator = modulator_forward(
             t, b, rows, hidden, active, cell, parameters, activities, network
@@ -90,7 +93,7 @@ def end_step(t, b, rows, activities, network: tl.constexpr):
     """What a step beyond the end leaves: zeros, also where the gradients of parameters run over all steps."""
     zero = tl.zeros(rows.shape, network.dtype)
     store_vector(activities.output, t, b, rows, zero, network)
-    if network.kind == "lstm":
+    if network.carries:
         if activities.history.data is not None:
             store_vector(activities.history, t, b, rows, zero, network, 4)
     if network.modulated:

@@ -153,10 +153,12 @@ def plastic_step_neurons_backward(
             )  # fmt: skip
             to, apart = waiting.sums + b * network.posts + rows, batch * network.posts
             tl.store(to, grad_total, here)
-            if network.kind == "lstm":
+            if network.gated:
                 tl.store(to + apart, gates[0], here)
                 tl.store(to + 2 * apart, gates[1], here)
-                tl.store(to + 3 * apart, gates[2], here)
+                if network.weights == 4:
+                    tl.store(to + 3 * apart, gates[2], here)
+            if network.carries:
                 tl.store(waiting.cell + b * network.posts + rows, grad_cell, here)
             tl.store(waiting.before + b * network.posts + rows, grad_before, here)
         else:

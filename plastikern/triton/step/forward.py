@@ -28,7 +28,8 @@ def plastic_step_synapses_forward(
     inputs, first, before, parameters, activities, last, checkpoints, sums, k, steps, batch, every,
     network: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Unit k. ``before`` has the traces before step k - 1; ``sums`` (1, B, O), of an LSTM (4, B, O), are written."""
+    """Unit k. ``before`` has the traces before step k - 1; ``sums`` (1, B, O), with gates (3 or 4, B, O), are
+    written."""
     first_row, _, b = rows_and_element(ROWS, network)
     k = k.to(tl.int64)
     tile = tile_at(first_row, 0, ROWS, COLUMNS, network)
@@ -54,26 +55,25 @@ def plastic_step_synapses_forward(
             to, apart = sums + b * network.posts + tile.rows, batch * network.posts
             here = tile.rows < network.posts
             tl.store(to, total, here)
-            if network.kind == "lstm":
+            if network.gated:
                 tl.store(to + apart, gates[0], here)
                 tl.store(to + 2 * apart, gates[1], here)
-                tl.store(to + 3 * apart, gates[2], here)
+                if network.weights == 4:
+                    tl.store(to + 3 * apart, gates[2], here)
 
 
 @triton.jit
 def load_sums(sums, b, batch, rows, network: tl.constexpr):
-    """Of the connection, and of an LSTM's gates i, f and o."""
+    """Of the connection, and the other recurrent sums of neurons with gates."""
     sums, apart = sums + b * network.posts, batch * network.posts
     total = load_vector(sums, rows, network.posts, network)
-    if network.kind == "lstm":
-        gates = (
-            load_vector(sums + apart, rows, network.posts, network),
-            load_vector(sums + 2 * apart, rows, network.posts, network),
-            load_vector(sums + 3 * apart, rows, network.posts, network),
-        )
-    else:
-        gates = total, total, total
-    return total, gates
+    first, second, last = total, total, total
+    if network.gated:
+        first = load_vector(sums + apart, rows, network.posts, network)
+        second = load_vector(sums + 2 * apart, rows, network.posts, network)
+        if network.weights == 4:
+            last = load_vector(sums + 3 * apart, rows, network.posts, network)
+    return total, (first, second, last)
 
 
 @triton.jit(do_not_specialize=["t", "steps", "batch"])
@@ -89,7 +89,7 @@ def plastic_step_neurons_forward(
     if t < length:
         if network.recurrent:
             hidden = activity_before(t, b, rows, first.hidden, activities, network)
-        if network.kind == "lstm":
+        if network.gated:
             cell = cell_before(t, b, rows, first, activities, network)
         total, gates = load_sums(sums, b, batch, rows, network)
         before = hidden

@@ -42,7 +42,7 @@ def plastic_step_forward(
             total = excitation(trace, tile, pre, parameters, network)
             none = tl.zeros_like(total)
             gates = add_gate_sums((none, none, none), tile, pre, parameters, network)
-            if network.kind == "lstm":
+            if network.gated:
                 cell = cell_before(t, b, rows, first, activities, network)
                 # Where history is not kept, this step's cells are written where those before it are read.
                 tl.debug_barrier()
