@@ -571,14 +571,20 @@ def _with_resets(
     resets, fresh = over.reset, over.reset_state or State(None, None, None, None)
     pairs = list(zip(State._fields, state, fresh, strict=True))
     state = State(**{field: resets.first(*of) for field, *of in pairs})
-    segments = resets.segments(over.batch_first)
+    segments = resets.segments(over.batch_first, True, any(x is not None for x in fresh))
     if segments is None:
         return fused.run(backend, inputs, state, connection, program, over[:3])
-    packed = Inputs(*(None if x is None else segments.gathered(x) for x in inputs))  # type: ignore[arg-type]
-    starts = State(*(segments.starting(*of) for of in zip(state, fresh, strict=True)))
-    each = segments.lengths, False, over.checkpoint_every
-    output, *last = fused.run(backend, packed, starts, connection, program, each)
-    return [segments.scattered(output), *map(segments.last, last)]
+    absent = [None] * len(segments.waves)
+    packed = zip(*(absent if x is None else segments.gathered(x) for x in inputs), strict=True)
+    begin = [segments.starting(*of) for of in zip(state, fresh, strict=True)]
+    starts = zip(*(segments.of_waves(tensor) for tensor in begin), strict=True)
+    outputs, lasts = [], []
+    for wave, given, start in zip(segments.waves, packed, starts, strict=True):
+        each = wave.lengths, False, over.checkpoint_every
+        output, *last = fused.run(backend, Inputs(*given), State(*start), connection, program, each)
+        outputs.append(output)
+        lasts.append(last)
+    return [segments.scattered(outputs), *map(segments.last, zip(*lasts, strict=True))]
 
 
 def _reference(

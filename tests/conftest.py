@@ -6,7 +6,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -62,6 +62,10 @@ class Case:
     eta: float = 0.05
     with_clamp: bool = False
     lengths: tuple[int, ...] | None = None
+    resets: tuple[tuple[int, int], ...] | None = None
+    """Steps and elements before which the state is reset; None: the call has no mask."""
+    with_reset_state: bool = False
+    """Whether a reset gives states of its own, not zero."""
     batch_first: bool = False
     checkpoint_every: int | None = None
     upstream: tuple[str, ...] | None = None
@@ -136,7 +140,10 @@ class Case:
             "fan_out_weight": (fans_out, fan, 1, 0.2),
             "fan_out_bias": (fans_out, fan, 0, 0.02),
         }
-        return {name: described for name, (there, *described) in every.items() if there}  # type: ignore[misc]
+        found: dict[str, Any] = {name: rest for name, (there, *rest) in every.items() if there}
+        if self.resets is not None and self.with_reset_state:
+            found |= {f"reset_{name}": found[name] for name in self.state}
+        return found
 
     def inputs(self, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
         """Leaves that ask for a gradient."""
@@ -144,7 +151,7 @@ class Case:
             name: mean + deviation * self.random(name, *shape)
             for name, (shape, mean, deviation) in self.distributions().items()
         }
-        for name in ("input", "hidden"):
+        for name in ("input", "hidden", "reset_hidden"):
             if name in tensors:
                 tensors[name] = tensors[name].tanh()
         if self.with_clamp and self.nonlinearity in ("tanh", "sigmoid"):
@@ -169,9 +176,21 @@ class Case:
             "lengths": None
             if self.lengths is None
             else torch.tensor(self.lengths, dtype=torch.int64),
+            "reset": self.reset,
             "batch_first": self.batch_first,
             "checkpoint_every": self.checkpoint_every,
         }
+
+    @property
+    def reset(self) -> Tensor | None:
+        """The mask, in the layout of the call."""
+        if self.resets is None:
+            return None
+        begins = torch.zeros(self.steps, self.batch, dtype=torch.bool)
+        for t, b in self.resets:
+            if t < self.steps and b < self.batch:
+                begins[t, b] = True
+        return begins.mT if self.batch_first else begins
 
     def arguments(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """Everything that the function of the whole sequence is given."""
@@ -186,6 +205,8 @@ class Case:
             every_other = torch.arange(self.neurons, device=self.device) % 2 == self.seed % 2
             modulated = every_other if self.half_modulated else None
             given["modulator"] = Modulator(**modulator, modulated=modulated)
+        fresh = {name: given.pop(f"reset_{name}", None) for name in self.state}
+        given["reset_state"] = None if set(fresh.values()) == {None} else tuple(fresh.values())
         return {**given, **self.options()}
 
     def sequence(
@@ -204,7 +225,7 @@ class Case:
         for name in ("input", "drive", "clamp"):
             if given.get(name) is not None:
                 given[name] = given[name].select(1 if self.batch_first else 0, t)
-        for name in ("lengths", "batch_first", "checkpoint_every"):
+        for name in ("lengths", "reset", "reset_state", "batch_first", "checkpoint_every"):
             del given[name]
         found = getattr(PF, f"plastic_{self.network}_step")(**given, backend=backend)
         return dict(
@@ -309,6 +330,15 @@ VARIANTS = {
     ),
 }  # fmt: skip
 """Small cases that between them have every network with every feature."""
+RESET: dict[str, Case] = {
+    name: replace(
+        case,
+        resets=((0, 0), (2, 0), (2, 1), (3, 1), (6, 0)),
+        with_reset_state=name.count("-") % 2 == 1,
+    )
+    for name, case in VARIANTS.items()
+}
+"""The same with episodes that begin inside."""
 each_variant = pytest.mark.parametrize("case", VARIANTS.values(), ids=VARIANTS)
 
 

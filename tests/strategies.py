@@ -52,10 +52,13 @@ def cases(draw: st.DrawFn, network: str) -> Case:
     steps = draw(st.sampled_from((0, 1, 2, 3, 4) if grows else (0, 1, 2, 3, 4, 5, 9, 17, 40)))
     batch = draw(st.sampled_from((0, 1, 3)))
     lengths = st.tuples(*[st.integers(0, steps)] * batch)
+    begin = st.tuples(st.integers(0, max(steps - 1, 0)), st.integers(0, max(batch - 1, 0)))
+    resets = st.sets(begin, max_size=12).map(tuple) if steps * batch else st.just(())
     case = Case(
         steps, batch, draw(st.sampled_from(SIZES)), ruled(rule, constraint, **options), nonlinearity,
         eta=draw(st.sampled_from(rates)), with_clamp=draw(st.booleans()) and network == "rnn",
-        lengths=draw(st.none() | lengths), batch_first=draw(st.booleans()),
+        lengths=draw(st.none() | lengths), resets=draw(st.none() | resets), with_reset_state=draw(st.booleans()),
+        batch_first=draw(st.booleans()),
         checkpoint_every=draw(st.sampled_from((None, None, 1, 2, 3, 7, 100))), seed=draw(st.integers(0, 99)),
         network=network, post=post, features=draw(st.sampled_from(SIZES)),
         half_modulated=modulated and draw(st.booleans()),

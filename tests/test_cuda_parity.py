@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import (
     KINDS,
+    RESET,
     RETROACTIVE,
     SIMPLE,
     VARIANTS,
@@ -99,6 +100,11 @@ def test_random_networks_equal_the_reference(backend: str, case: Case, form: str
 )
 def test_many_random_networks_equal_the_reference(backend: str, case: Case, form: str) -> None:
     check(case, backend, form)
+
+
+@pytest.mark.parametrize("case", RESET.values(), ids=RESET)
+def test_episodes_that_begin_inside_equal_the_reference(backend: str, case: Case) -> None:
+    check(case, backend, FORMS[len(case.state) % len(FORMS)])
 
 
 @each_form

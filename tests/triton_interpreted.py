@@ -22,6 +22,7 @@ from conftest import (
     KINDS,
     MODULATED_BY,
     NETWORKS,
+    RESET,
     VARIANTS,
     Case,
     assert_close,
@@ -85,6 +86,11 @@ def check_against_cuda(case: Case) -> None:
 @each_variant
 def test_every_network_equals_the_reference_and_the_cuda_kernels(case: Case) -> None:
     check_against_cuda(replace(case, steps=3, batch=2, lengths=(3, 1), checkpoint_every=2))
+
+
+@pytest.mark.parametrize("name", ["rnn-retroactive-half", "lstm-simple", "linear-clip"])
+def test_episodes_that_begin_inside_equal_the_reference(name: str) -> None:
+    check(replace(RESET[name], steps=4, lengths=(4, 3), checkpoint_every=2))
 
 
 @pytest.mark.slow

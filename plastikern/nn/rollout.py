@@ -438,12 +438,15 @@ class _Stepped:
     def reset(self, begins: Tensor) -> None:
         # A rule's state begins where the rule says.
         starts = self._begin.network.State._begin or (0.0,) * len(self._now)
-        now = []
+        elements = begins.nonzero().squeeze(-1)
+        # Activities are the caller's, who has them from the last step; the rest is changed where it lies.
+        self._now = [self._now[0].clone(), *self._now[1:]]
         for tensor, fresh, start in zip(self._now, self._begin.fresh, starts, strict=False):
-            chosen = begins.view(-1, *(1,) * (tensor.dim() - 1))
-            other = start if fresh is None else fresh.detach().to(tensor.dtype)
-            now.append(torch.where(chosen, other, tensor))
-        self._now = now
+            if fresh is None:
+                tensor.index_fill_(0, elements, start)
+            else:
+                other = fresh.detach().index_select(0, elements)
+                tensor.index_copy_(0, elements, other.to(tensor.dtype))
         self._version = None if torch.compiler.is_compiling() else self._now[0]._version
 
     def step(self, drive: Tensor, signals: Signals = None) -> Tensor:

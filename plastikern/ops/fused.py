@@ -547,6 +547,10 @@ def _products(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tensor:
     """Sum over steps and elements of ``grad`` (T, B, O) times the activity before each step (T, B, I): (O, I)."""
     # Contiguous, so that the bits do not depend on the memory layout that came in.
     call, places = plan.call, plan.places
+    if "lengths" in places and (rows_there := _rows_of_elements(plan, tensors)) is not None:
+        sides = grad, _before(plan, tensors)
+        of_grad, before = (x.flatten(0, 1).index_select(0, rows_there) for x in sides)
+        return of_grad.mT @ before
     hidden = tensors[places["hidden"]].contiguous() if "hidden" in places else None
     if "features" in places or (call.batch_first and not call.step):
         return grad.flatten(0, -2).mT @ _before(plan, tensors).contiguous().flatten(0, -2)
@@ -569,6 +573,22 @@ def _products(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tensor:
     if hidden is None or steps == 0:
         return found
     return found.addmm_(grad[0].t(), hidden)
+
+
+MOSTLY_PADDED = 0.8
+"""Where less of all steps belongs to elements, they are picked out for products: these take longer than a copy."""
+
+
+def _rows_of_elements(plan: Plan, tensors: list[Tensor]) -> Tensor | None:
+    """Of all steps, those that belong to elements; on the CPU, where these are few."""
+    lengths, output = (tensors[plan.places[name]] for name in ("lengths", "output"))
+    if not has_values(lengths) or output.device.type != "cpu":
+        return None
+    steps = output.shape[1 if plan.call.batch_first else 0]
+    if int(lengths.sum()) > MOSTLY_PADDED * steps * len(lengths):
+        return None
+    running = torch.arange(steps).unsqueeze(-1) < lengths
+    return (running.mT if plan.call.batch_first else running).flatten().nonzero().squeeze(-1)
 
 
 def _before(plan: Plan, tensors: list[Tensor]) -> Tensor:

@@ -230,20 +230,25 @@ def _of_episodes(
     recurrent = pre.dim() == 2
     firsts = {**state, CELL: layer.cell, **({PRE: pre} if recurrent else {})}
     begin: dict[str, Any] = {n: resets.first(first, fresh.get(n)) for n, first in firsts.items()}
-    segments = resets.segments(False)
+    segments = resets.segments(False, False, bool(fresh))
     if segments is None:
         cell = begin.pop(CELL)
         pre = begin.pop(PRE) if recurrent else pre
         return run(layer._replace(cell=cell), drive, pre, begin, signals, lengths, how)
     begin = {name: segments.starting(first, fresh.get(name)) for name, first in begin.items()}
-    clamp = None if layer.clamp is None else segments.gathered(layer.clamp)
-    parts = layer._replace(clamp=clamp, cell=begin.pop(CELL))
-    pre = begin.pop(PRE) if recurrent else segments.gathered(pre)
-    given = {name: segments.gathered(signal) for name, signal in signals.items()}
-    drive = segments.gathered(drive)
-    output, cell, last = run(parts, drive, pre, begin, given, segments.lengths, how)
-    last = {name: segments.last(tensor) for name, tensor in last.items()}
-    return segments.scattered(output), None if cell is None else segments.last(cell), last
+    starts_of = {name: segments.of_waves(tensor) for name, tensor in begin.items()}
+    inputs = {"drive": drive, CLAMP: layer.clamp, **signals, **({} if recurrent else {PRE: pre})}
+    given = {name: segments.gathered(x) for name, x in inputs.items() if x is not None}
+    found = []
+    for k, wave in enumerate(segments.waves):
+        start = {name: tensors[k] for name, tensors in starts_of.items()}
+        here = {name: tensors[k] for name, tensors in given.items()}
+        own = layer._replace(clamp=here.pop(CLAMP, None), cell=start.pop(CELL))
+        x = start.pop(PRE) if recurrent else here.pop(PRE)
+        found.append(run(own, here.pop("drive"), x, start, here, wave.lengths, how))
+    outputs, cells, lasts = zip(*found, strict=True)
+    last = {name: segments.last([each[name] for each in lasts]) for name in lasts[0]}
+    return segments.scattered(outputs), None if cells[0] is None else segments.last(cells), last
 
 
 def _held(
