@@ -71,11 +71,13 @@ def check_one_direction(owner: str, bidirectional: object, proj_size: object) ->
     """What ``torch.nn`` has beyond one direction without a projection is taken with its default value only."""
     if not isinstance(bidirectional, int) or bidirectional != 0:
         raise ValueError(
-            f"{owner}: bidirectional must be False, there is one direction only; got {bidirectional!r}"
+            f"{owner}: bidirectional must be False: traces gather what an episode has brought so far, and backwards in "
+            f"time there is none; a second network on the reversed input is the other direction; got {bidirectional!r}"
         )
     if not isinstance(proj_size, int) or proj_size != 0:
         raise ValueError(
-            f"{owner}: proj_size must be 0, there are no projections; got {proj_size!r}"
+            f"{owner}: proj_size must be 0: traces join the hidden_size neurons with each other, and a projection "
+            f"would put others in their place; got {proj_size!r}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
@@ -97,9 +98,14 @@ def save(module: PlasticModule, path: str | os.PathLike[str]) -> None:
     plasticity = asdict(module.plasticity) if module._rule is None else module._rule.described()
     state = module.state_dict()
     anew: Any = type(module)
-    expected = anew(
-        **made_with, plasticity=module.plasticity, modulated=state.get("modulated"), device="meta"
-    ).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of its arguments the module has been told.
+        expected = anew(
+            **made_with,
+            plasticity=module.plasticity,
+            modulated=state.get("modulated"),
+            device="meta",
+        ).state_dict()
     if others := sorted(expected.keys() ^ state.keys()):
         raise TypeError(
             f"save: module must have the tensors that a {type(module).__name__} is made with; got others: "

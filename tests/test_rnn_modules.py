@@ -160,7 +160,8 @@ def test_dropout_acts_between_layers_and_only_in_training() -> None:
     assert torch.equal(state.hidden[0], plain(input)[1].hidden[0])
     torch.manual_seed(1)
     assert torch.equal(module(input)[0], dropped)
-    single = network(3, 4, dropout=0.9)
+    with pytest.warns(UserWarning, match="dropout option"):
+        single = network(3, 4, dropout=0.9)
     assert torch.equal(single(input)[0], single.eval()(input)[0])
 
 

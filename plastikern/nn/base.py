@@ -412,7 +412,8 @@ class PlasticModule(nn.Module):
     def _entering(
         self, state: object, stacked: tuple[int, ...], batch: int | None, argument: str = "state"
     ) -> list[Tensor | None]:
-        """Tensors of a state (*stacked, B, ...), eligibility last; None is zero.
+        """Tensors of a state (*stacked, B, ...), eligibility last; None is zero, as are the traces of a state of
+        ``torch.nn``.
 
         ``batch`` None: the state has no dimension B, and is given one of size 1.
         """
@@ -421,7 +422,12 @@ class PlasticModule(nn.Module):
             return [None] * len(names)
         if batch is not None and self._fits(state, (*stacked, batch)):
             return [*state, *[None] * (len(names) - len(state))]  # type: ignore[misc, arg-type]
-        tensors = [*state] if isinstance(state, (tuple, list)) else []
+        tensors: list[Any] = [*state] if isinstance(state, (tuple, list)) else []
+        plain = [name for name in ("hidden", "cell") if name in names]
+        if plain == ["hidden"] and isinstance(state, Tensor):
+            tensors = [state]
+        if tensors and len(tensors) == len(plain) and (len(plain) > 1 or state is tensors[0]):
+            tensors += [None] * (len(names) - len(plain))  # of torch.nn: there is no trace yet
         if self._rule is None and len(tensors) == len(names) - 1:
             tensors.append(None)
         owner, expected = type(self).__name__, self.State.__name__
@@ -429,8 +435,8 @@ class PlasticModule(nn.Module):
             x is not None and not isinstance(x, Tensor) for x in tensors
         ):
             raise TypeError(
-                f"{owner}: {argument} must be None or a tuple of tensors, {expected} ({', '.join(names)}); got "
-                + _parts(state)
+                f"{owner}: {argument} must be None or a tuple of tensors, {expected} ({', '.join(names)})"
+                f"{', or as of torch.nn ' + _torch_state(plain) if plain else ''}; got {_parts(state)}"
             )
         leading = stacked if batch is None else (*stacked, batch)
         for name, tensor in zip(names, tensors, strict=True):
@@ -502,6 +508,10 @@ def _connection_shapes(
         "fan_out_weight": fanned,
         "fan_out_bias": fanned,
     }
+
+
+def _torch_state(plain: Sequence[str]) -> str:
+    return plain[0] + " alone" if len(plain) == 1 else f"({', '.join(plain)})"
 
 
 def _parts(state: object) -> str:

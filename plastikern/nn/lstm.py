@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from ..checks import check_choice, check_one_direction, check_positive
 from ..plasticity import POSTS, Plasticity
@@ -66,9 +67,9 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
+        *,
         plasticity: AnyPlasticity = Plasticity(),
         post: str = "candidate",
-        *,
         modulated: Tensor | None = None,
         backend: str | None = None,
         device: Any = None,
@@ -90,14 +91,18 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         self.post = post
 
     def forward(
-        self, input: Tensor, state: LSTMState | RuleState | None = None, *, signals: Signals = None
+        self,
+        input: Tensor,
+        state: LSTMState | RuleState | tuple[Tensor, ...] | None = None,
+        *,
+        signals: Signals = None,
     ) -> Any:
         """One step.
 
         Args:
             input: (B, input_size), or (input_size,).
             state: hidden and cell (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N),
-                without B likewise; None is zero.
+                without B likewise; or as of ``torch.nn.LSTMCell`` (hidden, cell), with a trace of zero; None is zero.
             signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
                 without B likewise.
 
@@ -119,9 +124,9 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         bias: whether layers have ``bias_ih`` and ``bias_hh``.
         batch_first: input and output are (B, T, features) in place of (T, B, features).
         dropout: probability of dropping an activity between layers while training.
+        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         post: the post-synaptic signal of the traces: ``"candidate"``, ``"recurrent"``, ``"cell"`` or ``"hidden"``.
-        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         modulated: bool (N,), only with modulation: the cells of every layer that the modulator governs, the others have
             ``eta``; None is all.
         checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
@@ -146,11 +151,11 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
-        plasticity: AnyPlasticity = Plasticity(),
-        post: str = "candidate",
-        *,
         bidirectional: bool = False,
         proj_size: int = 0,
+        *,
+        plasticity: AnyPlasticity = Plasticity(),
+        post: str = "candidate",
         modulated: Tensor | None = None,
         checkpoint_every: int | None = None,
         backend: str | None = None,
@@ -168,21 +173,24 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
 
     def forward(
         self,
-        input: Tensor,
-        state: LSTMState | RuleState | None = None,
+        input: Tensor | PackedSequence,
+        state: LSTMState | RuleState | tuple[Tensor, ...] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: LSTMState | RuleState | None = None,
         signals: Signals = None,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Any, Any]:
         """A whole sequence.
 
         Args:
-            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence.
+            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence; or a
+                ``PackedSequence``, whose elements stand in the caller's order everywhere else.
             state: hidden and cell (num_layers, B, N), trace (num_layers, B, N, N) and, with retroactive modulation,
-                eligibility (num_layers, B, N, N), without B for one sequence; None is zero.
+                eligibility (num_layers, B, N, N), without B for one sequence; or
+                as of ``torch.nn.LSTM`` (hidden, cell), with traces of zero; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+                None with a packed input.
             reset: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: an episode begins at these
                 steps, so that the state before them is ``reset_state`` in every layer, and nothing of the steps before
                 reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
@@ -191,6 +199,6 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
                 ``input`` with N features, or without features for one number of each element.
 
         Returns:
-            Activities of the last layer in the layout of ``input``, and the last state.
+            Activities of the last layer in the layout of ``input``, packed if that is, and the last state.
         """
         return self._sequence(input, state, lengths, None, signals, reset, reset_state)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..checks import (
     check_flag,
@@ -19,6 +21,7 @@ from ..checks import (
 from ..functional import Over, run
 from ..network import Inputs, by_name
 from .base import AnyPlasticity, PlasticModule
+from .packed import packed_as, unpacked
 from .rollout import Rollout
 from .ruled import Signals, check_signals, run_rule, with_eligibility
 
@@ -196,8 +199,19 @@ class RecurrentNetwork(RecurrentModule):
         owner = type(self).__name__
         check_positive(owner, "num_layers", num_layers)
         check_flag(owner, "batch_first", batch_first)
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+        if (
+            isinstance(dropout, bool)
+            or not isinstance(dropout, (int, float))
+            or not 0 <= dropout <= 1
+        ):
             raise ValueError(f"{owner}: dropout must lie from 0 to 1; got {dropout!r}")
+        if dropout > 0 and num_layers == 1:
+            # The words are those of torch.nn, for who filters them.
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+                stacklevel=3,
+            )
         if checkpoint_every is not None:
             check_positive(owner, "checkpoint_every", checkpoint_every)
         suffixes = [f"_l{layer}" for layer in range(num_layers)]
@@ -215,16 +229,28 @@ class RecurrentNetwork(RecurrentModule):
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
         self.checkpoint_every = checkpoint_every
 
+    def flatten_parameters(self) -> None:
+        """Nothing: parameters need not lie side by side. Code that is written for ``torch.nn`` calls it."""
+
     def _sequence(
         self,
-        input: Tensor,
+        input: Tensor | PackedSequence,
         state: Any,
         lengths: Tensor | Sequence[int] | None,
         clamp: Tensor | None = None,
         signals: Signals = None,
         reset: Tensor | None = None,
         reset_state: Any = None,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Any, Any]:
+        if isinstance(input, PackedSequence):
+            owner = type(self).__name__
+            if lengths is not None:
+                raise ValueError(
+                    f"{owner}: lengths must be None with a packed input, which has its own; got both"
+                )
+            padded, ends = unpacked(owner, input, self.batch_first)
+            output, last = self._sequence(padded, state, ends, clamp, signals, reset, reset_state)
+            return packed_as(output, ends, input, self.batch_first), last
         self._check_call(input, (2, 3), clamp)
         batched = input.dim() == 3
         if signals is not None or self._rule is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from ..checks import check_choice, check_one_direction
 from ..plasticity import NONLINEARITIES, Plasticity
@@ -63,8 +64,8 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        plasticity: AnyPlasticity = Plasticity(),
         *,
+        plasticity: AnyPlasticity = Plasticity(),
         modulated: Tensor | None = None,
         backend: str | None = None,
         device: Any = None,
@@ -85,7 +86,7 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         self.nonlinearity = nonlinearity
 
     def forward(
-        self, input: Tensor, state: RNNState | RuleState | None = None, *, clamp: Tensor | None = None,
+        self, input: Tensor, state: RNNState | RuleState | Tensor | None = None, *, clamp: Tensor | None = None,
         signals: Signals = None,
     ) -> Any:  # fmt: skip
         """One step.
@@ -93,7 +94,7 @@ class PlasticRNNCell(_RNN, RecurrentCell):
         Args:
             input: (B, input_size), or (B, N) without an input layer; or the same without B.
             state: hidden (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N), without B
-                likewise; None is zero.
+                likewise; or as of ``torch.nn.RNNCell`` hidden alone, with a trace of zero; None is zero.
             clamp: bool (B, N); where True the activity is the drive (without ``bias_hh``).
             signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
                 without B likewise.
@@ -115,8 +116,9 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         bias: whether layers have ``bias_ih`` (only with an input layer) and ``bias_hh``.
         batch_first: input and output are (B, T, features) in place of (T, B, features).
         dropout: probability of dropping an activity between layers while training.
+        bidirectional: as in ``torch.nn``, False only.
         plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
-        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
+        proj_size: as in ``torch.nn``, 0 only.
         modulated: bool (N,), only with modulation: the neurons of every layer that the modulator governs, the others
             have ``eta``; None is all.
         checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
@@ -142,9 +144,9 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
-        plasticity: AnyPlasticity = Plasticity(),
-        *,
         bidirectional: bool = False,
+        *,
+        plasticity: AnyPlasticity = Plasticity(),
         proj_size: int = 0,
         modulated: Tensor | None = None,
         checkpoint_every: int | None = None,
@@ -162,22 +164,25 @@ class PlasticRNN(_RNN, RecurrentNetwork):
 
     def forward(
         self,
-        input: Tensor,
-        state: RNNState | RuleState | None = None,
+        input: Tensor | PackedSequence,
+        state: RNNState | RuleState | Tensor | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: RNNState | RuleState | None = None,
         clamp: Tensor | None = None,
         signals: Signals = None,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Any, Any]:
         """A whole sequence.
 
         Args:
-            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence.
+            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence; or a
+                ``PackedSequence``, whose elements stand in the caller's order everywhere else.
             state: hidden (num_layers, B, N), trace (num_layers, B, N, N) and, with retroactive modulation, eligibility
-                (num_layers, B, N, N), without B for one sequence; None is zero.
+                (num_layers, B, N, N), without B for one sequence; or
+                as of ``torch.nn.RNN`` hidden alone, with traces of zero; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+                None with a packed input.
             reset: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: an episode begins at these
                 steps, so that the state before them is ``reset_state`` in every layer, and nothing of the steps before
                 reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
@@ -188,6 +193,6 @@ class PlasticRNN(_RNN, RecurrentNetwork):
                 ``input`` with N features, or without features for one number of each element.
 
         Returns:
-            Activities of the last layer in the layout of ``input``, and the last state.
+            Activities of the last layer in the layout of ``input``, packed if that is, and the last state.
         """
         return self._sequence(input, state, lengths, clamp, signals, reset, reset_state)
