@@ -43,7 +43,7 @@ def program_of(tag: str) -> Program:
 def launches(tag: str, neurons: int, dtype: torch.dtype = torch.float32) -> list[Any]:
     """What Triton launches for a forward and a backward pass of a rule."""
     from plastikern.triton.launch import recorded
-    from plastikern.triton.rules import Sequence
+    from plastikern.triton.rules import PlasticRule
 
     program, (steps, batch) = program_of(tag), (3, 2)
     rule, size = program.rule, neurons
@@ -62,7 +62,7 @@ def launches(tag: str, neurons: int, dtype: torch.dtype = torch.float32) -> list
         for shape in ((steps, batch, size), pre, *shapes)
     ]
     with recorded() as found:
-        outputs = Sequence.apply(spec, *tensors)
+        outputs = PlasticRule.apply(spec, *tensors)
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
     return found
 

@@ -4,6 +4,7 @@ from . import convert, functional
 from .backends import build_info, use_backend
 from .explanation import explain
 from .files import load, save
+from .hooks import count_flops
 from .network import Modulator
 from .nn import (
     PlasticGRU,
@@ -62,3 +63,5 @@ __all__ = [
     "save",
     "use_backend",
 ]
+
+count_flops()

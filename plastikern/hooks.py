@@ -5,6 +5,8 @@ Parametrizations compute a parameter whenever it is read; pruning, and norms of 
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from itertools import chain
 from typing import Any
 
@@ -58,6 +60,15 @@ def _run(
 
 def _name(hook: object) -> str:
     return getattr(hook, "__name__", type(hook).__name__)
+
+
+def count_flops(namespace: str | None = None) -> None:
+    """Says what operators count to torch's counter of operations where that is imported, which imports Triton: those
+    that there are from the beginning, and those of a namespace that has been made."""
+    if "torch.utils.flop_counter" in sys.modules:
+        formulas = import_module("plastikern.flops")
+        if namespace is not None:
+            formulas.register(namespace)
 
 
 def held(owner: str, module: nn.Module, name: str) -> Tensor | None:

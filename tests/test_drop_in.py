@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,3 +249,9 @@ def test_what_there_is_not_is_refused_with_the_reason(ours: Any) -> None:
         ours(3, 5, proj_size=2)
     with pytest.raises(ValueError, match="dropout must lie from 0 to 1; got True"):
         ours(3, 5, 2, dropout=True)
+
+
+def test_the_package_itself_imports_no_integration() -> None:
+    for path in Path(plastikern.__file__).parent.rglob("*.py"):
+        if path.parent.name != "integrations":
+            assert not re.search(r"^\s*(from|import) .*(integrations|sb3)", path.read_text(), re.M)

@@ -276,7 +276,7 @@ def test_anomaly_mode_names_the_call_whose_gradient_is_nan() -> None:
         module, input = made(kind, "cpu")
         with torch.autograd.detect_anomaly():
             first = flat(module(input))[0]
-            with pytest.raises(RuntimeError, match="'_FusedBackward' returned nan values"):
+            with pytest.raises(RuntimeError, match="'PlasticNetworkBackward' returned nan values"):
                 first.backward(torch.full_like(first, torch.nan))
 
 

@@ -25,7 +25,7 @@ from ..checks import (
 )
 from ..episodes import resets_of
 from ..functional import Over
-from ..hooks import held, run_forward_pre_hooks
+from ..hooks import count_flops, held, run_forward_pre_hooks
 from ..network import Connection, Modulator
 from ..plasticity import Plasticity, granular_shape
 from ..program import Program
@@ -88,6 +88,7 @@ class PlasticModule(nn.Module):
     ) -> None:
         """``weights``: shapes of every layer's other parameters (or None), by the layer's suffix and their name."""
         super().__init__()
+        count_flops()
         owner = type(self).__name__
         self.plasticity: Any = used(plasticity)
         plasticity = self.plasticity

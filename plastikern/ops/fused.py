@@ -281,10 +281,10 @@ def run(
 
 
 def _recorder() -> Callable[..., Any]:
-    """Autograd's way to :class:`_Fused`: a function of a :class:`Pass`, results or None, and tensors."""
+    """Autograd's way to :class:`PlasticNetwork`: a function of a :class:`Pass`, results or None, and tensors."""
     # What torch's own apply does before, looking up a signature, takes as long as a small step; and its transforms,
     # which need that, have been refused.
-    return _Fused.apply if torch.compiler.is_compiling() else _recorded
+    return PlasticNetwork.apply if torch.compiler.is_compiling() else _recorded
 
 
 class Recording:
@@ -406,7 +406,7 @@ class Recording:
         return found[0], State(*(named.get(name) for name in State._fields))
 
 
-class _Fused(torch.autograd.Function):
+class PlasticNetwork(torch.autograd.Function):
     """A step or a sequence, or the ``results`` of the operator where a :class:`Recording` has them already.
 
     All that is kept is returned, so that :meth:`setup_context` sees it.
@@ -414,6 +414,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Pass, results: Sequence[Tensor] | None, *tensors: Tensor) -> Any:
+        """The operator's results."""
         if results is None:
             start = (tensors, call.given, call.program.key, call.program.plasticity.clip)
             if call.step:
@@ -426,6 +427,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Keeps what gradients need."""
         call = ctx.call = inputs[0]
         ctx.set_materialize_grads(False)
         if call.returned < len(output):
@@ -435,6 +437,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """Gradients of the tensors."""
         call, needs = ctx.call, ctx.needs_input_grad[2:]
         upstream = [grad for grad in grads if grad is not None]
         if not upstream:
@@ -451,7 +454,7 @@ class _Fused(torch.autograd.Function):
         return None, None, *first_order(found)
 
 
-_recorded = super(torch.autograd.Function, _Fused).apply
+_recorded = super(torch.autograd.Function, PlasticNetwork).apply
 
 
 class Plan(NamedTuple):

@@ -48,7 +48,7 @@ def _number_of(program: Program) -> Tensor:
     return torch.tensor([_numbers[program]])
 
 
-def _spec(words: str) -> tuple[Spec, str]:
+def spec_of(words: str) -> tuple[Spec, str]:
     """What the words say, and the backend."""
     token, backend, names, used, granularities, activity, kind, post, every, recurrent = (
         words.split(SEPARATOR)
@@ -71,9 +71,9 @@ def _run(spec: Spec, tensors: Sequence[Tensor]) -> Run:
 def sequence(words: str, tensors: Sequence[Tensor], keep: bool) -> list[Tensor]:
     """What comes out of a sequence of drive, pre and what else is given, then what is kept for the gradients."""
     tensors = [tensor.contiguous() for tensor in tensors]
-    spec, backend = _spec(words)
+    spec, backend = spec_of(words)
     if backend == "triton":
-        from ..triton.rules import Sequence as OnTriton
+        from ..triton.rules import PlasticRule as OnTriton
 
         return [*OnTriton.alone(spec, *tensors), *([_number_of(spec.program)] if keep else [])]
     run = _run(spec, tensors)
@@ -85,7 +85,7 @@ def sequence(words: str, tensors: Sequence[Tensor], keep: bool) -> list[Tensor]:
 
 @sequence.register_fake
 def _(words: str, tensors: Sequence[Tensor], keep: bool) -> list[Tensor]:
-    spec, backend = _spec(words)
+    spec, backend = spec_of(words)
     run = _run(spec, tensors)
     run.allocate(keep)
     if not keep:
@@ -104,7 +104,7 @@ def gradients(
 ) -> list[Tensor]:
     """Gradients of the tensors of a sequence; empty where there are none."""
     tensors = [tensor.contiguous() for tensor in tensors]
-    spec, backend = _spec(words)
+    spec, backend = spec_of(words)
     spec = replace(spec, program=_programs[int(kept[0])])
     if backend == "triton":
         return _again(spec, tensors, upstream)
@@ -121,7 +121,7 @@ def gradients(
 
 def _again(spec: Spec, tensors: list[Tensor], upstream: Sequence[Tensor]) -> list[Tensor]:
     """Gradients by Triton, which keeps lists of tensors that no operator returns: the sequence is run once more."""
-    from ..triton.rules import Sequence as OnTriton
+    from ..triton.rules import PlasticRule as OnTriton
 
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in tensors]
@@ -141,7 +141,7 @@ def _(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     words, tensors, _keep = inputs
     ctx.words, ctx.count = words, len(tensors)
-    results = 1 + len(_spec(words)[0].last_names)
+    results = 1 + len(spec_of(words)[0].last_names)
     ctx.results = results
     ctx.save_for_backward(*tensors, *output[results:])
 

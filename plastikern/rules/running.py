@@ -23,7 +23,7 @@ from .firing import HIDDEN
 from .programs import Printed, Program
 from .units import READ, SEEN
 
-__all__ = ["ACTIVITIES", "SCALARS", "Run", "Sequence", "Spec"]
+__all__ = ["ACTIVITIES", "SCALARS", "PlasticRule", "Run", "Spec"]
 SCALARS = {torch.float32: "float", torch.float64: "double"}
 WARPS = 8
 """Of a block, as in csrc/cuda/rule.cuh."""
@@ -565,7 +565,7 @@ class Run(Call):
         return found
 
 
-class Sequence(Fused):
+class PlasticRule(Fused):
     """All steps: the activities (T, B, O), what is last, by ``Spec.last_names``, and what is kept."""
 
     @staticmethod

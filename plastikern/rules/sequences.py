@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..backends import FUSED, named, where_none_can
 from ..checks import (
@@ -16,6 +17,7 @@ from ..checks import (
     check_positive,
     check_tensor,
     checked_lengths,
+    has_values,
     running_steps,
     under_autocast,
     without_autocast,
@@ -30,7 +32,7 @@ from .decorator import GRANULARITIES, Rule, granular_shape, kind_shape
 from .firing import Fired, fired, gated
 from .operators import words_of
 from .programs import Program
-from .running import SCALARS, Sequence
+from .running import SCALARS, PlasticRule
 from .uses import RUNNING
 from .variants import program_of
 
@@ -299,8 +301,8 @@ def _run(
     chosen = _backend(rule, drive, how.backend)
     if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
         return _by_torch(rule, drive, pre, given, of_use, how, starts)
-    if torch.compiler.is_compiling():
-        return _compiling(rule, chosen, drive, pre, given, of_use, how)
+    if torch.compiler.is_compiling() or _watched(drive):
+        return _as_operator(rule, chosen, drive, pre, given, of_use, how)
     program = program_of(rule, of_use)
     recurrent = pre.dim() == 2
     apart = rows_apart(program, recurrent, how.activity)
@@ -321,6 +323,11 @@ def _run(
     return _named(rule, how, _sequence(chosen).apply(spec, *tensors))
 
 
+def _watched(drive: Tensor) -> bool:
+    """Whether a mode such as FlopCounterMode looks at the operators that are called, and is to see one."""
+    return _get_current_dispatch_mode() is not None and has_values(drive)
+
+
 def _named(rule: Rule, how: How, found: Iterable[Tensor]) -> tuple[Tensor, Tensor | None, State]:
     """What a sequence returns, in its places; what it keeps besides is left out."""
     output, *rest = found
@@ -330,7 +337,7 @@ def _named(rule: Rule, how: How, found: Iterable[Tensor]) -> tuple[Tensor, Tenso
     return output, None, dict(zip(rule.states, rest, strict=False))
 
 
-def _compiling(
+def _as_operator(
     rule: Rule, backend: str, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
     how: How,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
@@ -350,8 +357,8 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _sequence(backend: str) -> Any:
     if backend != "triton":
-        return Sequence
-    from ..triton.rules import Sequence as OnTriton
+        return PlasticRule
+    from ..triton.rules import PlasticRule as OnTriton
 
     return OnTriton
 

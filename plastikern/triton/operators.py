@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from ..hooks import count_flops
 from ..ops import fakes
 from ..program import (
     GRADIENTS,
@@ -100,6 +101,7 @@ def register() -> str:
         library.impl(re.match(r"\w+", schema)[0], operator, "CompositeExplicitAutograd")  # type: ignore[index]
     fakes.register(NAMESPACE, library, native=False)
     _LIBRARIES.append(library)
+    count_flops(NAMESPACE)
     return NAMESPACE
 
 

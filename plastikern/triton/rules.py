@@ -261,8 +261,8 @@ class Run(Call):
         return found
 
 
-class Sequence(Fused):
-    """As :class:`plastikern.rules.running.Sequence`."""
+class PlasticRule(Fused):
+    """As :class:`plastikern.rules.running.PlasticRule`."""
 
     @staticmethod
     def forward(

@@ -21,7 +21,7 @@ from plastikern.rules import running
 from plastikern.rules.calls import CELL, CLAMP, GATES
 from plastikern.rules.cells import CELLS, drives, weights
 from plastikern.rules.programs import Program
-from plastikern.rules.running import Run, Sequence, Spec
+from plastikern.rules.running import PlasticRule, Run, Spec
 from plastikern.rules.sequences import How, _by_torch
 
 from .ten import GRANULARITIES, RULES, Value
@@ -115,7 +115,7 @@ class Drawn:
         )
         return [output, *(() if cell is None else (cell,)), *last.values()]
 
-    def fused(self, sequence: Any = Sequence, target: str = "cpu") -> list[Tensor]:
+    def fused(self, sequence: Any = PlasticRule, target: str = "cpu") -> list[Tensor]:
         """The same on kernels."""
         spec = replace(self.spec, target=target)
         found = sequence.apply(spec, self.drive, self.pre, *self.given.values())
@@ -169,7 +169,7 @@ def test_neurons_on_emulated_cuda_equal_the_reference(tag: str, option: str) -> 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="run by test_interpreted.py")
 @pytest.mark.parametrize(("tag", "option"), every_pair("A10"))
 def test_interpreted_neurons_equal_the_reference(tag: str, option: str) -> None:
-    from plastikern.triton.rules import Sequence as OnTriton
+    from plastikern.triton.rules import PlasticRule as OnTriton
 
     drawn = Drawn(tag, (3, 2, 5, 7), **OPTIONS[option])
     drawn.check(drawn.fused(OnTriton))
@@ -225,7 +225,7 @@ def test_compiled_gradients_are_those_of_differences(option: str) -> None:
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         named = {**drawn.given, **dict(zip(leaves, tensors, strict=True))}
         drive, pre = named.pop("drive"), named.pop("pre")
-        found = Sequence.apply(drawn.spec, drive, pre, *(named[name] for name in drawn.given))
+        found = PlasticRule.apply(drawn.spec, drive, pre, *(named[name] for name in drawn.given))
         return found[: 1 + len(drawn.spec.last_names)]
 
     assert gradcheck(run, tuple(leaves.values()))
@@ -294,10 +294,10 @@ def test_nothing_is_kept_where_no_gradient_is_asked_for(
         forward(run, keep)
 
     monkeypatch.setattr(Run, "forward", watched)
-    with_it = Sequence.apply(drawn.spec, *tensors)
+    with_it = PlasticRule.apply(drawn.spec, *tensors)
     with torch.no_grad():
-        disabled = Sequence.apply(drawn.spec, *tensors)
-    detached = Sequence.apply(drawn.spec, *(tensor.detach() for tensor in tensors))
+        disabled = PlasticRule.apply(drawn.spec, *tensors)
+    detached = PlasticRule.apply(drawn.spec, *(tensor.detach() for tensor in tensors))
     assert asked == [True, False, False]
     for found in (disabled, detached):
         assert len(found) == 1 + len(drawn.spec.last_names) < len(with_it)
@@ -312,7 +312,7 @@ def test_forward_mode_is_refused_where_no_gradient_is_asked_for_either() -> None
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(drive, torch.ones_like(drive))
         with pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
-            Sequence.apply(drawn.spec, dual, pre, *given)
+            PlasticRule.apply(drawn.spec, dual, pre, *given)
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:

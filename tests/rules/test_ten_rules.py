@@ -17,7 +17,7 @@ from plastikern.rules import sequences
 from plastikern.rules.decorator import Rule, rule
 from plastikern.rules.operations import over_post, over_pre
 from plastikern.rules.programs import Program
-from plastikern.rules.running import Sequence, Spec
+from plastikern.rules.running import PlasticRule, Spec
 from plastikern.rules.sequences import rule_sequence
 
 from .ten import ACTIVITIES, GRANULARITIES, RULES
