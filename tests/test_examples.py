@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import threads
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -49,6 +50,60 @@ def test_the_environment_is_one_of_gymnasium() -> None:
 def test_a_language_model_learns_along_a_text() -> None:
     bits = example("language_model").main(["--epochs", "2"])
     assert bits[1] < 0.9 * bits[0]
+
+
+FRAMEWORKS = {"cartpole": "gymnasium", "cartpole_torchrl": "torchrl", "cartpole_sb3": "sb3_contrib"}
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_policy_in_a_framework_learns_a_little(name: str) -> None:
+    pytest.importorskip(FRAMEWORKS[name])
+    few = ["--steps", "2048"] if name == "cartpole_sb3" else ["--updates", "2"]
+    (run,) = example(name).main([*few, "--seeds", "1"])
+    assert run["before"] < 40 and run["after"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_policy_in_a_framework_balances_a_pole_whose_velocities_it_does_not_see(
+    name: str,
+) -> None:
+    pytest.importorskip(FRAMEWORKS[name])
+    for run in example(name).main([]):
+        assert run["before"] < 40 and run["after"] > 150
+
+
+def test_what_is_learned_from_is_what_was_done() -> None:
+    pytest.importorskip("gymnasium")
+    cartpole = example("cartpole")
+    torch.manual_seed(0)
+    agent, worlds = cartpole.Agent(), cartpole.Worlds(4, seed=0)
+    worlds.act(agent, 30)
+    state = worlds.state
+    steps, _ = worlds.act(agent, 60)
+    assert steps.begins.any() and not steps.begins[0].all()
+    policy, value, _ = agent(steps.seen, state, steps.begins)
+    torch.testing.assert_close(policy.log_prob(steps.action), steps.log_prob)
+    torch.testing.assert_close(value, steps.value, rtol=1e-4, atol=1e-5)
+
+
+def test_torchrl_learns_from_what_was_done() -> None:
+    pytest.importorskip("torchrl")
+    from torchrl.collectors import Collector
+    from torchrl.modules import set_recurrent_mode
+
+    cartpole = example("cartpole_torchrl")
+    agent = cartpole.Agent()
+    plastic, begun = agent.plastic, 0
+    for batch in Collector(
+        cartpole.worlds(4, 0), agent.acting, frames_per_batch=4 * 40, total_frames=3 * 4 * 40
+    ):
+        with set_recurrent_mode(True), torch.no_grad():
+            policy = agent.actor.get_dist(batch.select("observation", "is_init"))
+        torch.testing.assert_close(policy.log_prob(batch["action"]), batch["action_log_prob"])
+        plastic.before = plastic.now
+        begun += int(batch["is_init"].sum())
+    assert begun > 4
 
 
 def test_a_rule_is_learned_by_gradient_descent() -> None:
