@@ -4,6 +4,7 @@ from .base import PlasticModule
 from .gru import PlasticGRU, PlasticGRUCell
 from .linear import PlasticLinear, PlasticLinearCell
 from .lstm import PlasticLSTM, PlasticLSTMCell
+from .masks import dropout_mask, zoneout_mask
 from .rnn import PlasticRNN, PlasticRNNCell
 from .rollout import Rollout
 
@@ -18,4 +19,6 @@ __all__ = [
     "PlasticRNN",
     "PlasticRNNCell",
     "Rollout",
+    "dropout_mask",
+    "zoneout_mask",
 ]

@@ -308,12 +308,12 @@ class PlasticModule(nn.Module):
                 return parameter
         return next(chain(self.parameters(), self.buffers()))
 
-    def _connection(self, layer: int) -> Any:
+    def _connection(self, layer: int, twin: bool = True) -> Any:
         """What the functions of :mod:`plastikern.functional` are told of a layer's plastic connection; of a rule of
-        one's own, its tensors by name."""
+        one's own, its tensors by name. ``twin``: whether the library's kernels may serve such a rule."""
         if self._rule is not None:
             tensors = self._rule_tensors(layer)
-            if self._rule.twin is None:
+            if not twin or self._rule.twin is None:
                 return tensors
             return connection_of(self._rule, tensors)
         suffix, tensor = self._suffixes[layer], self._tensor
@@ -403,6 +403,11 @@ class PlasticModule(nn.Module):
         return (
             (own,) if own == torch.float64 or not under_autocast(input) else (torch.float32, *HALF)
         )
+
+    def _check_frozen(self, input: Tensor, frozen: object) -> None:
+        if frozen is not None:
+            shape = tuple(input.shape[:-1])
+            check_tensor(type(self).__name__, "frozen", frozen, shape, input, torch.bool)
 
     def _check_lengths(self, lengths: object, batched: bool) -> None:
         if lengths is not None and not batched:

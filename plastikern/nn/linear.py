@@ -13,6 +13,7 @@ from ..functional import Over
 from ..network import Inputs, State
 from ..plasticity import LINEAR_NONLINEARITIES, Plasticity
 from ..program import Program, program_of
+from ..rules.sequences import Masks
 from ..state import LinearState, RuleState
 from .base import AnyPlasticity, PlasticModule
 from .ruled import Signals, check_signals, run_rule, with_eligibility
@@ -63,11 +64,13 @@ class _Linear(PlasticModule):
         )
 
     def _run(
-        self, input: Tensor, state: Any, drive: Tensor | None, signals: Signals, over: Over | None = None
+        self, input: Tensor, state: Any, drive: Tensor | None, signals: Signals, frozen: Tensor | None,
+        over: Over | None = None,
     ) -> tuple[Tensor, Any]:  # fmt: skip
         """A step or a sequence, of a batch of one where there is none."""
         dims = (1, 2) if over is None else (2, 3)
         self._check_input(input, dims, self.in_features)
+        self._check_frozen(input, frozen)
         batched = input.dim() == dims[1]
         if over is not None:
             self._check_lengths(over.lengths, batched)
@@ -83,16 +86,19 @@ class _Linear(PlasticModule):
         if not batched:
             input, drive = input.unsqueeze(batch), None if drive is None else drive.unsqueeze(batch)
             signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
+            frozen = None if frozen is None else frozen.unsqueeze(batch)
         if over is not None and not over.reset is over.reset_state is None:
             name, given = "plastic_linear_sequence", over.reset_state
             over, fresh = self._resetting(name, over, given, (), input, batched)
             over = over._replace(reset_state=None if given is None else fresh)
-        connection = self._connection(0)
-        if self._rule is not None and self._rule.twin is None:
+        connection = self._connection(0, frozen is None)
+        if frozen is not None or (self._rule is not None and self._rule.twin is None):
             drive = (
                 input.new_zeros(*input.shape[:-1], self.out_features) if drive is None else drive
             )
-            found = run_rule(self, Inputs(drive, input), first, connection, signals, over)
+            found = run_rule(
+                self, Inputs(drive, input), first, connection, signals, over, Masks(frozen)
+            )
         else:
             if self._rule is not None:
                 first = with_eligibility(self, first)
@@ -166,7 +172,7 @@ class PlasticLinearCell(_Linear):
 
     def forward(
         self, input: Tensor, state: LinearState | RuleState | None = None, *, drive: Tensor | None = None,
-        signals: Signals = None,
+        frozen: Tensor | None = None, signals: Signals = None,
     ) -> tuple[Tensor, Any]:  # fmt: skip
         """One step.
 
@@ -176,13 +182,14 @@ class PlasticLinearCell(_Linear):
                 zero.
             drive: :math:`u` (B, O), added before the nonlinearity, such as a label times 1,000 that forces the output;
                 None is zero.
+            frozen: bool (B,), without B likewise (): where True, the trace stays exactly as it is.
             signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
                 without B likewise.
 
         Returns:
             Output (B, O), and the next state.
         """
-        return self._run(input, state, drive, signals)
+        return self._run(input, state, drive, signals, frozen)
 
 
 class PlasticLinear(_Linear):
@@ -241,6 +248,7 @@ class PlasticLinear(_Linear):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: LinearState | RuleState | None = None,
+        frozen: Tensor | None = None,
         signals: Signals = None,
     ) -> tuple[Tensor, Any]:
         """A whole sequence.
@@ -256,6 +264,8 @@ class PlasticLinear(_Linear):
                 steps, so that the state before them is ``reset_state``, and nothing of the steps before
                 reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
             reset_state: what a reset gives, as ``state``; None is zero. For the first state itself it is given twice.
+            frozen: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: steps at which traces stay
+                exactly as they are while the network runs on. Kernels of rules of one's own serve such a call.
             signals: what a rule of one's own takes with every step, by name: in the layout of ``input`` with O or I
                 features by its kind, or without features for one number of each element.
 
@@ -263,4 +273,4 @@ class PlasticLinear(_Linear):
             Outputs in the layout of ``input``, with O features, and the last state.
         """
         over = Over(lengths, self.batch_first, self.checkpoint_every, reset, reset_state)
-        return self._run(input, state, drive, signals, over)
+        return self._run(input, state, drive, signals, frozen, over)

@@ -95,6 +95,7 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
         input: Tensor,
         state: LSTMState | RuleState | tuple[Tensor, ...] | None = None,
         *,
+        frozen: Tensor | None = None,
         signals: Signals = None,
     ) -> Any:
         """One step.
@@ -103,13 +104,14 @@ class PlasticLSTMCell(_LSTM, RecurrentCell):
             input: (B, input_size), or (input_size,).
             state: hidden and cell (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N),
                 without B likewise; or as of ``torch.nn.LSTMCell`` (hidden, cell), with a trace of zero; None is zero.
+            frozen: bool (B,), without B likewise (): where True, the trace stays exactly as it is.
             signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
                 without B likewise.
 
         Returns:
             The next state; its ``hidden`` is the output.
         """
-        return self._step(input, state, None, signals)
+        return self._step(input, state, None, signals, frozen)
 
 
 class PlasticLSTM(_LSTM, RecurrentNetwork):
@@ -179,6 +181,9 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: LSTMState | RuleState | None = None,
+        frozen: Tensor | None = None,
+        recurrent_dropout: Tensor | None = None,
+        zoneout: tuple[Tensor | None, Tensor | None] | None = None,
         signals: Signals = None,
     ) -> tuple[Any, Any]:
         """A whole sequence.
@@ -195,10 +200,18 @@ class PlasticLSTM(_LSTM, RecurrentNetwork):
                 steps, so that the state before them is ``reset_state`` in every layer, and nothing of the steps before
                 reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
             reset_state: what a reset gives, as ``state``; None is zero. For the first state itself it is given twice.
+            frozen: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: steps at which traces stay
+                exactly as they are while the network runs on. Kernels of rules of one's own serve such a call.
+            recurrent_dropout: (num_layers, B, N), by which activities before a step are multiplied wherever they go,
+                the same for all steps: see :func:`~plastikern.nn.dropout_mask`.
+            zoneout: a pair of (num_layers, T, B, N), bool or a share from 0 to 1, of the activities and of the cells
+                before a step that stay; one of them may be None: see
+                :func:`~plastikern.nn.zoneout_mask`.
             signals: what a rule of one's own takes with every step, by name, the same for every layer: in the layout of
                 ``input`` with N features, or without features for one number of each element.
 
         Returns:
             Activities of the last layer in the layout of ``input``, packed if that is, and the last state.
         """
-        return self._sequence(input, state, lengths, None, signals, reset, reset_state)
+        masks = frozen, recurrent_dropout, zoneout
+        return self._sequence(input, state, lengths, None, signals, reset, reset_state, masks)

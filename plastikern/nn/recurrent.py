@@ -20,7 +20,9 @@ from ..checks import (
 )
 from ..functional import Over, run
 from ..network import Inputs, by_name
+from ..rules.sequences import NO_MASKS, Masks
 from .base import AnyPlasticity, PlasticModule
+from .masks import Given, by_layer
 from .packed import packed_as, unpacked
 from .rollout import Rollout
 from .ruled import Signals, check_signals, run_rule, with_eligibility
@@ -134,9 +136,11 @@ class RecurrentModule(PlasticModule):
 
     def _run(
         self, inputs: Inputs, first: Sequence[Tensor | None], connection: Any, over: Over | None = None,
-        signals: Signals = None,
+        signals: Signals = None, masks: Masks = NO_MASKS,
     ) -> Sequence[Tensor]:  # fmt: skip
         """A step or a sequence of a layer, whose tensors are those of the functions of this kind of network."""
+        if masks is not NO_MASKS:
+            return run_rule(self, inputs, first, connection, signals, over, masks)
         if self._rule is not None:
             if self._rule.twin is None:
                 return run_rule(self, inputs, first, connection, signals, over)
@@ -162,9 +166,11 @@ class RecurrentCell(RecurrentModule):
     """One plastic recurrent layer, a step at a time."""
 
     def _step(
-        self, input: Tensor, state: Any, clamp: Tensor | None = None, signals: Signals = None
-    ) -> Any:
+        self, input: Tensor, state: Any, clamp: Tensor | None = None, signals: Signals = None,
+        frozen: Tensor | None = None,
+    ) -> Any:  # fmt: skip
         self._check_call(input, (1, 2), clamp)
+        self._check_frozen(input, frozen)
         batched = input.dim() == 2
         if signals is not None or self._rule is not None:
             check_signals(self, signals, input.shape[:-1], input)
@@ -172,8 +178,11 @@ class RecurrentCell(RecurrentModule):
         if not batched:
             input, clamp = input.unsqueeze(0), None if clamp is None else clamp.unsqueeze(0)
             signals = {name: tensor.unsqueeze(0) for name, tensor in (signals or {}).items()}
+            frozen = None if frozen is None else frozen.unsqueeze(0)
         drive = self._driven(input, clamp, *self._input_layer(0))
-        found = self._run(Inputs(drive, None, clamp), tensors, self._connection(0), signals=signals)
+        connection = self._connection(0, frozen is None)
+        masks = NO_MASKS if frozen is None else Masks(frozen)
+        found = self._run(Inputs(drive, None, clamp), tensors, connection, None, signals, masks)
         return self._leaving(found, (), batched)
 
 
@@ -241,6 +250,7 @@ class RecurrentNetwork(RecurrentModule):
         signals: Signals = None,
         reset: Tensor | None = None,
         reset_state: Any = None,
+        masks: Given = (None, None, None),
     ) -> tuple[Any, Any]:
         if isinstance(input, PackedSequence):
             owner = type(self).__name__
@@ -249,7 +259,9 @@ class RecurrentNetwork(RecurrentModule):
                     f"{owner}: lengths must be None with a packed input, which has its own; got both"
                 )
             padded, ends = unpacked(owner, input, self.batch_first)
-            output, last = self._sequence(padded, state, ends, clamp, signals, reset, reset_state)
+            output, last = self._sequence(
+                padded, state, ends, clamp, signals, reset, reset_state, masks
+            )
             return packed_as(output, ends, input, self.batch_first), last
         self._check_call(input, (2, 3), clamp)
         batched = input.dim() == 3
@@ -263,6 +275,7 @@ class RecurrentNetwork(RecurrentModule):
             signals = {name: tensor.unsqueeze(batch) for name, tensor in (signals or {}).items()}
         over = Over(lengths, self.batch_first, self.checkpoint_every, reset)
         lasts, output = [], input
+        masked = by_layer(self, masks, input, batched)
         if lengths is not None and self.input_size is not None:
             output = self._without_padding(input, over)
         fresh: list[Any] | None = None
@@ -276,8 +289,9 @@ class RecurrentNetwork(RecurrentModule):
             drive = self._driven(output, clamp, *self._input_layer(layer))
             if fresh is not None:
                 over = over._replace(reset_state=fresh[layer])
+            connection = self._connection(layer, masked[layer] is NO_MASKS)
             output, *last = self._run(
-                Inputs(drive, None, clamp), first, self._connection(layer), over, signals
+                Inputs(drive, None, clamp), first, connection, over, signals, masked[layer]
             )
             clamp = None
             lasts.append(last)

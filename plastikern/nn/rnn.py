@@ -87,7 +87,7 @@ class PlasticRNNCell(_RNN, RecurrentCell):
 
     def forward(
         self, input: Tensor, state: RNNState | RuleState | Tensor | None = None, *, clamp: Tensor | None = None,
-        signals: Signals = None,
+        frozen: Tensor | None = None, signals: Signals = None,
     ) -> Any:  # fmt: skip
         """One step.
 
@@ -96,13 +96,14 @@ class PlasticRNNCell(_RNN, RecurrentCell):
             state: hidden (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N), without B
                 likewise; or as of ``torch.nn.RNNCell`` hidden alone, with a trace of zero; None is zero.
             clamp: bool (B, N); where True the activity is the drive (without ``bias_hh``).
+            frozen: bool (B,), without B likewise (): where True, the trace stays exactly as it is.
             signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
                 without B likewise.
 
         Returns:
             The next state; its ``hidden`` is the output.
         """
-        return self._step(input, state, clamp, signals)
+        return self._step(input, state, clamp, signals, frozen)
 
 
 class PlasticRNN(_RNN, RecurrentNetwork):
@@ -171,6 +172,9 @@ class PlasticRNN(_RNN, RecurrentNetwork):
         reset: Tensor | None = None,
         reset_state: RNNState | RuleState | None = None,
         clamp: Tensor | None = None,
+        frozen: Tensor | None = None,
+        recurrent_dropout: Tensor | None = None,
+        zoneout: Tensor | None = None,
         signals: Signals = None,
     ) -> tuple[Any, Any]:
         """A whole sequence.
@@ -189,10 +193,17 @@ class PlasticRNN(_RNN, RecurrentNetwork):
             reset_state: what a reset gives, as ``state``; None is zero. For the first state itself it is given twice.
             clamp: bool of the shape of the first layer's drive; where True the first layer's activity is its drive
                 (without ``bias_hh``).
+            frozen: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: steps at which traces stay
+                exactly as they are while the network runs on. Kernels of rules of one's own serve such a call.
+            recurrent_dropout: (num_layers, B, N), by which activities before a step are multiplied wherever they go,
+                the same for all steps: see :func:`~plastikern.nn.dropout_mask`.
+            zoneout: (num_layers, T, B, N), bool or a share from 0 to 1, of the activities before a step that stay: see
+                :func:`~plastikern.nn.zoneout_mask`.
             signals: what a rule of one's own takes with every step, by name, the same for every layer: in the layout of
                 ``input`` with N features, or without features for one number of each element.
 
         Returns:
             Activities of the last layer in the layout of ``input``, packed if that is, and the last state.
         """
-        return self._sequence(input, state, lengths, clamp, signals, reset, reset_state)
+        masks = frozen, recurrent_dropout, zoneout
+        return self._sequence(input, state, lengths, clamp, signals, reset, reset_state, masks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from ..checks import check_positive, check_tensor, checked_lengths, lengths_on
 from ..functional import Over
 from ..network import Inputs
+from ..rules import ours
 from ..rules.calls import CELL
 from ..rules.cells import CELLS, PLASTIC
-from ..rules.sequences import PRE, How, Layer, Starts, run
+from ..rules.sequences import NO_MASKS, PRE, How, Layer, Masks, Starts, run
 
 if TYPE_CHECKING:
     from .base import PlasticModule
@@ -56,12 +57,14 @@ def with_eligibility(module: PlasticModule, first: Sequence[Tensor | None]) -> l
 
 def run_rule(
     module: PlasticModule, inputs: Inputs, first: Sequence[Tensor | None],
-    parameters: Mapping[str, Tensor], signals: Signals, over: Over | None,
+    parameters: Any, signals: Signals, over: Over | None, masks: Masks = NO_MASKS,
 ) -> list[Tensor]:  # fmt: skip
     """A step (B, ...), or a sequence in the layout that ``over`` says: what a layer puts out, but for a recurrent step,
     and the tensors of its last state."""
-    rule, owner = module._rule, type(module).__name__
-    assert rule is not None
+    owner, rule = type(module).__name__, cast("Any", module._rule)
+    if rule is None:  # one of the library's, whose parameters are a Connection
+        post = getattr(module, "post", "hidden")
+        rule, parameters = ours.used(owner, module.plasticity, parameters, post)
 
     def in_time(tensor: Tensor) -> Tensor:
         if over is None:
@@ -71,7 +74,8 @@ def run_rule(
     drive, features, clamp = (None if x is None else in_time(x) for x in inputs)
     assert drive is not None
     steps, batch, _ = drive.shape
-    state = dict(zip(module.State._fields, first, strict=True))
+    fields = _fields(module, rule)
+    state: dict[str, Any] = dict(zip(fields, first[: len(fields)], strict=True))
     for name, tensor in state.items():
         if tensor is None:
             shape = (batch, *module._state_shape(name))
@@ -81,7 +85,7 @@ def run_rule(
     if module.gates > 1:
         parts = parameters.pop("w").unflatten(0, (module.gates, module._posts))
         gates = torch.cat([parts[number] for number in CELLS[module.kind].others])
-        if "w" in rule.rule.taken:
+        if "w" in rule.inner.taken:
             parameters["w"] = parts[PLASTIC]
     options = over or STEP
     if options.checkpoint_every is not None:
@@ -89,18 +93,19 @@ def run_rule(
     lengths = checked_lengths(owner, options.lengths, steps, batch)
     starts = None
     if options.reset is not None:
-        starts = Starts(options.reset, _fresh(module, options.reset_state, drive))
+        starts = Starts(options.reset, _fresh(module, rule, options.reset_state, drive))
     how = How(
         getattr(module, "nonlinearity", "tanh"), module.kind, getattr(module, "post", "candidate"),
         options.checkpoint_every, module.backend,
     )  # fmt: skip
-    layer = Layer(rule.inner, rule.granularities, parameters, clamp, gates, cell)
+    masks = masks.in_time(in_time)
+    layer = Layer(rule.inner, rule.granularities, parameters, clamp, gates, cell, masks)
     pre = hidden if features is None else features
     assert pre is not None
     given = {name: in_time(tensor) for name, tensor in (signals or {}).items()}
     output, last_cell, last = run(layer, drive, pre, state, given, lengths, how, starts)
     found = [] if last_cell is None else [last_cell]
-    found += [last[name] for name in rule.rule.states]
+    found += [last[name] for name in rule.inner.states]
     if hidden is not None:
         found.insert(0, _at_end(hidden.to(output.dtype), output, lengths))
     if over is None:
@@ -108,14 +113,18 @@ def run_rule(
     return [output.transpose(0, 1) if over.batch_first else output, *found]
 
 
+def _fields(module: PlasticModule, rule: Any) -> list[str]:
+    """Names of a layer's state: one of the library's may do without the last, the eligibility trace."""
+    return [n for n in module.State._fields if n in ("hidden", "cell") or n in rule.inner.states]
+
+
 def _fresh(
-    module: PlasticModule, given: Sequence[Tensor | None] | None, drive: Tensor
+    module: PlasticModule, rule: Any, given: Sequence[Tensor | None] | None, drive: Tensor
 ) -> dict[str, Tensor]:
     """What a reset gives, by the names that the rule's sequence knows; what is missing is zero."""
-    rule, fields = module._rule, module.State._fields
-    assert rule is not None
+    fields = _fields(module, rule)
     found: dict[str, Tensor] = {}
-    for name, tensor in zip(fields, given or (None,) * len(fields), strict=True):
+    for name, tensor in zip(fields, given or (None,) * len(fields), strict=False):
         if tensor is None and (initial := rule.initial.get(name, 0.0)):
             tensor = drive.new_full((drive.shape[1], *module._state_shape(name)), initial)
         if tensor is not None:

@@ -328,6 +328,13 @@ class Rule:
 
         return with_lengths(self)
 
+    @cached_property
+    def with_dropout(self) -> Rule:
+        """The rule of pre-synaptic neurons of which some are dropped, with a signal of how they count."""
+        from .uses import with_dropout
+
+        return with_dropout(self).prepare()
+
     @property
     def usual(self) -> dict[str, str]:
         """Granularities of all parameters where nothing is said."""

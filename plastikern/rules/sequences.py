@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -33,10 +33,11 @@ from .firing import Fired, fired, gated
 from .operators import words_of
 from .programs import Program
 from .running import SCALARS, PlasticRule
-from .uses import RUNNING
+from .uses import DROPPED, RUNNING
 from .variants import program_of
 
 State = dict[str, Tensor]
+FROZEN = "_frozen"  # among the inputs of episodes
 SHUT = 1e4
 """A drive at which a gate is 1, whatever else it gets."""
 UNBOUNDED = ("relu", "identity")
@@ -161,6 +162,39 @@ class How(NamedTuple):
     backend: str | None = None
 
 
+class Masks(NamedTuple):
+    """What a call lets stay, or leaves out.
+
+    Attributes:
+        frozen: bool (T, B), steps at which the states of synapses stay as they are while the neurons go on.
+        dropout: (B, I), by which activities before a step are multiplied wherever they go (Gal and Ghahramani 2016).
+        zoneout, zoneout_cell: (T, B, N), bool or a share from 0 to 1, of the activities before a step and of the cells
+            that stay (Krueger et al. 2017).
+    """
+
+    frozen: Tensor | None = None
+    dropout: Tensor | None = None
+    zoneout: Tensor | None = None
+    zoneout_cell: Tensor | None = None
+
+    def in_time(self, change: Callable[[Tensor], Tensor]) -> Masks:
+        """In another layout, those that belong to steps."""
+        frozen, dropout, *others = self
+        changed = [None if mask is None else change(mask) for mask in (frozen, *others)]
+        return Masks(changed[0], dropout, *changed[1:])
+
+    def defined(self, kind: str) -> str | None:
+        """Of what there is, the first that only the reference has."""
+        if self.zoneout is not None or self.zoneout_cell is not None:
+            return "zoneout"
+        if self.dropout is not None and kind in CELLS:
+            return f"recurrent_dropout of {'an LSTM' if kind == 'lstm' else 'a GRU'}"
+        return None
+
+
+NO_MASKS = Masks()
+
+
 class Layer(NamedTuple):
     """A rule with the tensors of a layer under it.
 
@@ -175,6 +209,7 @@ class Layer(NamedTuple):
     clamp: Tensor | None = None
     gates: Tensor | None = None
     cell: Tensor | None = None
+    masks: Masks = NO_MASKS
 
 
 def run(
@@ -199,7 +234,13 @@ def run(
         # Activities in the precision that they came in; states, which gather small changes, stay in single.
         narrow = output.to(drive.dtype), None if cell is None else cell.to(drive.dtype)
         return *narrow, last
-    rule, granularities, parameters, clamp, gates, cell = layer
+    rule, granularities, parameters, clamp, gates, cell, masks = layer
+    if (what := masks.defined(how.kind)) is not None:
+        if (asked := named(how.backend)) not in (None, "reference"):
+            raise RuntimeError(
+                f"backend {asked!r} cannot serve this call: it has no kernels for {what}; backend='reference' has"
+            )
+        how = how._replace(backend="reference")
     posts = drive.shape[-1] // drives(how.kind)
     of_use = _checked(rule, drive, pre, state, parameters, signals, granularities, posts)
     if starts is not None and _backend(rule, drive, how.backend) != "reference":
@@ -207,17 +248,24 @@ def run(
     running = None
     if lengths is not None:
         running = running_steps(lengths, len(drive), drive.device)
-        rule = rule.with_lengths
         drive, pre, signals = _held(running, drive, pre, signals)
         if carries(how.kind):
             drive = _closed(running, drive)
         elif pre.dim() == 2 and how.activity in UNBOUNDED:
             drive, clamp = _resting(running, drive, clamp)
-        signals = {**signals, RUNNING: running.to(drive.dtype)}
+    if masks.dropout is not None:
+        rule = rule.with_dropout
+        signals = {**signals, DROPPED: masks.dropout.to(drive.dtype).expand(len(drive), -1, -1)}
+    changing, frozen = running, masks.frozen
+    if frozen is not None:
+        changing = ~frozen if running is None else running & ~frozen
+    if changing is not None:
+        rule = rule.with_lengths
+        signals = {**signals, RUNNING: changing.to(drive.dtype)}
     given = {**state, **signals, **parameters}
     others = {CLAMP: clamp, GATES: gates, CELL: cell}
     given |= {name: tensor for name, tensor in others.items() if tensor is not None}
-    output, cell, last = _run(rule, drive, pre, given, of_use, how, starts)
+    output, cell, last = _run(rule, drive, pre, given, of_use, how, starts, masks)
     if running is not None:
         output = torch.where(running.unsqueeze(-1), output, 0)
     return output, cell, last
@@ -239,13 +287,22 @@ def _of_episodes(
         return run(layer._replace(cell=cell), drive, pre, begin, signals, lengths, how)
     begin = {name: segments.starting(first, fresh.get(name)) for name, first in begin.items()}
     starts_of = {name: segments.of_waves(tensor) for name, tensor in begin.items()}
+    masks = layer.masks
     inputs = {"drive": drive, CLAMP: layer.clamp, **signals, **({} if recurrent else {PRE: pre})}
+    inputs[FROZEN] = masks.frozen
+    if masks.dropout is not None:  # Each episode has the mask of its element.
+        inputs[DROPPED] = masks.dropout.expand(len(drive), -1, -1).contiguous()
     given = {name: segments.gathered(x) for name, x in inputs.items() if x is not None}
     found = []
     for k, wave in enumerate(segments.waves):
         start = {name: tensors[k] for name, tensors in starts_of.items()}
-        here = {name: tensors[k] for name, tensors in given.items()}
-        own = layer._replace(clamp=here.pop(CLAMP, None), cell=start.pop(CELL))
+        here: dict[str, Any] = {name: tensors[k] for name, tensors in given.items()}
+        dropped = here.pop(DROPPED, None)
+        own = layer._replace(
+            clamp=here.pop(CLAMP, None),
+            cell=start.pop(CELL),
+            masks=Masks(here.pop(FROZEN, None), None if dropped is None else dropped[0]),
+        )
         x = start.pop(PRE) if recurrent else here.pop(PRE)
         found.append(run(own, here.pop("drive"), x, start, here, wave.lengths, how))
     outputs, cells, lasts = zip(*found, strict=True)
@@ -296,11 +353,11 @@ def _wide(tensor: Tensor | None) -> Any:
 
 def _run(
     rule: Rule, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
-    how: How, starts: Starts | None = None,
+    how: How, starts: Starts | None = None, masks: Masks = NO_MASKS,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
     chosen = _backend(rule, drive, how.backend)
     if chosen == "reference" or 0 in (*drive.shape, pre.shape[-1]):
-        return _by_torch(rule, drive, pre, given, of_use, how, starts)
+        return _by_torch(rule, drive, pre, given, of_use, how, starts, masks)
     if torch.compiler.is_compiling() or _watched(drive):
         return _as_operator(rule, chosen, drive, pre, given, of_use, how)
     program = program_of(rule, of_use)
@@ -443,7 +500,7 @@ def serving(rule: Rule, device: torch.device, backend: str | None) -> Serving:
 
 def _by_torch(
     rule: Rule, drive: Tensor, pre: Tensor, given: Mapping[str, Tensor], of_use: Mapping[str, str],
-    how: How, starts: Starts | None = None,
+    how: How, starts: Starts | None = None, masks: Masks = NO_MASKS,
 ) -> tuple[Tensor, Tensor | None, State]:  # fmt: skip
     """All steps on the reference, of what :func:`_run` is given."""
     posts = drive.shape[-1] // drives(how.kind)
@@ -466,16 +523,44 @@ def _by_torch(
 
         def neurons(total: Tensor, t: int = t, x: Tensor = x, cell: Tensor | None = cell) -> Fired:
             if how.kind in CELLS:
+                seen = x if masks.dropout is None else x * masks.dropout.to(x.dtype)
                 before = x if cell is None else cell
-                return gated(how.kind, drive[t], total, x @ given[GATES].mT, before, how.post)
+                left = gated(how.kind, drive[t], total, seen @ given[GATES].mT, before, how.post)
+                return _zoned(left, x, cell, masks, t, how)
             clamp = None if clamps is None else clamps[t]
-            return fired(drive[t], total, ACTIVATIONS[how.activity], clamp)
+            return _zoned(
+                fired(drive[t], total, ACTIVATIONS[how.activity], clamp), x, cell, masks, t, how
+            )
 
         here = {name: given[name][t] for name in rule.signals}
         left, states = rule.stepped(neurons, posts, states, {"x": x, **parameters, **here})
         active, cell = left.output, left.cell
         outputs.append(active)
     return (torch.stack(outputs) if outputs else drive[..., :posts].clone()), cell, states
+
+
+def _zoned(
+    left: Fired, before: Tensor, cell: Tensor | None, masks: Masks, t: int, how: How
+) -> Fired:
+    """What a step leaves where some activities and cells stay as they were before it."""
+    output, after = left.output, left.cell
+    if masks.zoneout is not None:
+        output = _stays(masks.zoneout[t], before, output)
+    if masks.zoneout_cell is not None:
+        assert cell is not None and after is not None
+        after = _stays(masks.zoneout_cell[t], cell, after)
+    y: Tensor | None = output
+    if how.kind in CELLS:
+        y = {"hidden": output, "cell": after}.get(how.post, left.y)
+    assert y is not None
+    return Fired(output, y, left.z, after)
+
+
+def _stays(mask: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Where a mask is True, or the share that it says, of the former."""
+    if mask.dtype == torch.bool:
+        return torch.where(mask, before, after)
+    return mask.to(after.dtype) * before + (1 - mask.to(after.dtype)) * after
 
 
 def _checked(

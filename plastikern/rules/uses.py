@@ -27,6 +27,8 @@ READOUTS = ("tanh", "sigmoid", "linear")
 """Nonlinearities of a signal that the network reads out."""
 RUNNING = "_running"
 """The signal that an element's steps go on; see :func:`with_lengths`."""
+DROPPED = "_dropped"
+"""What pre-synaptic activities are multiplied by; see :func:`with_dropout`."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,26 @@ def with_lengths(rule: Rule) -> Rule:
         return tuple(torch.where(running, new, known[name]) for name, new in made.items())
 
     return _derived(rule, after, {**rule.signals, RUNNING: "element"}, ())
+
+
+def with_dropout(rule: Rule) -> Rule:
+    """The rule of pre-synaptic neurons of which some are dropped: their activities times the signal :data:`DROPPED`."""
+
+    def dropped(known: dict[str, Value]) -> dict[str, Value]:
+        mask = known.pop(DROPPED)
+        return known | {"x": known["x"] * mask} if "x" in known else known
+
+    def after(known: dict[str, Value]) -> Value:
+        return tuple(rule.after(dropped(known)).values())
+
+    def read(**known: Value) -> Value:
+        return rule.read(**dropped(known))
+
+    read.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in (*rule.reads, DROPPED)]
+    )
+    read.__wrapped__ = rule.read  # type: ignore[attr-defined]
+    return replace(_derived(rule, after, {**rule.signals, DROPPED: "pre"}, ()), read=read)
 
 
 def _written_out(rule: Rule, readouts: Mapping[str, Readout]) -> Rule:

@@ -96,7 +96,7 @@ def test_rules_on_emulated_cuda_have_the_golden_values(tag: str) -> None:
         Program(RULES[tag], of_use(tag)), tuple(parameters), given["activity"], "x" not in leaves
     )
     spec = replace(spec, target=EMULATOR)
-    output, *rest = Sequence.apply(spec, given["drive"], given["pre"], *parameters.values())
+    output, *rest = PlasticRule.apply(spec, given["drive"], given["pre"], *parameters.values())
     check(tag, leaves, output, dict(zip(RULES[tag].states, rest, strict=False)))
 
 
@@ -162,7 +162,7 @@ def outcome(own: Rule, given: dict[str, Any], backend: str) -> list[Tensor]:
         )  # fmt: skip
         recurrent = given["pre"].dim() == 2
         spec = Spec(Program(own, uses), tuple(parameters), given["activity"], recurrent, EMULATOR)
-        results = [*Sequence.apply(spec, *leaves)][: 1 + len(own.states)]
+        results = [*PlasticRule.apply(spec, *leaves)][: 1 + len(own.states)]
     else:
         named = "triton" if backend == "interpreted" else backend
         output, last = rule_sequence(own, **given, backend=named)
