@@ -26,13 +26,12 @@ from . import library
 from .program import read
 from .rules import operators, updates
 from .rules.adjoint import level
+from .rules.cells import drives, weights
 from .rules.programs import Printed, Program
 from .rules.schedule import Stage
 from .rules.symbols import Symbol
 
 Shape = Sequence[int]
-GATES = 3
-"""Connections of an LSTM that are not plastic."""
 
 
 def operations(stages: Iterable[Stage]) -> int:
@@ -76,8 +75,13 @@ def _of_rule(program: Program) -> tuple[int, int]:
     return counted(program.forward["both"]), back + change
 
 
-def _total(elements: int, posts: int, pres: int, of_synapse: int, of_gates: int) -> int:
-    return elements * posts * pres * (of_synapse + of_gates * GATES)
+def _total(elements: int, posts: int, pres: int, of_synapse: int) -> int:
+    return elements * posts * pres * of_synapse
+
+
+def _of_gates(kind: str, backward: bool) -> int:
+    """Of the connections that are not plastic: a product and a sum forward, two of them backward."""
+    return (weights(kind) - 1) * (4 if backward else 2)
 
 
 def _call(tensors: Sequence[Shape], names: str, key: str, backward: bool) -> int:
@@ -86,16 +90,16 @@ def _call(tensors: Sequence[Shape], names: str, key: str, backward: bool) -> int
     driven = "output" not in shapes
     if driven and "drive" not in shapes:
         return 0  # the end of a rollout computes nothing
-    gates = 4 if read(key).words["kind"] == "lstm" else 1
+    kind = read(key).words["kind"]
     rows, pres = shapes["weight"]
-    posts = rows // gates
-    elements = prod(shapes["drive" if driven else "output"]) // (rows if driven else posts)
+    posts = rows // weights(kind)
+    per_step = posts * drives(kind) if driven else posts
+    elements = prod(shapes["drive" if driven else "output"]) // per_step
     rates = any(
         len(shapes.get(name, ())) == 2 for name in ("rate", "rate_scale", "eligibility_rate")
     )
     counts = _of_plasticity(key, len(shapes["alpha"]) == 2, rates)
-    of_gates = 0 if gates == 1 else 4 if backward else 2
-    return _total(elements, posts, pres, counts[backward], of_gates)
+    return _total(elements, posts, pres, counts[backward] + _of_gates(kind, backward))
 
 
 def _forward(
@@ -124,10 +128,8 @@ def _advance(
 def _rule(words: str, tensors: Sequence[Shape], backward: bool) -> int:
     spec, _ = operators.spec_of(words)
     steps, batch, rows = tensors[0]
-    lstm = spec.kind == "lstm"
-    of_gates = 0 if not lstm else 4 if backward else 2
-    posts = rows // 4 if lstm else rows
-    return _total(steps * batch, posts, tensors[1][-1], _of_rule(spec.program)[backward], of_gates)
+    of_synapse = _of_rule(spec.program)[backward] + _of_gates(spec.kind, backward)
+    return _total(steps * batch, rows // drives(spec.kind), tensors[1][-1], of_synapse)
 
 
 def _rule_forward(words: str, tensors: Sequence[Shape], *args: Any, out_shape: Any = None) -> int:

@@ -16,6 +16,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import plastikern
 from plastikern import (
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLSTM,
@@ -26,8 +28,12 @@ from plastikern import (
     save,
 )
 
-PAIRS = [(PlasticRNN, nn.RNN), (PlasticLSTM, nn.LSTM)]
-CELLS = [(PlasticRNNCell, nn.RNNCell), (PlasticLSTMCell, nn.LSTMCell)]
+PAIRS = [(PlasticRNN, nn.RNN), (PlasticLSTM, nn.LSTM), (PlasticGRU, nn.GRU)]
+CELLS = [
+    (PlasticRNNCell, nn.RNNCell),
+    (PlasticLSTMCell, nn.LSTMCell),
+    (PlasticGRUCell, nn.GRUCell),
+]
 CLIP = Plasticity(constraint="clip", alpha_init=0.5, eta_init=0.2)
 FIXED = Plasticity(alpha_init=0)
 LENGTHS = {True: [6, 4, 4, 1], False: [4, 1, 6, 4]}
@@ -39,7 +45,7 @@ def theta(w: Tensor, alpha: Tensor, H: Tensor, theta: Tensor, x: Tensor, y: Tens
 
 def first_of(kind: Any, *shape: int) -> Any:
     """A first state as that of torch.nn, and its tensors."""
-    tensors = [random(*shape).requires_grad_() for _ in range(1 if kind in (nn.RNN, nn.RNNCell) else 2)]  # fmt: skip
+    tensors = [random(*shape).requires_grad_() for _ in range(2 if kind in (nn.LSTM, nn.LSTMCell) else 1)]  # fmt: skip
     return (tensors[0] if len(tensors) == 1 else tuple(tensors)), tensors
 
 
@@ -80,7 +86,7 @@ def test_packed_sequences_go_in_and_out_as_those_of_torch_nn(
 
 @pytest.mark.parametrize("presorted", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("ours", [PlasticRNN, PlasticLSTM])
+@pytest.mark.parametrize("ours", [PlasticRNN, PlasticLSTM, PlasticGRU])
 def test_a_packed_sequence_is_a_padded_one_with_lengths(
     presorted: bool, batch_first: bool, ours: Any
 ) -> None:
@@ -212,7 +218,7 @@ def test_positional_arguments_have_the_order_of_torch_nn(ours: Any, theirs: Any)
     assert {"plasticity", "backend"} <= {x.name for x in parameters if x.kind is x.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("ours", [PlasticRNN, PlasticLSTM])
+@pytest.mark.parametrize("ours", [PlasticRNN, PlasticLSTM, PlasticGRU])
 def test_flatten_parameters_changes_nothing(ours: Any) -> None:
     module = ours(3, 5)
     before = {name: x.clone() for name, x in module.state_dict().items()}
@@ -239,7 +245,7 @@ def test_dropout_with_one_layer_warns_in_the_words_of_torch(
         assert load(tmp_path / "module.safetensors").dropout == 0.3
 
 
-@pytest.mark.parametrize("ours", [PlasticRNN, PlasticLSTM])
+@pytest.mark.parametrize("ours", [PlasticRNN, PlasticLSTM, PlasticGRU])
 def test_what_there_is_not_is_refused_with_the_reason(ours: Any) -> None:
     with pytest.raises(ValueError, match=r"bidirectional must be False: .* the reversed input"):
         ours(3, 5, bidirectional=True)

@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import plastikern
 from plastikern import (
+    PlasticGRU,
+    PlasticGRUCell,
     Plasticity,
     PlasticLinear,
     PlasticLinearCell,
@@ -45,7 +47,8 @@ def written_out(
     outputs = []
     for t in range(T):
         x = h * dropout
-        sums = input[t] @ module.weight_ih_l0.T + module.bias_ih_l0 + module.bias_hh_l0
+        driven, recurrent = input[t] @ module.weight_ih_l0.T + module.bias_ih_l0, module.bias_hh_l0
+        sums = driven + recurrent
         plastic = torch.einsum("boi,bi->bo", module.alpha_l0 * H, x)
         if lstm:
             gates = (sums + x @ module.weight_hh_l0.T).chunk(4, 1)
@@ -54,6 +57,14 @@ def written_out(
             new = torch.sigmoid(gates[3]) * torch.tanh(after)
             kept = [mask[t].double() for mask in zoneout]
             h, c = kept[0] * h + (1 - kept[0]) * new, kept[1] * c + (1 - kept[1]) * after
+        elif isinstance(module, PlasticGRU):
+            (r, z, n), (hr, hz, hn) = (
+                each.chunk(3, 1) for each in (driven, x @ module.weight_hh_l0.T + recurrent)
+            )
+            y = torch.tanh(n + torch.sigmoid(r + hr) * (hn + plastic))
+            z = torch.sigmoid(z + hz)
+            kept = [zoneout[t].double()]
+            h = kept[0] * h + (1 - kept[0]) * ((1 - z) * y + z * h)
         else:
             kept = [zoneout[t].double()]
             h = kept[0] * h + (1 - kept[0]) * torch.tanh(sums + x @ module.weight_hh_l0.T + plastic)
@@ -76,7 +87,7 @@ def masks(kind: Any, share: bool = False) -> tuple[Tensor, Any]:
     pair = [zoneout_mask(0.3, (1, T, B, N), generator=generator) for _ in range(2)]
     if share:
         pair = [torch.full((1, T, B, N), p, **DOUBLE) for p in (0.3, 0.1)]
-    return dropout, (pair[0] if kind is PlasticRNN else tuple(pair))
+    return dropout, (tuple(pair) if kind is PlasticLSTM else pair[0])
 
 
 def of_layer(zoneout: Any) -> Any:
@@ -84,7 +95,7 @@ def of_layer(zoneout: Any) -> Any:
 
 
 @pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticGRU])
 def test_all_masks_together_are_what_the_papers_say(kind: Any, share: bool) -> None:
     module = kind(FEATURES, N, plasticity=CLIP, **DOUBLE)
     input = random(T, B, FEATURES).requires_grad_()
@@ -97,13 +108,13 @@ def test_all_masks_together_are_what_the_papers_say(kind: Any, share: bool) -> N
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticGRU])
 def test_frozen_steps_are_what_they_are_on_every_backend(kind: Any, backend: str) -> None:
     module = kind(FEATURES, N, plasticity=CLIP, backend=backend, **DOUBLE)
     input = random(T, B, FEATURES).requires_grad_()
     output, state = module(input, frozen=FROZEN)
     nothing = torch.zeros(T, B, N)
-    kept = nothing if kind is PlasticRNN else [nothing, nothing]
+    kept = [nothing, nothing] if kind is PlasticLSTM else nothing
     expected = written_out(module, input, FROZEN, torch.ones(B, N), kept)
     found = (output, *(tensor[0] for tensor in state))
     close(found, expected)
@@ -196,7 +207,12 @@ def same_by_steps(kind: Any, cell: Any, options: dict[str, Any], half: bool, bac
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-PAIRS = [(PlasticRNN, PlasticRNNCell), (PlasticLSTM, PlasticLSTMCell), (PlasticLinear, PlasticLinearCell)]  # fmt: skip
+PAIRS = [
+    (PlasticRNN, PlasticRNNCell),
+    (PlasticLSTM, PlasticLSTMCell),
+    (PlasticGRU, PlasticGRUCell),
+    (PlasticLinear, PlasticLinearCell),
+]
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -13,7 +13,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import plastikern
-from plastikern import Plasticity, PlasticLinear, PlasticLSTM, PlasticRNN, PlasticRNNCell
+from plastikern import (
+    PlasticGRU,
+    Plasticity,
+    PlasticLinear,
+    PlasticLSTM,
+    PlasticRNN,
+    PlasticRNNCell,
+)
 
 T, B, N = 7, 4, 5
 SYNAPSES = T * B * N * N
@@ -51,6 +58,7 @@ def test_the_counter_counts_the_arithmetic_of_every_synapse_at_every_step() -> N
     assert counted(PlasticRNNCell(N, N, **options), input[0]) == 7 * B * N * N
     gates = 3 * 2
     assert counted(PlasticLSTM(N, N, **options), input) == (7 + gates) * SYNAPSES
+    assert counted(PlasticGRU(N, N, **options), input) == (7 + 2 * 2) * SYNAPSES
     rollout = PlasticRNN(N, N, **options).rollout(T, B)
     assert counted(lambda: [rollout.step(each) for each in input]) == 7 * SYNAPSES
 
@@ -59,11 +67,10 @@ def test_the_counter_counts_the_arithmetic_of_every_synapse_at_every_step() -> N
 def test_the_counter_counts_backward_passes() -> None:
     # Of H: a g + (gs alpha) x. Of x: g b + gs (w + alpha H). Of y and eta: g x, g H and g y x as sums over the row.
     input = torch.randn(T, B, N)
-    for kind in (PlasticRNN, PlasticLSTM):
+    for kind, gates in ((PlasticRNN, 0), (PlasticLSTM, 12), (PlasticGRU, 8)):
         module = kind(N, N, plasticity=DECAY, backend="cpu")
         both, alone = counted(module, input, backward=True), counted(module, input)
         assert (both - alone) % SYNAPSES == 0
-        gates = 12 if kind is PlasticLSTM else 0
         assert 10 + gates < (both - alone) // SYNAPSES < 30 + gates
 
 

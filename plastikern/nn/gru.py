@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..checks import check_choice, check_one_direction, check_positive
 from ..plasticity import Plasticity
@@ -109,9 +110,9 @@ class PlasticGRUCell(_GRU, RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
+        *,
         plasticity: AnyPlasticity = Plasticity(),
         post: str = "candidate",
-        *,
         modulated: Tensor | None = None,
         backend: str | None = None,
         device: Any = None,
@@ -133,21 +134,27 @@ class PlasticGRUCell(_GRU, RecurrentCell):
         self.post = post
 
     def forward(
-        self, input: Tensor, state: RNNState | RuleState | None = None, *, signals: Signals = None
+        self,
+        input: Tensor,
+        state: RNNState | RuleState | Tensor | None = None,
+        *,
+        frozen: Tensor | None = None,
+        signals: Signals = None,
     ) -> Any:
         """One step.
 
         Args:
             input: (B, input_size), or (input_size,).
             state: hidden (B, N), trace (B, N, N) and, with retroactive modulation, eligibility (B, N, N),
-                without B likewise; None is zero.
+                without B likewise; or as of ``torch.nn.GRUCell`` hidden alone, with a trace of zero; None is zero.
+            frozen: bool (B,), without B likewise (): where True, the trace stays exactly as it is.
             signals: what a rule of one's own takes with every step, by name: (B, O), (B, I) or (B,) by its kind,
                 without B likewise.
 
         Returns:
             The next state; its ``hidden`` is the output.
         """
-        return self._step(input, state, None, signals)
+        return self._step(input, state, None, signals, frozen)
 
 
 class PlasticGRU(_GRU, RecurrentNetwork):
@@ -162,9 +169,9 @@ class PlasticGRU(_GRU, RecurrentNetwork):
         bias: whether layers have ``bias_ih`` and ``bias_hh``.
         batch_first: input and output are (B, T, features) in place of (T, B, features).
         dropout: probability of dropping an activity between layers while training.
+        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         plasticity: the rule: a :class:`~plastikern.Plasticity`, or a rule of one's own.
         post: the post-synaptic signal of the traces: ``"candidate"``, ``"recurrent"`` or ``"hidden"``.
-        bidirectional, proj_size: as in ``torch.nn``, False and 0 only.
         modulated: bool (N,), only with modulation: the neurons of every layer that the modulator governs, the others
             have ``eta``; None is all.
         checkpoint_every: spacing of the trace checkpoints that the backward pass keeps; None: chosen by the library
@@ -190,11 +197,11 @@ class PlasticGRU(_GRU, RecurrentNetwork):
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
-        plasticity: AnyPlasticity = Plasticity(),
-        post: str = "candidate",
-        *,
         bidirectional: bool = False,
         proj_size: int = 0,
+        *,
+        plasticity: AnyPlasticity = Plasticity(),
+        post: str = "candidate",
         modulated: Tensor | None = None,
         checkpoint_every: int | None = None,
         backend: str | None = None,
@@ -212,29 +219,42 @@ class PlasticGRU(_GRU, RecurrentNetwork):
 
     def forward(
         self,
-        input: Tensor,
-        state: RNNState | RuleState | None = None,
+        input: Tensor | PackedSequence,
+        state: RNNState | RuleState | Tensor | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: RNNState | RuleState | None = None,
+        frozen: Tensor | None = None,
+        recurrent_dropout: Tensor | None = None,
+        zoneout: Tensor | None = None,
         signals: Signals = None,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Any, Any]:
         """A whole sequence.
 
         Args:
-            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence.
+            input: (T, B, features), or (B, T, features) with ``batch_first``, or (T, features) for one sequence; or a
+                ``PackedSequence``, whose elements stand in the caller's order everywhere else.
             state: hidden (num_layers, B, N), trace (num_layers, B, N, N) and, with retroactive modulation,
-                eligibility (num_layers, B, N, N), without B for one sequence; None is zero.
+                eligibility (num_layers, B, N, N), without B for one sequence; or as of ``torch.nn.GRU`` hidden alone,
+                with traces of zero; None is zero.
             lengths: steps of each element (B,), from 0 to T; one that has ended keeps its state, its outputs are 0.
+                None with a packed input.
             reset: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: an episode begins at these
                 steps, so that the state before them is ``reset_state`` in every layer, and nothing of the steps before
                 reaches it, forward or backward; see :func:`plastikern.functional.plastic_rnn_sequence`.
             reset_state: what a reset gives, as ``state``; None is zero. For the first state itself it is given twice.
+            frozen: bool (T, B), or (B, T) with ``batch_first``, or (T,) for one sequence: steps at which traces stay
+                exactly as they are while the network runs on. Kernels of rules of one's own serve such a call.
+            recurrent_dropout: (num_layers, B, N), by which activities before a step are multiplied on their way to the
+                gates and the candidate, the same for all steps: see :func:`~plastikern.nn.dropout_mask`.
+            zoneout: (num_layers, T, B, N), bool or a share from 0 to 1, of the activities before a step that stay: see
+                :func:`~plastikern.nn.zoneout_mask`.
             signals: what a rule of one's own takes with every step, by name, the same for every layer: in the layout of
                 ``input`` with N features, or without features for one number of each element.
 
         Returns:
-            Activities of the last layer in the layout of ``input``, and the last state.
+            Activities of the last layer in the layout of ``input``, packed if that is, and the last state.
         """
-        return self._sequence(input, state, lengths, None, signals, reset, reset_state)
+        masks = frozen, recurrent_dropout, zoneout
+        return self._sequence(input, state, lengths, None, signals, reset, reset_state, masks)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor, described
+from ..rules.cells import carries
 from ..rules.sequences import NO_MASKS, Masks
 
 Given = tuple[Tensor | None, Tensor | None, Any]
@@ -82,7 +83,7 @@ def by_layer(module: Any, given: Given, input: Tensor, batched: bool) -> list[Ma
         check_tensor(owner, "frozen", frozen, in_time, input, torch.bool)
     if dropout is not None:
         check_tensor(owner, "recurrent_dropout", dropout, (layers, *own, features), input, *floats)
-    pair = zoneout if module.gates == 4 and zoneout is not None else (zoneout, None)
+    pair = zoneout if carries(module.kind) and zoneout is not None else (zoneout, None)
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(
             f"{owner}: zoneout must be masks of activities and cells, (hidden, cell); got {described(zoneout)}"
