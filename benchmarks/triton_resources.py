@@ -125,8 +125,7 @@ def calls(
     inputs = Inputs(empty(steps, batch, network.gates * neurons), features)
     trace = empty(batch, neurons, neurons)
     state = State(None, None, trace, empty(*trace.shape) if retroactive else None)
-    output, last = fused.run("triton", inputs, state, connection, network, (None, False, 2))
-    outputs = [output, *(tensor for tensor in last if tensor is not None)]
+    outputs = fused.run("triton", inputs, state, connection, network, (None, False, 2))
     torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
 
 

@@ -170,7 +170,7 @@ def test_a_function_names_what_is_wrong_or_gives_what_the_reference_gives(
                     .detach()
                     .requires_grad_(name != "clamp")
                 )
-        for name in ("lengths", "batch_first", "checkpoint_every"):
+        for name in ("lengths", "reset", "reset_state", "batch_first", "checkpoint_every"):
             del arguments[name]
     function = getattr(PF, f"plastic_{case.network}_{'step' if single else 'sequence'}")
     name = data.draw(st.sampled_from(sorted(arguments)))
