@@ -61,8 +61,8 @@ def _of_plasticity(key: str, alphas: bool, rates: bool) -> tuple[int, int]:
     passes = [each.gather for each in update.passes]
     change = operations([*passes[: update.passes_of_next], update.next])
     back = operations([*passes[update.passes_of_next :], update.adjoint, seen.adjoint])
-    # The sum that is read and the gradient of the weight are the kernels'.
-    return operations([seen.sum]) + 1 + change, back + 2 + change
+    # The sum that is read is the kernels'; the gradient of the weight is a product of torch's, which counts it itself.
+    return operations([seen.sum]) + 1 + change, back + change
 
 
 @cache
@@ -79,9 +79,9 @@ def _total(elements: int, posts: int, pres: int, of_synapse: int) -> int:
     return elements * posts * pres * of_synapse
 
 
-def _of_gates(kind: str, backward: bool) -> int:
-    """Of the connections that are not plastic: a product and a sum forward, two of them backward."""
-    return (weights(kind) - 1) * (4 if backward else 2)
+def _of_gates(kind: str) -> int:
+    """Of the connections that are not plastic: a product and a sum, forward or back to the activities."""
+    return 2 * (weights(kind) - 1)
 
 
 def _call(tensors: Sequence[Shape], names: str, key: str, backward: bool) -> int:
@@ -99,7 +99,7 @@ def _call(tensors: Sequence[Shape], names: str, key: str, backward: bool) -> int
         len(shapes.get(name, ())) == 2 for name in ("rate", "rate_scale", "eligibility_rate")
     )
     counts = _of_plasticity(key, len(shapes["alpha"]) == 2, rates)
-    return _total(elements, posts, pres, counts[backward] + _of_gates(kind, backward))
+    return _total(elements, posts, pres, counts[backward] + _of_gates(kind))
 
 
 def _forward(
@@ -128,7 +128,10 @@ def _advance(
 def _rule(words: str, tensors: Sequence[Shape], backward: bool) -> int:
     spec, _ = operators.spec_of(words)
     steps, batch, rows = tensors[0]
-    of_synapse = _of_rule(spec.program)[backward] + _of_gates(spec.kind, backward)
+    gates = _of_gates(spec.kind) * (
+        2 if backward else 1
+    )  # The gradient of their weights is inside of it.
+    of_synapse = _of_rule(spec.program)[backward] + gates
     return _total(steps * batch, rows // drives(spec.kind), tensors[1][-1], of_synapse)
 
 

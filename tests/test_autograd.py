@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from plastikern import Plasticity, PlasticRNN, PlasticRNNCell
+from plastikern import PlasticGRU, Plasticity, PlasticLSTM, PlasticRNN, PlasticRNNCell, rule
+
+
+@rule(H="synapse")
+def cubed(H: Tensor, x: Tensor, y: Tensor, eta: Tensor) -> Tensor:
+    return H + eta * x * y - 0.1 * H * H * H
 
 
 def finite_differences_agree(case: Case, by_steps: bool = False) -> bool:
@@ -87,6 +93,22 @@ def test_a_second_derivative_of_a_fused_call_is_refused(case: Case, by_steps: bo
         (grad,) = torch.autograd.grad(loss, inputs["alpha"], create_graph=True)
         with pytest.raises(RuntimeError, match="first derivatives only"):
             grad.sum().backward(retain_graph=True)
+
+
+@needs_native
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticGRU])
+def test_a_second_derivative_by_what_lies_before_a_fused_call_is_refused_too(kind: Any) -> None:
+    # Torch runs only what lies on a way to what it differentiates by.
+    for plasticity in (Plasticity(constraint="clip"), cubed.use()):
+        module = kind(3, 5, plasticity=plasticity, backend="cpu", dtype=torch.float64)
+        input = torch.randn(7, 4, 3, dtype=torch.float64, requires_grad=True)
+        for loss in (lambda x: x.sum(), lambda x: x.square().sum()):
+            (grad,) = torch.autograd.grad(loss(module(input)[0]), input, create_graph=True)
+            for name in ("weight_ih_l0", "weight_hh_l0", "alpha_l0"):
+                with pytest.raises(RuntimeError, match="first derivatives only"):
+                    torch.autograd.grad(
+                        grad.square().sum(), module.get_parameter(name), retain_graph=True
+                    )
 
 
 @needs_native

@@ -335,7 +335,10 @@ def test_masks_that_do_not_fit_are_refused_in_one_line() -> None:
         (rnn, {"zoneout": torch.ones(T, B, N)}, ValueError, r"zoneout must have shape \(1, 7, 3, 5\)"),
         (lstm, {"zoneout": torch.ones(1, T, B, N)}, TypeError, r"zoneout must be masks of activities and cells"),
         (lstm, {"zoneout": (None, torch.ones(T, B, N))}, ValueError, r"zoneout\[1\] must have shape \(1, 7, 3, 5\)"),
-        (of_candidate, {"frozen": FROZEN}, ValueError, "frozen with .* needs post='cell'; got"),
+        (rnn, {"zoneout": torch.full((1, T, B, N), 1.5)}, ValueError, "zoneout must be from 0 to 1; got another"),
+        (rnn, {"zoneout": torch.full((1, T, B, N), torch.nan)}, ValueError, "zoneout must be from 0 to 1; got another"),
+        (rnn, {"recurrent_dropout": torch.ones(1, B, N).double()}, TypeError, "recurrent_dropout must have dtype"),
+        (of_candidate, {"frozen": FROZEN}, ValueError, "masks with .* need post='cell'; got"),
         (PlasticLinear(FEATURES, N), {"frozen": FROZEN.T}, ValueError, r"frozen must have shape \(7, 3\)"),
     ):  # fmt: skip
         with pytest.raises(error, match=f"^{type(module).__name__}: {message}") as found:
@@ -344,3 +347,25 @@ def test_masks_that_do_not_fit_are_refused_in_one_line() -> None:
     whole = PlasticLSTM(FEATURES, N, plasticity=by_cell, post="cell", backend="reference")
     never = torch.zeros_like(FROZEN)
     torch.testing.assert_close(whole(input, frozen=never)[0], whole(input)[0])
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_native)])
+@pytest.mark.parametrize("kind", [PlasticRNN, PlasticLSTM, PlasticGRU])
+def test_a_bound_on_what_is_read_is_served_with_frozen_steps(kind: Any, backend: str) -> None:
+    rule = Plasticity(constraint="clip_on_read", alpha_init=0.5, eta_init=0.4, clip=0.3)
+    module = kind(FEATURES, N, plasticity=rule, backend=backend, **DOUBLE)
+    input = random(T, B, FEATURES).requires_grad_()
+    (output, state), (expected_output, last) = (
+        module(input, frozen=frozen) for frozen in (torch.zeros_like(FROZEN), None)
+    )
+    found, expected = (output, *state), (expected_output, *last)
+    close(found, expected)
+    close(gradients(found, module, input), gradients(expected, module, input))
+
+
+def test_who_changes_the_output_in_place_means_no_state() -> None:
+    module = PlasticGRU(FEATURES, N, **DOUBLE)
+    output, state = module(random(T, B, FEATURES), frozen=torch.zeros_like(FROZEN))
+    before = state.hidden.clone()
+    output.detach().zero_()
+    assert torch.equal(state.hidden, before)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor, described
+from ..checks import HALF, check_tensor, described, has_values
 from ..rules.cells import carries
 from ..rules.sequences import NO_MASKS, Masks
 
@@ -78,7 +78,7 @@ def by_layer(module: Any, given: Given, input: Tensor, batched: bool) -> list[Ma
     batch = 0 if module.batch_first else 1
     steps, own = input.shape[1 - batch], (input.shape[batch],) if batched else ()
     in_time = tuple(input.shape[:2]) if batched else (steps,)
-    floats = torch.float64, torch.float32, torch.bfloat16, torch.float16
+    floats = (input.dtype, torch.float32) if input.dtype in HALF else (input.dtype,)
     if frozen is not None:
         check_tensor(owner, "frozen", frozen, in_time, input, torch.bool)
     if dropout is not None:
@@ -92,6 +92,13 @@ def by_layer(module: Any, given: Given, input: Tensor, batched: bool) -> list[Ma
         if mask is not None:
             shape = (layers, *in_time, features)
             check_tensor(owner, f"zoneout{name}", mask, shape, input, torch.bool, *floats)
+            # A mask on a GPU is not waited for.
+            if (
+                not mask.is_cuda
+                and has_values(mask)
+                and not bool(((mask >= 0) & (mask <= 1)).all())
+            ):
+                raise ValueError(f"{owner}: zoneout{name} must be from 0 to 1; got another value")
     if not batched:
         frozen = None if frozen is None else frozen.unsqueeze(batch)
         dropout = None if dropout is None else dropout.unsqueeze(1)

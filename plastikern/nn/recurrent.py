@@ -189,6 +189,10 @@ class RecurrentCell(RecurrentModule):
 class RecurrentNetwork(RecurrentModule):
     """Plastic recurrent layers stacked on each other, over whole sequences."""
 
+    # What programs ask modules of torch.nn for.
+    bidirectional = False
+    proj_size = 0
+
     def __init__(
         self,
         input_size: int | None,

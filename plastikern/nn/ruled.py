@@ -135,6 +135,7 @@ def _fresh(
 def _at_end(first: Tensor, output: Tensor, lengths: Tensor | None) -> Tensor:
     """The activities after the last step of each element."""
     if lengths is None:
-        return output[-1] if len(output) else first
+        # A copy: who changes the output in place means no state.
+        return output[-1].clone() if len(output) else first
     after = torch.cat([first.unsqueeze(0), output])
     return after[lengths_on(lengths, first.device), torch.arange(len(first), device=first.device)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -451,7 +451,7 @@ class PlasticNetwork(torch.autograd.Function):
         # Autocast would compute products in half precision where somebody calls backward inside its block.
         with torch.no_grad(), without_autocast(upstream[0]):
             found = _gradients(plan, tensors)
-        return None, None, *first_order(found)
+        return None, None, *first_order(found, [*ctx.saved_tensors, *grads])
 
 
 _recorded = super(torch.autograd.Function, PlasticNetwork).apply
@@ -634,11 +634,19 @@ def _modulator_gradient(plan: Plan, grad: Tensor, tensors: list[Tensor]) -> Tens
     return grad.flatten() @ activity.flatten(0, -2)
 
 
-def first_order(found: list[Tensor | None]) -> list[Tensor | None]:
-    """Gradients that raise where somebody differentiates them again, also where what came back was a constant."""
+def first_order(
+    found: Sequence[Tensor | None], sources: Iterable[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients that raise where somebody differentiates them again, also where what came back was a constant.
+
+    Args:
+        found: the gradients.
+        sources: what they were computed from. Torch asks only for what lies on a way to what it differentiates by.
+    """
     if not torch.is_grad_enabled():
-        return found
+        return [*found]
     message = b"the fused backends have first derivatives only; backend='reference' has those of any order"
-    refuse = torch._C._functions.DelayedError(message, len(found))
-    fresh: list[Any] = [None if g is None else g.detach().requires_grad_() for g in found]
-    return list(refuse(*fresh))
+    fresh = [None if g is None else g.detach().requires_grad_() for g in found]
+    behind = [x for x in sources if x is not None and x.requires_grad]
+    refuse: Any = torch._C._functions.DelayedError(message, len(fresh) + len(behind))
+    return list(refuse(*fresh, *behind)[: len(fresh)])

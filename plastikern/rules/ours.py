@@ -45,7 +45,7 @@ def used(
     modulator, source = connection.modulator, plasticity.modulator_input
     if modulator is not None and source == "cell" and post != "cell":
         raise ValueError(
-            f"{owner}: frozen with plasticity.modulator_input 'cell' needs post='cell'; got post={post!r}"
+            f"{owner}: masks with plasticity.modulator_input 'cell' need post='cell'; got post={post!r}"
         )
     rate, scale = rate_terms(connection)
     half = modulator is not None and modulator.modulated is not None

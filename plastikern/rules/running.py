@@ -604,4 +604,5 @@ class PlasticRule(Fused):
         last = upstream[1 : 1 + len(spec.last_names)]
         with torch.no_grad():
             grads = run.backward(upstream[0], dict(zip(spec.last_names, last, strict=True)))
-        return None, *first_order([grads.get(name) for name in (":drive", ":pre", *spec.names)])
+        found = [grads.get(name) for name in (":drive", ":pre", *spec.names)]
+        return None, *first_order(found, [*ctx.saved_tensors, *upstream])

@@ -90,7 +90,8 @@ def unit(rule: Rule, granularities: Mapping[str, str], changes: bool, reads: boo
         found = adjoint([(read, leaf("grad_sum", "post"))], own)
         for name, symbol in seen.items():
             if symbol in found:
-                total[name] = total[name] + substituted(found.pop(symbol), known)
+                of_state = regrouped({"grad": found.pop(symbol)})["grad"]
+                total[name] = total[name] + substituted(of_state, known)
         gather(regrouped(_named(found)), known)
     if changes:
         used = dict.fromkeys(s for s in walk(traced.states.values()) if s.operation == "leaf")

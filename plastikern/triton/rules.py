@@ -288,4 +288,5 @@ class PlasticRule(Fused):
             grads = run.backward(upstream[0], last)
         if run.spec.clamps:
             del grads[CLAMP]
-        return None, *first_order([grads.get(n) for n in (":drive", ":pre", *run.spec.names)])
+        found = [grads.get(name) for name in (":drive", ":pre", *run.spec.names)]
+        return None, *first_order(found, [run.drive, run.pre, *run.given.values(), *upstream])
