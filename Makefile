@@ -33,8 +33,9 @@ export TORCH_CUDA_ARCH_LIST ?= $(or $(CARDS),9.0+PTX)
 demo: $(VENV)/.demo
 	$(BIN)/python -m experiments patterns --preset quick --compare-reference --overwrite
 
+# A process a core; by hand, `python -m pytest` runs in one.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses logical --maxprocesses 8
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest

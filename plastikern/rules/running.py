@@ -156,6 +156,11 @@ class Run(Call):
                 at += self._whole_lines(self._in_lines(name).numel())
         return {**found, "": at}
 
+    @cached_property
+    def numbers(self) -> list[str]:
+        """Parameters of one number."""
+        return [name for name in self.coefficients if name and self.given[name].numel() == 1]
+
     def _whole_lines(self, count: int) -> int:
         """At least so many values, a whole number of cache lines."""
         line = 64 // self.drive.element_size()
@@ -427,6 +432,9 @@ class Run(Call):
         job.totals = self.coefficients[""]
         totals = self._new(job.workers, job.totals).zero_()
         job.totals_of = totals.data_ptr()
+        # One number of a layer gathers its steps element by element: a sum over all of them would round much more.
+        each = self._new(self.sizes[1], self._whole_lines(len(self.numbers))).zero_()
+        grads[":each"] = each
         job.z, job.y = self.kept[":z"].data_ptr(), self.outputs.data_ptr()
         self._bind_history(job)
         job.grad_y = grads[":outputs"].data_ptr()
@@ -453,7 +461,10 @@ class Run(Call):
             grads[":pre"] = grads[":before"][0]
         for name, kind in rule.states.items():
             grads[name] = grads[name][..., : self.sizes[3]] if kind == "synapse" else grads[name][0]
-        self._gather(totals.sum(0, dtype=torch.float64), grads)
+        whole = totals.sum(0, dtype=torch.float64)
+        for name, of_elements in zip(self.numbers, each.sum(0, dtype=torch.float64), strict=False):
+            whole[self.coefficients[name]] += of_elements
+        self._gather(whole, grads)
         return grads
 
     def _first_gradients(
@@ -555,6 +566,9 @@ class Run(Call):
                 to = source(
                     "parity", grads[plain], grads[plain].stride(0), grads[plain].stride(1), 0
                 )
+            elif of == "element" and plain in self.coefficients:
+                each = grads[":each"]
+                to = source("memory", each[:, self.numbers.index(plain)], 0, each.stride(0))
             elif of != "synapse" and plain in self.coefficients:
                 to = source("total", None, 0, self.coefficients[plain])
             else:
