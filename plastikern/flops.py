@@ -5,9 +5,10 @@ counted the arithmetic operations of the definitions (:mod:`plastikern.rules.pap
 belong to it, a product and a sum one each, any function one, and one for each sum over a row that it adds to:
 
 - forward: the read, ``(w + alpha H) x``, and the change of the states;
-- backward: the adjoints of both, 2 for the gradient of the weight, and the change once more, which is computed again
-  or run backwards;
-- of an LSTM besides 2 forward and 4 backward for each of the three gates' connections, as of any product of matrices.
+- backward: the adjoints of both, and the change once more, which is computed again or run backwards. The gradient of
+  weights is a product of torch's, which counts it itself; under a rule of one's own it is inside of the operator, and 2;
+- of a network with gates besides 2 forward and 2 backward for the connection of each gate, as of any product of
+  matrices; under a rule of one's own 4 backward, for the same reason.
 
 What belongs to a neuron or an element is left out, as torch's own formulas leave out all that is no product.
 """
