@@ -6,7 +6,7 @@ belong to it, a product and a sum one each, any function one, and one for each s
 
 - forward: the read, ``(w + alpha H) x``, and the change of the states;
 - backward: the adjoints of both, and the change once more, which is computed again or run backwards. The gradient of
-  weights is a product of torch's, which counts it itself; under a rule of one's own it is inside of the operator, and 2;
+  weights is a product of torch's, which counts it itself; under a rule of one's own the operator has it, and 2;
 - of a network with gates besides 2 forward and 2 backward for the connection of each gate, as of any product of
   matrices; under a rule of one's own 4 backward, for the same reason.
 
